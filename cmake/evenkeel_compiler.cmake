@@ -1,0 +1,42 @@
+# Compiler settings that hold for every target of this tree.
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo" FORCE)
+endif()
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)  # the archive may end in a shared object (bindings)
+
+find_program(EVENKEEL_CCACHE ccache)
+mark_as_advanced(EVENKEEL_CCACHE)
+if(EVENKEEL_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${EVENKEEL_CCACHE}")
+endif()
+
+# Warnings, hidden symbols, and no contraction: a fused multiply-add that the compiler forms on its own would make the
+# bits depend on the instruction set. No -ffast-math and no -march=native: Highway dispatches at run time.
+function(evenkeel_compile_options target)
+  target_compile_features(${target} PRIVATE cxx_std_20)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wconversion -ffp-contract=off)
+  # g++ 12 sees overlapping copies in `"text" + std::string` where there are none (GCC bug 105329).
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${target} PRIVATE -Wno-restrict)
+  endif()
+  if(EVENKEEL_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  set_target_properties(${target} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+endfunction()
+
+if(EVENKEEL_SANITIZE)
+  add_compile_options(-fsanitize=${EVENKEEL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${EVENKEEL_SANITIZE})
+endif()
+if(EVENKEEL_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "EVENKEEL_FUZZ needs clang (libFuzzer); found ${CMAKE_CXX_COMPILER_ID}. Use the preset `fuzz`.")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()

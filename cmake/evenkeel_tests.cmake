@@ -1,0 +1,76 @@
+# Tests: one GoogleTest program, the command line by script, the fuzz targets over their corpus.
+# Every test runs in the source folder, so that ../shared/data (EVENKEEL_TEST_DATA's default) is found.
+
+# --- unit tests ------------------------------------------------------------------------------------------------------
+if(EVENKEEL_TESTS AND test_sources)
+  find_package(GTest CONFIG REQUIRED)
+  find_package(rapidcheck CONFIG QUIET)
+  add_executable(unit_tests ${test_sources})
+  evenkeel_compile_options(unit_tests)
+  target_link_libraries(unit_tests PRIVATE
+    ${evenkeel_inside} GTest::gmock GTest::gtest GTest::gtest_main fmt::fmt hwy::hwy ZLIB::ZLIB PNG::PNG Threads::Threads)
+  evenkeel_link_header_libraries(unit_tests)
+  if(TARGET evenkeel_cli)
+    target_link_libraries(unit_tests PRIVATE evenkeel_cli)
+  endif()
+  if(TARGET rapidcheck)
+    target_link_libraries(unit_tests PRIVATE rapidcheck)
+  endif()
+  # Shares of the tests, so that `ctest -j` has something to run side by side without one process per test.
+  set(environment)
+  if(EVENKEEL_THREADS STREQUAL "std")
+    set(environment OMP_NUM_THREADS=1)  # oneDNN's own threads are libgomp's, which ThreadSanitizer cannot follow
+  endif()
+  set(shares 8)
+  math(EXPR last "${shares} - 1")
+  foreach(share RANGE ${last})
+    add_test(NAME unit_${share} COMMAND unit_tests
+             "--gtest_output=xml:${PROJECT_BINARY_DIR}/results/unit_${share}.xml" --gtest_brief=1
+             WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+    set_tests_properties(unit_${share} PROPERTIES
+      ENVIRONMENT "GTEST_TOTAL_SHARDS=${shares};GTEST_SHARD_INDEX=${share};${environment}" LABELS unit TIMEOUT 900)
+  endforeach()
+endif()
+
+# --- the command line: tests/*_test.sh and tests/*_test.py, given the program's path; exit 77 is "skipped" --------------
+if(EVENKEEL_TESTS AND TARGET evenkeel)
+  file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" tests/*_test.sh tests/*_test.py)
+  list(REMOVE_ITEM scripts tests/install_test.sh)
+  foreach(script IN LISTS scripts)
+    get_filename_component(name ${script} NAME_WE)
+    if(script MATCHES "\\.py$")
+      set(interpreter python3)
+    else()
+      set(interpreter bash)
+    endif()
+    add_test(NAME ${name} COMMAND ${interpreter} ${script} $<TARGET_FILE:evenkeel>
+             WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+    set_tests_properties(${name} PROPERTIES
+      ENVIRONMENT "EVENKEEL_PROGRAM=$<TARGET_FILE:evenkeel>" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 600)
+  endforeach()
+endif()
+if(EVENKEEL_TESTS AND NOT EVENKEEL_SANITIZE)
+  add_test(NAME install_test COMMAND bash tests/install_test.sh "${PROJECT_BINARY_DIR}" "${CMAKE_CXX_COMPILER}"
+           WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(install_test PROPERTIES LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 300)
+endif()
+
+# --- fuzz/fuzz_NAME.cc, corpus in fuzz/corpus/NAME -------------------------------------------------------------------
+file(GLOB fuzz_sources CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" fuzz/fuzz_*.cc)
+foreach(source IN LISTS fuzz_sources)
+  get_filename_component(target ${source} NAME_WE)
+  string(REGEX REPLACE "^fuzz_" "" name ${target})
+  if(EVENKEEL_FUZZ)
+    add_executable(${target} ${source})
+    target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+  else()
+    add_executable(${target} ${source} fuzz/replay_main.cc)
+    add_test(NAME replay_${name} COMMAND ${target} fuzz/corpus/${name}
+             WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+    set_tests_properties(replay_${name} PROPERTIES LABELS fuzz SKIP_RETURN_CODE 77 TIMEOUT 300)
+  endif()
+  evenkeel_compile_options(${target})
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/fuzz")
+  target_link_libraries(${target} PRIVATE ${evenkeel_inside})
+  evenkeel_link_header_libraries(${target})
+endforeach()

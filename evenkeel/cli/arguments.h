@@ -1,0 +1,55 @@
+// What a command line says, after parsing: one struct for all commands, filled through the option table (options.h).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "evenkeel/cli/terminal.h"
+#include "evenkeel/train/evaluator.h"
+#include "evenkeel/train/trainer.h"
+
+namespace evenkeel::cli {
+
+enum class EvalMode { kRunning, kBatch, kBoth };
+
+struct Arguments {
+  std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
+  std::set<std::string> given;     // long names of the options that were there
+  std::vector<std::string> words;  // the command line as typed, without the program's name
+
+  TrainSettings train;
+
+  std::string model;               // eval, predict: the model file, or the folder of a run
+  std::string data;                // eval: "" = what the model was trained on; data info: the set
+  std::optional<std::string> label;
+  std::optional<double> validation;
+  std::optional<uint64_t> seed;    // eval
+  std::string split = "test";
+  EvalMode statistics = EvalMode::kRunning;
+  int64_t batch_size = 256;
+  int threads = 0;                 // eval, predict; 0: the cores this process may use
+  data::Corrupt corrupt;
+  std::string predictions;         // eval: a CSV file to write
+  std::vector<std::string> files;  // predict
+  int64_t top = 1;
+  std::vector<std::string> topic;  // help: the command; generate: what
+
+  bool json = false;
+  bool quiet = false;
+  bool verbose = false;
+  bool help = false;
+  bool version = false;
+  ColorChoice color = ColorChoice::kAuto;
+};
+
+// Parses argv[1..]. Throws UsageError in one sentence: an unknown command or option (with the closest known one), a missing or
+// impossible value (option, found, expected).
+Arguments parse(const std::vector<std::string>& words);
+
+// Checks that concern the values of several options, and defaults that follow from others. Called by parse.
+void settle(Arguments& arguments);
+
+}  // namespace evenkeel::cli

@@ -1,0 +1,223 @@
+// The only file that knows CLI11: from words to Arguments, by the option table.
+#include <CLI/CLI.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <map>
+
+#include "evenkeel/cli/options.h"
+#include "evenkeel/core/error.h"
+
+namespace evenkeel::cli {
+namespace {
+
+std::string program_and(const std::string& command) { return command.empty() ? "evenkeel" : "evenkeel " + command; }
+
+std::string see_help(const std::string& command) {
+  return fmt::format("`{} --help` shows what there is", program_and(command));
+}
+
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates, const std::string& prefix = "") {
+  const std::string closest = closest_match(word, candidates);
+  return closest.empty() ? "" : fmt::format("; did you mean '{}{}'?", prefix, closest);
+}
+
+// The name of a command that begins with these words, or "".
+std::string command_of(const std::vector<std::string>& words) {
+  std::string command;
+  for (const std::string& word : words) {
+    if (!word.empty() && word[0] == '-') continue;
+    const std::string longer = command.empty() ? word : command + " " + word;
+    if (find_command(longer) == nullptr) break;
+    command = longer;
+  }
+  return command;
+}
+
+// The option that a word names, of this command or, failing that, of any: "--name", "--name=value" or "-n".
+const Option* option_named(const std::string& word, const std::string& command) {
+  const std::string name = word.substr(0, word.find('='));
+  const Option* elsewhere = nullptr;
+  for (const Option& option : options()) {
+    if (option.positional) continue;
+    const bool same = name == "--" + option.name || (option.letter != 0 && name == std::string("-") + option.letter);
+    if (!same) continue;
+    if (std::find(option.commands.begin(), option.commands.end(), command) != option.commands.end()) return &option;
+    elsewhere = &option;
+  }
+  return elsewhere;
+}
+
+// "--name value" and "-n value" become "--name=value": the value may begin with a dash (--label -1), and one that is missing is found
+// here, where the message can say what it should have been.
+std::vector<std::string> join_values(const std::vector<std::string>& words, const std::string& command) {
+  std::vector<std::string> joined;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (word == "--") {
+      joined.insert(joined.end(), words.begin() + static_cast<std::ptrdiff_t>(i), words.end());
+      break;
+    }
+    const Option* option = word.size() > 1 && word[0] == '-' ? option_named(word, command) : nullptr;
+    if (option == nullptr || option->binding.flag) {
+      joined.push_back(word);
+      continue;
+    }
+    const size_t equals = word.find('=');
+    std::string value = equals == word.npos ? "" : word.substr(equals + 1);
+    if (equals == word.npos && i + 1 < words.size()) {
+      const std::string& next = words[i + 1];
+      const bool is_option = next.size() > 1 && next[0] == '-' && option_named(next, command) != nullptr;
+      if (!is_option) value = words[++i];
+    }
+    if (value.empty()) {
+      throw UsageError(fmt::format("option --{} needs a value: --{} {}; {}", option->name, option->name, option->value, see_help(command)));
+    }
+    joined.push_back("--" + option->name + "=" + value);
+  }
+  return joined;
+}
+
+std::string shown_name(const Option& option) { return option.positional ? option.name : "--" + option.name; }
+
+void assign(const Option& option, Arguments& arguments, const std::string& value) {
+  std::optional<std::string> expected;
+  try {
+    expected = option.binding.set(arguments, value);
+  } catch (const UsageError& error) {  // from a parser of the library, which does not know the option's name
+    throw UsageError(shown_name(option) + ": " + error.what());
+  }
+  if (!expected) {
+    arguments.given.insert(option.name);
+    return;
+  }
+  throw UsageError(fmt::format("{}: found '{}', expected {}{}", shown_name(option), value, *expected,
+                               did_you_mean(value, option.binding.words)));
+}
+
+void add_to(CLI::App& app, const Option& option, Arguments& arguments) {
+  std::string names = option.positional ? option.name : "--" + option.name;
+  if (option.letter != 0) names += std::string(",-") + option.letter;
+  if (option.binding.flag) {
+    app.add_flag_callback(names, [&] { assign(option, arguments, ""); });
+    return;
+  }
+  CLI::Option* added = app.add_option(names, [&](const CLI::results_t& values) {
+    for (const std::string& value : values) assign(option, arguments, value);
+    return true;
+  });
+  if (option.binding.many) {
+    added->expected(1, 1 << 20);
+    added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  } else {
+    added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);  // the last one counts, so that an alias can be overruled
+  }
+}
+
+// The commands as CLI11's tree, each with the options the table gives it.
+std::map<std::string, CLI::App*> build(CLI::App& root, Arguments& arguments) {
+  std::map<std::string, CLI::App*> apps;
+  for (const Command& command : commands()) {
+    CLI::App* app = &root;
+    if (!command.name.empty()) {
+      const size_t space = command.name.rfind(' ');
+      CLI::App* parent = space == command.name.npos ? &root : apps.at(command.name.substr(0, space));
+      app = parent->add_subcommand(space == command.name.npos ? command.name : command.name.substr(space + 1));
+    }
+    app->set_help_flag();
+    app->allow_extras();
+    apps[command.name] = app;
+    for (const Option& option : options()) {
+      if (std::find(option.commands.begin(), option.commands.end(), command.name) != option.commands.end()) {
+        add_to(*app, option, arguments);
+      }
+    }
+  }
+  return apps;
+}
+
+[[noreturn]] void refuse_option(const std::string& word, const std::string& command) {
+  const std::string name = word.substr(0, word.find('='));
+  std::vector<std::string> names;
+  for (const Option& option : options_of(command)) {
+    if (!option.positional) names.push_back(option.name);
+  }
+  if (const Option* elsewhere = option_named(word, command); elsewhere != nullptr) {
+    const std::string& owner = elsewhere->commands.front();
+    throw UsageError(
+        fmt::format("`{}` has no option '{}'; `{}` has it; {}", program_and(command), name, program_and(owner), see_help(command)));
+  }
+  const std::string bare = name.substr(std::min(name.find_first_not_of('-'), name.size()));
+  throw UsageError(fmt::format("`{}` has no option '{}'{}; {}", program_and(command), name, did_you_mean(bare, names, "--"), see_help(command)));
+}
+
+void refuse_extras(const std::vector<std::string>& extras, const std::string& command) {
+  if (extras.empty()) return;
+  for (const std::string& word : extras) {
+    if (word.size() > 1 && word[0] == '-' && word != "--" && !(command.empty() && extras.front()[0] != '-')) refuse_option(word, command);
+  }
+  const std::string& word = extras.front();
+  std::vector<std::string> names;
+  for (const Command& known : commands()) {
+    const bool below = command.empty() ? !known.name.empty() && known.name.find(' ') == known.name.npos
+                                       : known.name.rfind(command + " ", 0) == 0;
+    if (below && !known.hidden) names.push_back(command.empty() ? known.name : known.name.substr(command.size() + 1));
+  }
+  if (!names.empty()) {
+    throw UsageError(fmt::format("there is no command '{}'{}; there are: {}", command.empty() ? word : command + " " + word,
+                                 did_you_mean(word, names), fmt::join(names, ", ")));
+  }
+  throw UsageError(fmt::format("`{}` takes no '{}'; values of options stand behind their names; {}", program_and(command), word, see_help(command)));
+}
+
+void require(const Arguments& arguments) {
+  for (const Option& option : options_of(arguments.command)) {
+    if (!option.required || arguments.given.count(option.name) > 0) continue;
+    throw UsageError(fmt::format("`{}` needs {}: {} {}", program_and(arguments.command), option.name, option.name == "MODEL" ? "a model." : "more.",
+                                 "Usage: " + find_command(arguments.command)->usage));
+  }
+}
+
+}  // namespace
+
+Arguments parse(const std::vector<std::string>& words) {
+  Arguments arguments;
+  arguments.words = words;
+  const std::string command = command_of(words);
+  std::vector<std::string> joined = join_values(words, command);
+
+  CLI::App root;
+  const std::map<std::string, CLI::App*> apps = build(root, arguments);
+  std::reverse(joined.begin(), joined.end());  // CLI11 takes them from the end
+  try {
+    root.parse(joined);
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(std::string(error.what()) + "; " + see_help(command));
+  }
+  for (const auto& [name, app] : apps) {
+    if (app->parsed() && name.size() >= arguments.command.size()) arguments.command = name;
+  }
+  refuse_extras(root.remaining(true), arguments.command);
+  if (arguments.help || arguments.version) return arguments;
+  require(arguments);
+  settle(arguments);
+  return arguments;
+}
+
+void settle(Arguments& arguments) {
+  TrainSettings& train = arguments.train;
+  train.load.seed = train.seed;
+  // 0.01 is AdamW's; in the others it would be a penalty that nobody asked for.
+  if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW) train.optimizer.weight_decay = 0;
+  if (arguments.command != "train") return;
+  if (train.resume && train.out.empty()) {
+    throw UsageError("--resume needs --out DIR, the folder of the run to go on with");
+  }
+  if (train.resume && train.dry_run) {
+    throw UsageError("--resume and --dry-run do not go together: a dry run reads and writes no run; leave one of them out");
+  }
+}
+
+}  // namespace evenkeel::cli

@@ -1,0 +1,150 @@
+#include "evenkeel/cli/terminal.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <string_view>
+
+namespace evenkeel::cli {
+namespace {
+
+std::string_view environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? std::string_view() : std::string_view(value);
+}
+
+bool locale_is_utf8() {
+  for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {  // the first that is set decides
+    const std::string_view value = environment(name);
+    if (value.empty()) continue;
+    return value.find("UTF-8") != value.npos || value.find("utf8") != value.npos || value.find("UTF8") != value.npos;
+  }
+  return false;
+}
+
+int width_of(std::FILE* stream) {
+  winsize size{};
+  if (ioctl(fileno(stream), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  const int columns = std::atoi(std::string(environment("COLUMNS")).c_str());
+  return columns > 0 ? columns : 80;
+}
+
+// The bar itself, `columns` wide.
+std::string bar_text(double fraction, int columns, const Terminal& terminal) {
+  const int done = static_cast<int>(std::lround(std::clamp(fraction, 0.0, 1.0) * columns));
+  std::string full, empty;
+  for (int i = 0; i < columns; ++i) (i < done ? full : empty) += terminal.utf8 ? (i < done ? "━" : "─") : (i < done ? "=" : ".");
+  return full + terminal.dim(empty);
+}
+
+}  // namespace
+
+std::string Terminal::bold(const std::string& text) const { return color ? "\x1b[1m" + text + "\x1b[0m" : text; }
+std::string Terminal::red(const std::string& text) const { return color ? "\x1b[1;31m" + text + "\x1b[0m" : text; }
+std::string Terminal::dim(const std::string& text) const {
+  return color && !text.empty() ? "\x1b[2m" + text + "\x1b[0m" : text;
+}
+
+Terminal terminal_of(std::FILE* stream, ColorChoice choice) {
+  Terminal terminal;
+  const bool dumb = environment("TERM") == "dumb" || environment("TERM").empty();
+  terminal.interactive = isatty(fileno(stream)) != 0 && !dumb;
+  terminal.color = choice == ColorChoice::kAlways ||
+                   (choice == ColorChoice::kAuto && terminal.interactive && environment("NO_COLOR").empty());
+  terminal.utf8 = locale_is_utf8();
+  terminal.width = std::max(20, width_of(stream));
+  return terminal;
+}
+
+std::string wrap(const std::string& text, size_t width, size_t indent) {
+  std::string result;
+  size_t column = indent, position = 0;
+  while (position < text.size()) {
+    const size_t end = std::min(text.find(' ', position), text.size());
+    const size_t length = end - position;
+    if (column > indent && column + 1 + length > width) {
+      result += '\n';
+      result.append(indent, ' ');
+      column = indent;
+    } else if (column > indent) {
+      result += ' ';
+      ++column;
+    }
+    result.append(text, position, length);
+    column += length;
+    position = end + 1;
+  }
+  return result;
+}
+
+std::string duration_text(double seconds) {
+  if (!std::isfinite(seconds) || seconds < 0) return "?";
+  const auto whole = static_cast<int64_t>(std::llround(seconds));
+  if (whole < 60) return fmt::format("{} s", whole);
+  if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+std::string bytes_text(double bytes) {
+  const double mib = bytes / (1024.0 * 1024.0);
+  return mib < 10240 ? fmt::format("{:.0f} MiB", mib) : fmt::format("{:.1f} GiB", mib / 1024);
+}
+
+std::string percent_text(double fraction) {
+  return std::isnan(fraction) ? "not measured" : fmt::format("{:.2f} %", 100 * fraction);
+}
+
+std::string progress_text(const Progress& p, const Terminal& terminal) {
+  const double fraction = p.steps_per_epoch > 0 ? static_cast<double>(p.step_in_epoch) / static_cast<double>(p.steps_per_epoch) : 0;
+  const std::string head = fmt::format("epoch {}/{} ", p.epoch, p.epochs);
+  const std::string parts[] = {
+      fmt::format(" {:3.0f} %", 100 * fraction), fmt::format("  loss {:.4f}", p.loss),
+      "  accuracy " + percent_text(p.accuracy), fmt::format("  {:.0f} images/s", p.images_per_s),
+      fmt::format("  {} left", duration_text(p.seconds_left)),
+  };
+  const size_t room = static_cast<size_t>(terminal.width) - 1;  // the last column would move the cursor to the next line
+  constexpr size_t kBarLeast = 10, kBarMost = 40;
+  std::string tail;
+  for (const std::string& part : parts) {
+    if (head.size() + kBarLeast + tail.size() + part.size() > room) break;
+    tail += part;
+  }
+  const size_t used = head.size() + tail.size();
+  if (used + 1 > room) return head.substr(0, room);
+  return head + bar_text(fraction, static_cast<int>(std::min(kBarMost, room - used)), terminal) + tail;
+}
+
+std::string epoch_text(const EpochSummary& e) {
+  std::string text = fmt::format("epoch {}/{}  train loss {:.4f}, accuracy {}", e.epoch, e.epochs, e.train_loss,
+                                 percent_text(e.train_accuracy));
+  const auto add = [&](const char* name, const std::optional<double>& loss, const std::optional<double>& accuracy) {
+    if (loss && accuracy) text += fmt::format("  {} loss {:.4f}, accuracy {}", name, *loss, percent_text(*accuracy));
+  };
+  add("validation", e.validation_loss, e.validation_accuracy);
+  add("test", e.test_loss, e.test_accuracy);
+  return text + fmt::format("  {:.0f} images/s  {}", e.images_per_s, duration_text(e.seconds));
+}
+
+void ProgressLine::draw(const Progress& progress) {
+  const auto now = std::chrono::steady_clock::now();
+  const bool last_of_epoch = progress.step_in_epoch == progress.steps_per_epoch;
+  if (shown_ && !last_of_epoch && now - last_ < std::chrono::milliseconds(100)) return;
+  last_ = now;
+  shown_ = true;
+  terminal_.width = std::max(20, width_of(stream_));  // the window may have changed
+  fmt::print(stream_, "\r{}\x1b[K", progress_text(progress, terminal_));
+  std::fflush(stream_);
+}
+
+void ProgressLine::clear() {
+  if (!shown_) return;
+  shown_ = false;
+  fmt::print(stream_, "\r\x1b[K");
+  std::fflush(stream_);
+}
+
+}  // namespace evenkeel::cli

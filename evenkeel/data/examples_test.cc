@@ -1,0 +1,163 @@
+// load_examples and decode_png.
+#include <array>
+
+#include "evenkeel/data/batch.h"
+#include "evenkeel/data/dataset.h"
+#include "evenkeel/data/png.h"
+#include "evenkeel/data/test_files.h"
+
+namespace evenkeel::data {
+namespace {
+
+std::string big_endian(uint32_t v) {
+  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8),
+          static_cast<char>(v)};
+}
+
+std::string chunk(const std::string& name, const std::string& content) {
+  const std::string body = name + content;
+  const auto crc = crc32(0, reinterpret_cast<const Bytef*>(body.data()),
+                         static_cast<uInt>(body.size()));
+  return big_endian(static_cast<uint32_t>(content.size())) + body +
+         big_endian(static_cast<uint32_t>(crc));
+}
+
+constexpr char kGrey = 0, kRgb = 2, kPalette = 3, kGreyAlpha = 4, kRgba = 6;
+
+// A PNG with the given bytes per line, no filter.
+std::string png(uint32_t width, uint32_t height, char colour, const std::string& pixels,
+                const std::string& extra = "", char depth = 8) {
+  std::string lines;
+  const size_t bytes = height > 0 ? pixels.size() / height : 0;
+  for (uint32_t y = 0; y < height; ++y) lines += '\0' + pixels.substr(y * bytes, bytes);
+  std::string packed(compressBound(lines.size()), '\0');
+  uLongf size = packed.size();
+  compress(reinterpret_cast<Bytef*>(packed.data()), &size,
+           reinterpret_cast<const Bytef*>(lines.data()), lines.size());
+  packed.resize(size);
+  return "\x89PNG\r\n\x1a\n" +
+         chunk("IHDR", big_endian(width) + big_endian(height) + depth + colour +
+                           std::string(3, '\0')) +
+         extra + chunk("IDAT", packed) + chunk("IEND", "");
+}
+
+std::vector<uint8_t> decode(const std::string& file, const Shape& shape) {
+  return decode_png(as_bytes(file), "f.png", shape);
+}
+
+using Pixels = std::vector<uint8_t>;
+
+TEST(Png, grey_is_taken_as_it_is_or_repeated) {
+  const std::string file = png(2, 2, kGrey, std::string("\x00\x01\x80\xff", 4));
+  EXPECT_EQ(decode(file, {1, 2, 2}), (Pixels{0, 1, 128, 255}));
+  EXPECT_EQ(decode(file, {3, 2, 2}), (Pixels{0, 1, 128, 255, 0, 1, 128, 255, 0, 1, 128, 255}));
+  for (int v = 0; v < 256; ++v) {  // colour and back leaves every grey
+    EXPECT_EQ(decode(png(1, 1, kGrey, std::string(1, static_cast<char>(v))), {1, 1, 1}),
+              Pixels{static_cast<uint8_t>(v)});
+  }
+}
+
+TEST(Png, colour_is_split_into_planes_or_weighted_to_grey) {
+  const std::string file = png(2, 1, kRgb, std::string("\xff\x00\x00\x01\x02\x03", 6));
+  EXPECT_EQ(decode(file, {3, 1, 2}), (Pixels{255, 1, 0, 2, 0, 3}));
+  EXPECT_EQ(decode(file, {1, 1, 2}), (Pixels{76, 2}));  // 0.299 * 255 = 76.2; 1.8
+}
+
+TEST(Png, palettes_small_depths_and_16_bits_become_bytes) {
+  const std::string palette = chunk("PLTE", "abcdef");
+  EXPECT_EQ(decode(png(2, 1, kPalette, std::string("\x01\x00", 2), palette), {3, 1, 2}),
+            (Pixels{'d', 'a', 'e', 'b', 'f', 'c'}));
+  EXPECT_EQ(decode(png(2, 1, kGrey, "\x40", "", 1), {1, 1, 2}), (Pixels{0, 255}));
+  EXPECT_EQ(decode(png(1, 1, kGrey, "\x80\x80", "", 16), {1, 1, 1}), Pixels{128});
+}
+
+TEST(Png, alpha_lies_over_black) {
+  EXPECT_EQ(decode(png(1, 1, kRgba, "\xff\x80\x40\x80"), {3, 1, 1}), (Pixels{128, 64, 32}));
+  EXPECT_EQ(decode(png(1, 1, kGreyAlpha, std::string("\xff\x00", 2)), {1, 1, 1}), Pixels{0});
+}
+
+TEST(Png, another_size_is_named_before_a_pixel_is_decoded) {
+  const std::string message =
+      message_of<UsageError>([] { decode(png(3, 1, kGrey, "abc"), {1, 28, 28}); });
+  EXPECT_SAYS(message, "3 wide and 1 high");
+  EXPECT_SAYS(message, "expects 28 by 28");
+  EXPECT_THROW(decode(png(1000000, 1000000, kGrey, "abc"), {1, 28, 28}), Error);
+  EXPECT_THROW(decode(png(1, 1, kGrey, "a"), {2, 1, 1}), UsageError);
+}
+
+TEST(Png, no_cut_or_damaged_byte_brings_it_down) {
+  const std::string file = png(2, 2, kRgb, "abcdefghijkl");
+  for (size_t n = 0; n + 12 < file.size(); ++n) {  // libpng may do without IEND
+    EXPECT_THROW(decode(file.substr(0, n), {3, 2, 2}), FormatError) << n;
+  }
+  expect_no_crash_on_damage(file, [](const std::string& f) { decode(f, {3, 2, 2}); });
+}
+
+std::string npy(const std::string& descr, const std::string& shape, const std::string& values) {
+  std::string header =
+      "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
+  header.resize(117, ' ');
+  return std::string("\x93NUMPY\1\0\x76\0", 10) + header + "\n" + values;
+}
+
+TEST(LoadExamples, pictures_arrays_and_rows_of_bytes_are_the_same_examples) {
+  const TemporaryFolder folder;
+  const std::string pixels = "abcdef";
+  const Dataset set = load_examples(
+      {folder.write("a.png", png(3, 2, kGrey, pixels)),
+       folder.write("b.npy", npy("|u1", "(2, 3)", pixels)),
+       folder.write("c.npy", npy("|u1", "(2, 1, 2, 3)", pixels + pixels)),
+       folder.write("d.csv", "97,98,99,100,101,102\n97,98,99,100,101,102\n")},
+      {1, 2, 3});
+  EXPECT_EQ(set.count, 6);
+  EXPECT_EQ(set.values.dtype(), DType::kU8);
+  EXPECT_EQ(set.labels, std::vector<int32_t>(6, -1));
+  for (size_t i = 0; i < 36; ++i) EXPECT_EQ(set.values.values<uint8_t>()[i], 'a' + i % 6);
+  const std::string f = folder.path();
+  EXPECT_EQ(set.example_names,
+            (std::vector<std::string>{f + "/a.png", f + "/b.npy", f + "/c.npy:0", f + "/c.npy:1",
+                                      f + "/d.csv:1", f + "/d.csv:2"}));
+  const BatchReader reader(set, {{0.5}, {0.25}});
+  std::array<float, 12> x;
+  reader.read(std::array<int64_t, 2>{0, 5}, 0, 1, x.data(), nullptr);
+  for (size_t k = 0; k < 6; ++k) EXPECT_EQ(x[k], x[k + 6]);
+}
+
+TEST(LoadExamples, floats_beside_bytes_turn_all_into_floats) {
+  const TemporaryFolder folder;
+  const float half = 0.5f;
+  const std::string raw(reinterpret_cast<const char*>(&half), 4);
+  const Dataset set = load_examples({folder.write("a.png", png(1, 1, kGrey, "\xff")),
+                                     folder.write("b.npy", npy("<f4", "(1, 1)", raw))},
+                                    {1, 1, 1});
+  EXPECT_EQ(set.values.dtype(), DType::kF32);
+  EXPECT_EQ(set.values.values<float>()[0], 1.0f);
+  EXPECT_EQ(set.values.values<float>()[1], 0.5f);
+}
+
+TEST(LoadExamples, rows_of_a_table_have_features_only) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("t.csv", "a,b\n1.5,2\n3,4\n");
+  const Dataset set = load_examples({path}, {2});
+  EXPECT_EQ(set.count, 2);
+  EXPECT_EQ(set.values.values<float>()[0], 1.5f);
+  EXPECT_EQ(set.example_names[1], path + ":3");
+  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({path}, {1}); }), "label column");
+  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({path}, {7}); }), "expects 7 features");
+}
+
+TEST(LoadExamples, refuses_what_does_not_fit_the_model) {
+  const TemporaryFolder folder;
+  const std::string array = folder.write("a.npy", npy("|u1", "(2, 3)", "abcdef"));
+  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({array}, {1, 28, 28}); }),
+              "shape [2, 3], the model expects examples of [1, 28, 28]");
+  const std::string picture = folder.write("a.png", png(1, 1, kGrey, "a"));
+  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({picture}, {4}); }), "4 features");
+  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({"none.png"}, {1, 1, 1}); }), "no file");
+  EXPECT_THROW(load_examples({folder.write("a.bmp", "BM")}, {1, 1, 1}), UsageError);
+  EXPECT_THROW(load_examples({folder.write("b.png", "no png")}, {1, 1, 1}), FormatError);
+  EXPECT_THROW(load_examples({}, {1, 1, 1}), UsageError);
+}
+
+}  // namespace
+}  // namespace evenkeel::data

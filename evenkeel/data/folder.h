@@ -1,0 +1,21 @@
+// Data sets that are folders of binary files: IDX (MNIST and its relatives) and CIFAR.
+#pragma once
+
+#include <string>
+
+#include "evenkeel/data/dataset.h"
+
+namespace evenkeel::data {
+
+// Reads train and test of the folder `path`; validation stays empty. `name` becomes Dataset::name.
+// class_names: those given, when the data set is known; else what batches.meta.txt (CIFAR) says; else numbers.
+// Throws UsageError when the folder holds neither kind of files or lacks one, FormatError on bad bytes.
+Splits load_folder(const std::string& path, const std::string& name, const std::vector<std::string>& class_names = {});
+
+// "0", "1", ...: the names of classes that have none.
+std::vector<std::string> numbered_classes(int64_t count);
+
+// More classes than any set this program is for; a label from a file is refused above it, before anything is allocated.
+inline constexpr int64_t kMostLabels = 65536;
+
+}  // namespace evenkeel::data

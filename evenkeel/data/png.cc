@@ -1,0 +1,133 @@
+#include "evenkeel/data/png.h"
+
+#include <png.h>
+
+#include <csetjmp>
+#include <cstring>
+
+#include "evenkeel/core/error.h"
+
+namespace evenkeel::data {
+namespace {
+
+// What libpng reads from and reports to. It leaves by longjmp on an error, so the two functions that call into it hold
+// nothing that needs a destructor.
+struct Source {
+  const std::byte* bytes;
+  size_t size;
+  size_t at;
+  bool cut;
+  char message[128];
+  png_structp png;
+  png_infop info;
+};
+
+extern "C" {
+void read_png_bytes(png_structp png, png_bytep out, size_t n) {
+  auto* source = static_cast<Source*>(png_get_io_ptr(png));
+  if (n > source->size - source->at) {
+    source->cut = true;
+    png_error(png, "the data ends early");
+  }
+  std::memcpy(out, source->bytes + source->at, n);
+  source->at += n;
+}
+[[noreturn]] void on_png_error(png_structp png, png_const_charp message) {
+  auto* source = static_cast<Source*>(png_get_error_ptr(png));
+  std::strncpy(source->message, message, sizeof(source->message) - 1);
+  png_longjmp(png, 1);
+}
+void on_png_warning(png_structp, png_const_charp) {}  // damaged extras do not change the pixels
+}
+
+// Reads the header and asks for RGBA of 8 bits. False on an error (source.message).
+bool open_png(Source& source) {
+  source.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, on_png_error, on_png_warning);
+  if (source.png == nullptr) return false;
+  source.info = png_create_info_struct(source.png);
+  if (source.info == nullptr) return false;
+  if (setjmp(png_jmpbuf(source.png))) return false;
+  // Chunks that are no pixels cannot make us hold more than this.
+  png_set_chunk_malloc_max(source.png, png_alloc_size_t{1} << 20);
+  png_set_chunk_cache_max(source.png, 16);
+  png_set_read_fn(source.png, &source, read_png_bytes);
+  png_read_info(source.png, source.info);
+  png_set_expand(source.png);
+  png_set_scale_16(source.png);
+  png_set_gray_to_rgb(source.png);
+  png_set_add_alpha(source.png, 255, PNG_FILLER_AFTER);
+  return true;
+}
+
+// Decodes into `rows`, one pointer per line, 4 bytes per pixel. False on an error.
+bool read_rows(Source& source, png_bytepp rows) {
+  if (setjmp(png_jmpbuf(source.png))) return false;
+  png_set_interlace_handling(source.png);
+  png_read_update_info(source.png, source.info);
+  if (png_get_rowbytes(source.png, source.info) != size_t{4} * png_get_image_width(source.png, source.info)) {
+    png_error(source.png, "the pixels do not convert to RGBA");
+  }
+  png_read_image(source.png, rows);
+  png_read_end(source.png, nullptr);
+  return true;
+}
+
+// Owns libpng's two structures.
+struct Cleaner {
+  Source& source;
+  ~Cleaner() {
+    if (source.png != nullptr) png_destroy_read_struct(&source.png, &source.info, nullptr);
+  }
+};
+
+[[noreturn]] void fail(const Source& source, const std::string& name) {
+  throw FormatError(name + ": bad PNG near offset " + std::to_string(source.at) + " of " + std::to_string(source.size) +
+                    " (" + (source.message[0] != 0 ? source.message : "no memory") + ")" +
+                    (source.cut ? "; is the file cut?" : ""));
+}
+
+}  // namespace
+
+std::vector<uint8_t> decode_png(std::span<const std::byte> file, const std::string& name, const Shape& shape) {
+  EK_ASSERT(shape.size() == 3);
+  const int64_t channels = shape[0], height = shape[1], width = shape[2];
+  if (channels != 1 && channels != 3) {
+    throw UsageError(name + ": the model wants " + std::to_string(channels) +
+                     " channels, a PNG can be turned into 1 or 3; give the example as NPY");
+  }
+  Source source{};
+  source.bytes = file.data();
+  source.size = file.size();
+  const Cleaner cleaner{source};
+  if (file.size() < 8 || png_sig_cmp(reinterpret_cast<png_const_bytep>(file.data()), 0, 8) != 0) {
+    throw FormatError(name + ": expected a PNG's magic 89 50 4e 47 at offset 0, found other bytes");
+  }
+  if (!open_png(source)) fail(source, name);
+  const int64_t found_height = png_get_image_height(source.png, source.info);
+  const int64_t found_width = png_get_image_width(source.png, source.info);
+  if (found_height != height || found_width != width) {
+    throw UsageError(name + ": the picture is " + std::to_string(found_width) + " wide and " +
+                     std::to_string(found_height) + " high, the model expects " + std::to_string(width) + " by " +
+                     std::to_string(height) + "; resize it first");
+  }
+  const size_t pixels = static_cast<size_t>(height) * static_cast<size_t>(width);
+  std::vector<png_byte> rgba(pixels * 4);
+  std::vector<png_bytep> rows;
+  for (int64_t y = 0; y < height; ++y) rows.push_back(rgba.data() + y * width * 4);
+  if (!read_rows(source, rows.data())) fail(source, name);
+
+  std::vector<uint8_t> out(pixels * static_cast<size_t>(channels));
+  for (size_t i = 0; i < pixels; ++i) {
+    const png_byte* p = rgba.data() + 4 * i;
+    const uint32_t alpha = p[3];
+    const uint32_t rgb[3] = {(p[0] * alpha + 127) / 255, (p[1] * alpha + 127) / 255, (p[2] * alpha + 127) / 255};
+    if (channels == 1) {
+      out[i] = static_cast<uint8_t>((299 * rgb[0] + 587 * rgb[1] + 114 * rgb[2] + 500) / 1000);
+    } else {
+      for (size_t c = 0; c < 3; ++c) out[c * pixels + i] = static_cast<uint8_t>(rgb[c]);
+    }
+  }
+  return out;
+}
+
+}  // namespace evenkeel::data

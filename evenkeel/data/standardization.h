@@ -1,0 +1,20 @@
+// Standardization: the mean and the standard deviation of the training set, taken from every input of the network.
+#pragma once
+
+#include <vector>
+
+namespace evenkeel::data {
+
+struct Dataset;
+
+// One entry per channel of an image, or per feature of a table. Bytes are taken as pixels / 255.
+// x becomes (x - mean) / std; std is the population's, and 1 where the training set is constant.
+struct Standardization {
+  std::vector<double> mean, std;
+};
+
+// Of all examples of `train`. The same bits for any number of threads. Requires threads >= 1.
+// Throws UsageError when train has no examples.
+Standardization standardization_of(const Dataset& train, int threads = 1);
+
+}  // namespace evenkeel::data

@@ -1,0 +1,68 @@
+// What runs a plan. The interface is cut at the level of a whole plan: a new backend is a new file, and no op, pass or trainer changes.
+//
+//   auto executable = cpu_backend(threads)->compile(plan, store);
+//   RunResult result = executable->run({.x = images, .labels = labels, .n = 128, .learning_rate = 1e-3});
+//   double loss = executable->scalar("loss");
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "evenkeel/engine/parameter_store.h"
+#include "evenkeel/graph/plan.h"
+
+namespace evenkeel {
+
+// One run of a plan = one whole step.
+struct RunArguments {
+  const float* x = nullptr;         // n examples, channels first, packed
+  const int32_t* labels = nullptr;  // n class indices in [0, classes); null when the graph has none
+  int64_t n = 0;                    // 1 <= n <= plan.batch
+  double learning_rate = 0;
+  int64_t step = 1;  // 1 for the first update: Adam's bias correction
+  // For dropout: masks are a pure function of (seed, epoch, example index, dropout node).
+  uint64_t seed = 1;
+  uint64_t epoch = 0;
+  const int64_t* example_indices = nullptr;  // n global indices; null: 0, 1, 2, ...
+};
+
+struct RunResult {
+  bool finite = true;  // false: the guard found a value that is not finite, and nothing was updated
+};
+
+class Executable {
+ public:
+  virtual ~Executable() = default;
+  // Runs the plan. Allocates nothing of ours after the first call. Not to be called twice at the same time.
+  virtual RunResult run(const RunArguments& arguments) = 0;
+  // The value of that name after a run. f64 scalars ("loss", "correct").
+  virtual double scalar(const std::string& name) const = 0;
+  // A copy of a named f32 value after a run: [n, ...] channels first when batched, else as it is.
+  virtual Tensor read(const std::string& name) const = 0;
+  // Runs node by node and names the first value that is not finite ("conv2 (gradient of conv2.weight)"); "" when all are. Changes nothing.
+  virtual std::string first_nonfinite(const RunArguments& arguments) = 0;
+  // One run as run(), with the seconds that each node took, in order.
+  struct NodeTime {
+    std::string node, op;
+    double seconds = 0;
+  };
+  virtual std::vector<NodeTime> profile(const RunArguments& arguments) = 0;
+  // Bytes of the arena, the packed weights and the scratch memory.
+  virtual size_t memory_bytes() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  // The executable keeps references into `store`, which must outlive it. Throws BackendError naming the node for an op it does not
+  // support, before the first batch.
+  virtual std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store) = 0;
+};
+
+// Our kernels for the norm, oneDNN for convolutions and matrix products, OpenMP for threads.
+std::unique_ptr<Backend> cpu_backend(int threads);
+
+}  // namespace evenkeel

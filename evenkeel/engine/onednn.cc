@@ -1,0 +1,272 @@
+#include "evenkeel/engine/onednn.h"
+
+#include <dnnl.hpp>
+
+#include <string>
+#include <vector>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/core/parallel.h"
+#include "evenkeel/core/tensor.h"
+
+namespace evenkeel {
+namespace {
+
+using dnnl::memory;
+using Tag = memory::format_tag;
+constexpr auto kF32 = memory::data_type::f32;
+
+dnnl::engine& cpu_engine() {
+  static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+void check(dnnl_status_t status, const char* what) {
+  if (status != dnnl_success) {
+    throw BackendError(std::string("oneDNN failed to ") + what + " (status " + std::to_string(status) + ")");
+  }
+}
+
+// Weights in PyTorch's layout: [O, I, h, w], or [g, O/g, I/g, h, w].
+memory::dims conv_weight_dims(const ConvShape& s) {
+  if (s.group == 1) return {s.out_channels, s.in_channels, s.kernel_h, s.kernel_w};
+  return {s.group, s.out_channels / s.group, s.in_channels / s.group, s.kernel_h, s.kernel_w};
+}
+Tag plain_conv_tag(const ConvShape& s) { return s.group == 1 ? Tag::oihw : Tag::goihw; }
+
+struct ConvDescs {
+  memory::desc x, weights, plain_weights, bias, y;
+  memory::dims strides, dilations, pad;
+};
+
+ConvDescs conv_descs(const ConvShape& s, const TileOptions& o) {
+  const int64_t n = o.examples;
+  ConvDescs d;
+  d.x = memory::desc({n, s.in_channels, s.in_h, s.in_w}, kF32, Tag::nhwc);
+  d.y = memory::desc({n, s.out_channels, s.out_h, s.out_w}, kF32, Tag::nhwc);
+  d.weights = memory::desc(conv_weight_dims(s), kF32, Tag::any);
+  d.plain_weights = memory::desc(conv_weight_dims(s), kF32, plain_conv_tag(s));
+  if (o.bias) d.bias = memory::desc({s.out_channels}, kF32, Tag::a);
+  d.strides = {s.stride_h, s.stride_w};
+  d.dilations = {s.dilation_h - 1, s.dilation_w - 1};  // oneDNN counts the holes
+  d.pad = {s.pad_h, s.pad_w};
+  return d;
+}
+
+dnnl::primitive_attr user_scratchpad() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
+// Which argument of the primitive each field of TilePrimitive::Arguments is.
+struct Roles {
+  int a, b, packed, bias, out, dbias;  // 0: none
+  bool out_is_packed;
+};
+
+class Primitive final : public TilePrimitive {
+ public:
+  // descs: by the names of Arguments.
+  struct Descs {
+    memory::desc a, b, packed, plain, bias, out, scratchpad;
+  };
+  Primitive(dnnl::primitive primitive, Descs descs, const Roles& roles, int threads)
+      : primitive_(std::move(primitive)), descs_(std::move(descs)), roles_(roles) {
+    for (int t = 0; t < threads; ++t) threads_.push_back(make_thread());
+  }
+
+  size_t packed_bytes() const override { return descs_.packed.get_size(); }
+
+  void pack(const float* plain, float* packed) const override { reorder(descs_.plain, plain, descs_.packed, packed); }
+  void unpack(const float* packed, float* plain) const override { reorder(descs_.packed, packed, descs_.plain, plain); }
+
+  void run(int thread, const Arguments& arguments) override {
+    Thread& state = *threads_[static_cast<size_t>(thread)];
+    set(state.a, arguments.a);
+    set(state.b, arguments.b);
+    set(state.bias, arguments.bias);
+    set(state.dbias, arguments.dbias);
+    if (roles_.out_is_packed) {
+      set(state.packed, arguments.out);
+    } else {
+      set(state.packed, arguments.packed);
+      set(state.out, arguments.out);
+    }
+    // The C call: the C++ one makes a hash map of the arguments into a vector, an allocation per call.
+    check(dnnl_primitive_execute(primitive_.get(), state.stream.get(), static_cast<int>(state.arguments.size()),
+                                 state.arguments.data()),
+          "run a primitive");
+  }
+
+ private:
+  struct Thread {
+    dnnl::stream stream;
+    memory a, b, packed, bias, out, dbias, scratchpad;
+    AlignedBytes scratch;
+    std::vector<dnnl_exec_arg_t> arguments;
+  };
+
+  static memory empty_memory(const memory::desc& desc) { return memory(desc, cpu_engine(), DNNL_MEMORY_NONE); }
+  static void set(memory& m, const float* data) {
+    if (m.get(true) != nullptr) m.set_data_handle(const_cast<float*>(data));
+  }
+  static void reorder(const memory::desc& from, const float* source, const memory::desc& to, float* target) {
+    dnnl::stream stream(cpu_engine());
+    memory source_memory(from, cpu_engine(), const_cast<float*>(source));
+    memory target_memory(to, cpu_engine(), target);
+    dnnl::reorder(source_memory, target_memory).execute(stream, source_memory, target_memory);
+    stream.wait();
+  }
+
+  std::unique_ptr<Thread> make_thread() const {
+    auto state = std::make_unique<Thread>();
+    state->stream = dnnl::stream(cpu_engine());
+    const auto use = [&](int role, const memory::desc& desc, memory& m) {
+      if (role == 0) return;
+      m = empty_memory(desc);
+      state->arguments.push_back({role, m.get()});
+    };
+    use(roles_.a, descs_.a, state->a);
+    use(roles_.b, descs_.b, state->b);
+    use(roles_.packed, descs_.packed, state->packed);
+    use(roles_.bias, descs_.bias, state->bias);
+    use(roles_.out, descs_.out, state->out);
+    use(roles_.dbias, descs_.bias, state->dbias);
+    if (descs_.scratchpad.get_size() > 0) {
+      state->scratch = allocate_aligned(descs_.scratchpad.get_size());
+      state->scratchpad = memory(descs_.scratchpad, cpu_engine(), state->scratch.get());
+      state->arguments.push_back({DNNL_ARG_SCRATCHPAD, state->scratchpad.get()});
+    }
+    return state;
+  }
+
+  dnnl::primitive primitive_;
+  Descs descs_;
+  Roles roles_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+};
+
+constexpr Roles kForwardRoles = {DNNL_ARG_SRC, 0, DNNL_ARG_WEIGHTS, 0, DNNL_ARG_DST, 0, false};
+constexpr Roles kBackwardDataRoles = {DNNL_ARG_DIFF_DST, 0, DNNL_ARG_WEIGHTS, 0, DNNL_ARG_DIFF_SRC, 0, false};
+constexpr Roles kBackwardWeightsRoles = {DNNL_ARG_SRC, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_WEIGHTS, 0, 0, 0, true};
+
+Roles with_bias(Roles roles, bool bias, bool backward) {
+  if (bias) (backward ? roles.dbias : roles.bias) = backward ? DNNL_ARG_DIFF_BIAS : DNNL_ARG_BIAS;
+  return roles;
+}
+
+// Runs `make` where oneDNN sees a single thread, and turns its errors into ours.
+template <class F>
+std::unique_ptr<TilePrimitive> guarded(const TileOptions& options, const F& make) {
+  const SingleThreadScope single;
+  try {
+    return make();
+  } catch (const dnnl::error& error) {
+    throw BackendError(std::string("node '") + options.node + "': oneDNN cannot run it: " + error.message);
+  }
+}
+
+dnnl::convolution_forward::primitive_desc forward_desc(const ConvDescs& d) {
+  const dnnl::convolution_forward::desc desc(dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct,
+                                             d.x, d.weights, d.bias, d.y, d.strides, d.dilations, d.pad, d.pad);
+  return {desc, user_scratchpad(), cpu_engine()};
+}
+
+}  // namespace
+
+std::unique_ptr<TilePrimitive> conv_forward(const ConvShape& shape, const TileOptions& options) {
+  return guarded(options, [&] {
+    const ConvDescs d = conv_descs(shape, options);
+    const auto pd = forward_desc(d);
+    return std::make_unique<Primitive>(
+        dnnl::convolution_forward(pd),
+        Primitive::Descs{d.x, {}, pd.weights_desc(), d.plain_weights, d.bias, d.y, pd.scratchpad_desc()},
+        with_bias(kForwardRoles, options.bias, false), options.threads);
+  });
+}
+
+std::unique_ptr<TilePrimitive> conv_backward_data(const ConvShape& shape, const TileOptions& options) {
+  return guarded(options, [&] {
+    const ConvDescs d = conv_descs(shape, options);
+    const dnnl::convolution_backward_data::desc desc(dnnl::algorithm::convolution_direct, d.x, d.weights, d.y,
+                                                     d.strides, d.dilations, d.pad, d.pad);
+    const dnnl::convolution_backward_data::primitive_desc pd(desc, user_scratchpad(), cpu_engine(), forward_desc(d));
+    return std::make_unique<Primitive>(
+        dnnl::convolution_backward_data(pd),
+        Primitive::Descs{d.y, {}, pd.weights_desc(), d.plain_weights, {}, d.x, pd.scratchpad_desc()},
+        kBackwardDataRoles, options.threads);
+  });
+}
+
+std::unique_ptr<TilePrimitive> conv_backward_weights(const ConvShape& shape, const TileOptions& options) {
+  return guarded(options, [&] {
+    const ConvDescs d = conv_descs(shape, options);
+    const dnnl::convolution_backward_weights::desc desc(dnnl::algorithm::convolution_direct, d.x, d.weights, d.bias,
+                                                        d.y, d.strides, d.dilations, d.pad, d.pad);
+    const dnnl::convolution_backward_weights::primitive_desc pd(desc, user_scratchpad(), cpu_engine(), forward_desc(d));
+    return std::make_unique<Primitive>(
+        dnnl::convolution_backward_weights(pd),
+        Primitive::Descs{d.x, d.y, pd.diff_weights_desc(), d.plain_weights, d.bias, {}, pd.scratchpad_desc()},
+        with_bias(kBackwardWeightsRoles, options.bias, true), options.threads);
+  });
+}
+
+namespace {
+struct LinearDescs {
+  memory::desc x, weights, plain_weights, bias, y;
+};
+LinearDescs linear_descs(int64_t in, int64_t out, const TileOptions& o) {
+  LinearDescs d;
+  d.x = memory::desc({o.examples, in}, kF32, Tag::ab);
+  d.y = memory::desc({o.examples, out}, kF32, Tag::ab);
+  d.weights = memory::desc({out, in}, kF32, Tag::any);
+  d.plain_weights = memory::desc({out, in}, kF32, Tag::ab);
+  if (o.bias) d.bias = memory::desc({out}, kF32, Tag::a);
+  return d;
+}
+dnnl::inner_product_forward::primitive_desc forward_desc(const LinearDescs& d) {
+  const dnnl::inner_product_forward::desc desc(dnnl::prop_kind::forward_training, d.x, d.weights, d.bias, d.y);
+  return {desc, user_scratchpad(), cpu_engine()};
+}
+}  // namespace
+
+std::unique_ptr<TilePrimitive> linear_forward(int64_t in, int64_t out, const TileOptions& options) {
+  return guarded(options, [&] {
+    const LinearDescs d = linear_descs(in, out, options);
+    const auto pd = forward_desc(d);
+    return std::make_unique<Primitive>(
+        dnnl::inner_product_forward(pd),
+        Primitive::Descs{d.x, {}, pd.weights_desc(), d.plain_weights, d.bias, d.y, pd.scratchpad_desc()},
+        with_bias(kForwardRoles, options.bias, false), options.threads);
+  });
+}
+
+std::unique_ptr<TilePrimitive> linear_backward_data(int64_t in, int64_t out, const TileOptions& options) {
+  return guarded(options, [&] {
+    LinearDescs d = linear_descs(in, out, options);
+    d.bias = {};
+    const dnnl::inner_product_backward_data::desc desc(d.x, d.weights, d.y);
+    const dnnl::inner_product_backward_data::primitive_desc pd(desc, user_scratchpad(), cpu_engine(), forward_desc(d));
+    return std::make_unique<Primitive>(
+        dnnl::inner_product_backward_data(pd),
+        Primitive::Descs{d.y, {}, pd.weights_desc(), d.plain_weights, {}, d.x, pd.scratchpad_desc()},
+        kBackwardDataRoles, options.threads);
+  });
+}
+
+std::unique_ptr<TilePrimitive> linear_backward_weights(int64_t in, int64_t out, int64_t rows,
+                                                       const TileOptions& options) {
+  return guarded(options, [&] {
+    const int64_t n = options.examples;
+    const memory::desc dy({rows, n}, kF32, memory::dims{1, out});  // dy^T: a column of dy is a row
+    const memory::desc x({n, in}, kF32, Tag::ab);
+    const memory::desc dweight({rows, in}, kF32, Tag::ab);
+    const dnnl::matmul::primitive_desc pd(dnnl::matmul::desc(dy, x, dweight), user_scratchpad(), cpu_engine());
+    const Roles roles = {DNNL_ARG_WEIGHTS, DNNL_ARG_SRC, 0, 0, DNNL_ARG_DST, 0, false};
+    return std::make_unique<Primitive>(
+        dnnl::matmul(pd), Primitive::Descs{x, dy, {}, {}, {}, dweight, pd.scratchpad_desc()}, roles, options.threads);
+  });
+}
+
+}  // namespace evenkeel

@@ -1,0 +1,60 @@
+// Convolutions and matrix products by oneDNN: the only part of the program that knows it (onednn.cc).
+//
+// Every primitive is single-threaded and of fixed shape, a tile of so many examples: the bits of a result depend neither on the
+// number of threads nor on the number of examples in the batch. Weights are packed once per change into the layout that the
+// primitive likes best; activations are channels last (NHWC) and dense.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace evenkeel {
+
+struct ConvShape {
+  int64_t in_channels, in_h, in_w, out_channels, out_h, out_w, kernel_h, kernel_w;
+  int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group;
+};
+
+// One primitive with per-thread state for `threads` threads. run() may be called at the same time with different thread numbers.
+class TilePrimitive {
+ public:
+  virtual ~TilePrimitive() = default;
+  // Bytes of the packed weights (forward, backward data) or of the packed weight gradient (backward weights). 64-byte aligned memory.
+  virtual size_t packed_bytes() const = 0;
+  // Plain (PyTorch's layout) -> packed, and back.
+  virtual void pack(const float* plain, float* packed) const = 0;
+  virtual void unpack(const float* packed, float* plain) const = 0;
+  // forward:          a = x tile,  packed, bias (or null) -> out = y tile
+  // backward data:    a = dy tile, packed                 -> out = dx tile
+  // backward weights: a = x tile, b = dy tile             -> out = packed dweight, dbias (or null): assigned
+  struct Arguments {
+    const float* a = nullptr;
+    const float* b = nullptr;
+    const float* packed = nullptr;
+    const float* bias = nullptr;
+    float* out = nullptr;
+    float* dbias = nullptr;
+  };
+  virtual void run(int thread, const Arguments& arguments) = 0;
+};
+
+// All throw BackendError naming `node` when oneDNN has no implementation.
+struct TileOptions {
+  int64_t examples;  // of the tile
+  bool bias = false;
+  int threads = 1;
+  const char* node = "";
+};
+std::unique_ptr<TilePrimitive> conv_forward(const ConvShape& shape, const TileOptions& options);
+std::unique_ptr<TilePrimitive> conv_backward_data(const ConvShape& shape, const TileOptions& options);
+std::unique_ptr<TilePrimitive> conv_backward_weights(const ConvShape& shape, const TileOptions& options);
+std::unique_ptr<TilePrimitive> linear_forward(int64_t in, int64_t out, const TileOptions& options);
+std::unique_ptr<TilePrimitive> linear_backward_data(int64_t in, int64_t out, const TileOptions& options);
+
+// dweight[first .. first + rows of the weight, in] = dy[:, those columns]^T * x over options.examples examples, summed by one thread in
+// the order of the examples. x: [examples, in]; dy: [examples, out]; a = x, b = dy + first, out = dweight + first * in.
+std::unique_ptr<TilePrimitive> linear_backward_weights(int64_t in, int64_t out, int64_t rows,
+                                                       const TileOptions& options);
+
+}  // namespace evenkeel

@@ -1,0 +1,130 @@
+// Builds a graph layer by layer; shapes are checked here, and every message names the node.
+//
+//   GraphBuilder b(Mode::kTrain);
+//   ValueId x = b.input({1, 28, 28});
+//   x = b.conv("conv1", x, {.out_channels = 32, .kernel = 3, .padding = 1});
+//   x = b.batch_norm("bn1", x, {});
+//   x = b.activate("relu1", x, {ActivationKind::kRelu});
+//   Graph graph = b.take();
+//
+// Called once with Mode::kTrain and once with Mode::kInference it makes the two graphs over the same parameters: in training the norm
+// reads the moments of the batch and UpdateRunning nodes are there; in inference it reads the running statistics.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "evenkeel/graph/graph.h"
+
+namespace evenkeel {
+
+enum class Mode {
+  kTrain,
+  kTrainRunningStatistics,   // trains through the running statistics as constants, which stay as they are
+  kInference,                // running statistics
+  kInferenceBatchStatistics  // statistics of the batch at hand, nothing updated
+};
+
+// How the initial value of a parameter is made.
+enum class Init { kZero, kOne, kHe, kXavier, kNormal, kTorchDefault };
+struct ParameterInfo {
+  std::string name;
+  Shape shape;
+  Init init = Init::kZero;
+  double init_scale = 1;  // sigma for kNormal
+  int64_t fan_in = 1, fan_out = 1;
+  bool decays = false;  // weights of linear and conv layers: weight decay applies by default
+};
+struct BufferInfo {
+  std::string name;
+  Shape shape;
+  DType dtype = DType::kF32;
+  double initial = 0;
+};
+
+struct LinearOptions {
+  int64_t out_features = 0;
+  bool bias = true;
+};
+struct ConvOptions {
+  int64_t out_channels = 0;
+  int64_t kernel = 3;
+  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+  bool bias = true;
+};
+struct NormOptions {
+  double eps = 1e-5;
+  double new_batch_weight = 0.1;  // weight of the new batch in the running statistics: PyTorch's "momentum"
+  bool biased = false;            // running variance: population instead of sample
+  bool bias_corrected = false;
+  bool affine = true;       // learn gamma and beta
+  bool zero_gamma = false;  // gamma starts at 0: the last norm of a residual block
+
+  bool operator==(const NormOptions&) const = default;
+};
+struct PoolOptions {
+  int64_t kernel = 2;
+  int64_t stride = 0;  // 0: the kernel
+  int64_t padding = 0;
+  bool count_include_pad = true;
+};
+
+class GraphBuilder {
+ public:
+  // init: of the weights of linear and conv layers; sigma: for Init::kNormal.
+  explicit GraphBuilder(Mode mode, Init init = Init::kTorchDefault, double sigma = 0.01)
+      : mode_(mode), init_(init), sigma_(sigma) {}
+
+  // Every function throws UsageError naming the node when shapes or options do not fit, and returns the output value.
+  ValueId input(const Shape& example_shape);  // named "x"
+  ValueId labels();                           // named "labels": one class index per example
+  ValueId linear(const std::string& name, ValueId x, const LinearOptions& options);
+  ValueId conv(const std::string& name, ValueId x, const ConvOptions& options);
+  ValueId batch_norm(const std::string& name, ValueId x, const NormOptions& options);
+  ValueId activate(const std::string& name, ValueId x, const Activation& activation);
+  ValueId max_pool(const std::string& name, ValueId x, const PoolOptions& options);
+  ValueId average_pool(const std::string& name, ValueId x, const PoolOptions& options);
+  ValueId global_average_pool(const std::string& name, ValueId x);
+  ValueId flatten(const std::string& name, ValueId x);
+  ValueId add(const std::string& name, ValueId a, ValueId b);
+  ValueId subsample_pad(const std::string& name, ValueId x, int64_t stride, int64_t out_channels);
+  ValueId dropout(const std::string& name, ValueId x, double probability);  // the identity in inference
+  ValueId softmax(const std::string& name, ValueId x);
+  // Loss nodes; name the outputs "loss" and "correct".
+  ValueId softmax_cross_entropy(ValueId logits, ValueId labels, double label_smoothing);
+  ValueId mean_squared_error(ValueId y, ValueId labels);
+
+  void set_name(const std::string& name, ValueId value) { graph_.named[name] = value; }
+  const Shape& shape(ValueId value) const { return graph_.value(value).shape; }
+  const std::vector<ParameterInfo>& parameters() const { return parameters_; }
+  const std::vector<BufferInfo>& buffers() const { return buffers_; }
+  Mode mode() const { return mode_; }
+  bool trains() const { return mode_ == Mode::kTrain || mode_ == Mode::kTrainRunningStatistics; }
+
+  // The finished graph: norm, residual add and activation fused where nothing else reads between them.
+  Graph take();
+
+ private:
+  ValueId parameter(ParameterInfo info);
+  ValueId buffer(BufferInfo info);
+  ValueId computed(const std::string& name, Shape shape, Element element = Element::kF32, bool batched = true);
+  void node(const std::string& name, Op op, std::vector<ValueId> inputs, std::vector<ValueId> outputs);
+  const Shape& require_image(const std::string& name, const char* what, ValueId x) const;
+  ParameterInfo weight_info(const std::string& name, Shape shape, int64_t fan_in, int64_t fan_out) const;
+  ValueId pool_output(const std::string& name, ValueId x, const PoolOptions& options, int64_t stride);
+  ValueId loss_outputs(Op op, const std::string& name, ValueId y, ValueId labels);
+
+  Mode mode_;
+  Init init_;
+  double sigma_;
+  Graph graph_;
+  std::vector<ParameterInfo> parameters_;
+  std::vector<BufferInfo> buffers_;
+  std::vector<Node> updates_;  // go last
+  int32_t dropouts_ = 0;
+};
+
+// Joins Normalize -> [Add] -> [Activate] into one Normalize where nothing else reads the values between. Graph -> graph.
+Graph fuse_normalize(const Graph& graph);
+
+}  // namespace evenkeel

@@ -1,0 +1,196 @@
+// The static graph: values, nodes and the closed list of operations. Named and attributed as in ONNX where ONNX has the operation.
+//
+// Batched values hold one entry per example of the batch; their shape is that of ONE example ({C, H, W}, or {F} for tables), so a
+// graph does not depend on the batch size. Batch statistics are values like any other, and the running statistics change in one
+// place only: the UpdateRunning node.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "evenkeel/core/activation.h"
+#include "evenkeel/core/tensor.h"
+
+namespace evenkeel {
+
+using ValueId = int32_t;
+inline constexpr ValueId kNoValue = -1;
+
+enum class Role {
+  kInput,      // fed by the caller for every run (x, labels); batched
+  kParameter,  // learned; f32, in the parameter store, layout of PyTorch's state dict
+  kBuffer,     // changed by the program, not learned: running statistics; in the parameter store
+  kState,      // of an optimizer; in the parameter store
+  kComputed    // made by a node
+};
+
+enum class Element { kF32, kF64, kI32, kI64, kU8, kMoments, kNormScale, kGradientSums };
+size_t size_bytes(Element element);
+
+struct Value {
+  std::string name;
+  Role role = Role::kComputed;
+  Element element = Element::kF32;
+  bool batched = false;
+  Shape shape;  // of one example when batched
+};
+
+// --- Operations. Inputs and outputs are listed in order; [..] is optional (kNoValue when absent). ---
+
+struct Gemm {};  // x{K}, weight[N,K], [bias[N]] -> y{N}: y = x * weight^T + bias
+struct Conv {    // x{C,H,W}, weight[O,C/group,kh,kw], [bias[O]] -> y{O,H',W'}
+  int64_t stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1, group = 1;
+};
+struct MomentsOf {};     // x -> moments[C] over the batch and space
+struct ScaleOfMoments {  // moments -> scale[C] (mean, rstd): batch statistics
+  double eps = 1e-5;
+};
+struct ScaleOfRunning {  // running_mean, running_var, [count] -> scale[C]: running statistics
+  double eps = 1e-5;
+  // Divides out the start-up error of the exponential average: mean / (1 - (1-w)^t), as Adam does. Needs count (t).
+  bool bias_corrected = false;
+  double new_batch_weight = 0.1;
+};
+struct Normalize {  // x, scale, [gamma], [beta], [residual] -> y = act(gamma * (x - mean) * rstd + beta + residual)
+  Activation activation;
+};
+struct
+    UpdateRunning {  // moments, running_mean, running_var, num_batches_tracked ->; the last three are read and assigned
+  double new_batch_weight = 0.1;
+  bool biased = false;          // population variance instead of the sample variance
+  bool bias_corrected = false;  // starts from 0 and 0 and is corrected when read (ScaleOfRunning)
+};
+struct Activate {  // x -> act(x)
+  Activation activation;
+};
+struct MaxPool {  // x -> y, [index]
+  int64_t kernel_h = 2, kernel_w = 2, stride_h = 2, stride_w = 2, pad_h = 0, pad_w = 0;
+};
+struct AveragePool {  // x -> y. GlobalAveragePool is this with the whole plane as its window.
+  int64_t kernel_h = 2, kernel_w = 2, stride_h = 2, stride_w = 2, pad_h = 0, pad_w = 0;
+  bool count_include_pad = true;  // PyTorch's default
+  bool global = false;
+};
+struct Flatten {};  // x{C,H,W} -> y{C*H*W}, channels first as in PyTorch
+struct Add {};      // a, b -> a + b
+struct
+    SubsamplePad {  // x{C,H,W} -> y{C+pad_before+pad_after, ceil(H/stride), ceil(W/stride)}: every stride-th pixel, channels
+  int64_t stride = 2;  // padded with zeros: the parameter-free shortcut of CIFAR ResNets (He et al. 2016, option A)
+  int64_t pad_before = 0, pad_after = 0;
+};
+struct Dropout {  // x -> y: zero with probability p, else x / (1 - p); mask = f(seed, step, example, stream)
+  float probability = 0.5f;
+  int32_t stream = 0;  // tells the dropouts of a graph apart
+};
+struct Softmax {};  // logits{K} -> probabilities{K}
+struct
+    SoftmaxCrossEntropyLoss {  // logits{K}, labels -> loss (mean over the batch), correct (number of right predictions)
+  double label_smoothing = 0;
+};
+struct MeanSquaredError {
+};  // y{K}, labels -> loss = mean over batch and K of (y - onehot)^2, correct (argmax y == label)
+
+// --- Gradients. d* are gradients of the loss. ---
+struct GemmGradInput {};   // dy, weight -> dx
+struct GemmGradWeight {};  // x, dy -> dweight, [dbias]
+struct ConvGradInput {     // dy, weight -> dx
+  Conv conv;
+};
+struct ConvGradWeight {  // x, dy -> dweight, [dbias]
+  Conv conv;
+};
+struct NormGradientSums {  // x, dy, scale, [gamma], [beta], [residual] -> sums[C]
+  Activation activation;
+};
+struct NormGradientInput {  // x, dy, scale, [gamma], [beta], [residual], sums -> dx, [dresidual]
+  Activation activation;
+  bool batch_statistics = true;
+};
+struct NormAffineGradient {};  // sums, scale -> [dgamma], [dbeta]
+struct ActivateGradient {      // x, dy -> dx
+  Activation activation;
+};
+struct MaxPoolGradient {  // dy, index -> dx
+  MaxPool pool;
+};
+struct AveragePoolGradient {  // dy -> dx
+  AveragePool pool;
+};
+struct FlattenGradient {};     // dy -> dx
+struct SubsamplePadGradient {  // dy -> dx
+  SubsamplePad op;
+};
+struct DropoutGradient {  // dy -> dx
+  Dropout op;
+};
+struct SoftmaxCrossEntropyGradient {  // logits, labels -> dlogits (of the mean loss)
+  double label_smoothing = 0;
+};
+struct MeanSquaredErrorGradient {};  // y, labels -> dy
+
+// --- Guard, clipping and updates. Nodes that change parameters, buffers or states run after the guard only. ---
+struct CheckFinite {};  // any number of values -> ; a value that is not finite ends the run before any update
+struct
+    ClipByNorm {  // gradients... -> factor (f64): min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_
+  double max_norm = 1;
+};
+struct SgdUpdate {  // weight, gradient, [factor], [momentum buffer] ->
+  float momentum = 0, weight_decay = 0;
+  bool nesterov = false;
+};
+struct AdamUpdate {  // weight, gradient, [factor], m, v ->
+  float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0;
+  bool decoupled = false;  // AdamW
+};
+struct RmspropUpdate {  // weight, gradient, [factor], square average, [momentum buffer] ->
+  float alpha = 0.99f, eps = 1e-8f, weight_decay = 0, momentum = 0;
+};
+
+using Op =
+    std::variant<Gemm, Conv, MomentsOf, ScaleOfMoments, ScaleOfRunning, Normalize, UpdateRunning, Activate, MaxPool,
+                 AveragePool, Flatten, Add, SubsamplePad, Dropout, Softmax, SoftmaxCrossEntropyLoss, MeanSquaredError,
+                 GemmGradInput, GemmGradWeight, ConvGradInput, ConvGradWeight, NormGradientSums, NormGradientInput,
+                 NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient, FlattenGradient,
+                 SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient, MeanSquaredErrorGradient,
+                 CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate>;
+const char* name_of(const Op& op);
+
+// True for the operations that change parameters, buffers or states.
+bool is_update(const Op& op);
+
+struct Node {
+  std::string name;
+  Op op;
+  std::vector<ValueId> inputs;
+  std::vector<ValueId> outputs;
+};
+
+// Nodes in an order in which each one's inputs are there before it runs. `named` holds the values a caller asks for by name
+// ("x", "labels", "logits", "loss", ...).
+struct Graph {
+  std::vector<Value> values;
+  std::vector<Node> nodes;
+  std::map<std::string, ValueId> named;
+
+  const Value& value(ValueId id) const { return values[static_cast<size_t>(id)]; }
+  ValueId add_value(Value value) {
+    values.push_back(std::move(value));
+    return static_cast<ValueId>(values.size() - 1);
+  }
+  // The value called `name`, or kNoValue.
+  ValueId find(const std::string& name) const {
+    const auto it = named.find(name);
+    return it == named.end() ? kNoValue : it->second;
+  }
+};
+
+// Output extent of a window (floor division, as ONNX and PyTorch with ceil_mode = false); <= 0 when the window does not fit.
+int64_t window_extent(int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation);
+
+// Multi-line text of the graph for people and for tests: one node a line with shapes.
+std::string to_string(const Graph& graph);
+
+}  // namespace evenkeel

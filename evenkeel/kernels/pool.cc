@@ -1,0 +1,194 @@
+// Pooling of one example, channels last: lanes are channels. And the transposes between the two layouts.
+#include "evenkeel/kernels/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "evenkeel/kernels/pool.cc"
+#include "hwy/foreach_target.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "evenkeel/kernels/activation.h"
+#include "evenkeel/kernels/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace evenkeel::kernels {
+namespace HWY_NAMESPACE {
+namespace {
+
+using I = hn::ScalableTag<int32_t>;
+using IVec = hn::Vec<I>;
+using U8 = hn::Rebind<uint8_t, I>;
+
+// The part of a window that lies within the image.
+struct Window {
+  int64_t top, left;           // of the whole window, may be negative
+  int64_t row_begin, row_end;  // within the window
+  int64_t column_begin, column_end;
+};
+HWY_INLINE Window window_at(const PoolShape& p, int64_t oy, int64_t ox) {
+  Window w;
+  w.top = oy * p.stride_h - p.pad_h;
+  w.left = ox * p.stride_w - p.pad_w;
+  w.row_begin = std::max<int64_t>(0, -w.top);
+  w.row_end = std::min(p.kernel_h, p.h - w.top);
+  w.column_begin = std::max<int64_t>(0, -w.left);
+  w.column_end = std::min(p.kernel_w, p.w - w.left);
+  return w;
+}
+
+// Calls f(offset of the position's channels in the image, position in the window), row by row.
+template <class Function>
+HWY_INLINE void for_window(const PoolShape& p, const Window& w, const Function& f) {
+  for (int64_t i = w.row_begin; i < w.row_end; ++i) {
+    for (int64_t j = w.column_begin; j < w.column_end; ++j) {
+      f(((w.top + i) * p.w + w.left + j) * p.c, i * p.kernel_w + j);
+    }
+  }
+}
+
+// Calls f(channel, n, tail) for vectors of channels.
+template <class Function>
+HWY_INLINE void for_channels(int64_t c, const Function& f) {
+  int64_t k = 0;
+  for (; k + kLanes <= c; k += kLanes) f(k, kLanes, std::false_type());
+  if (k < c) f(k, c - k, std::true_type());
+}
+
+template <class Function>
+HWY_INLINE void for_outputs(const PoolShape& p, const Function& f) {
+  for (int64_t oy = 0; oy < p.oh; ++oy) {
+    for (int64_t ox = 0; ox < p.ow; ++ox) f(window_at(p, oy, ox), (oy * p.ow + ox) * p.c);
+  }
+}
+
+void max_pool_on_target(const float* x, const PoolShape& shape, float* y, uint8_t* index) {
+  const F f;
+  const I i32;
+  for_outputs(shape, [&](const Window& window, int64_t out) HWY_ATTR {
+    for_channels(shape.c, [&](int64_t k, int64_t n, auto tail) HWY_ATTR {
+      constexpr bool kTail = decltype(tail)::value;
+      FVec best = hn::Set(f, -std::numeric_limits<float>::infinity());
+      IVec where = hn::Set(i32, static_cast<int32_t>(window.row_begin * shape.kernel_w + window.column_begin));
+      for_window(shape, window, [&](int64_t at, int64_t position) HWY_ATTR {
+        const FVec v = load<kTail>(x + at + k, n);
+        // Not "v <= best", so that a NaN enters; and once there, it stays.
+        const auto better = hn::AndNot(hn::Le(v, best), hn::Eq(best, best));
+        best = hn::IfThenElse(better, v, best);
+        where = hn::IfThenElse(hn::RebindMask(i32, better), hn::Set(i32, static_cast<int32_t>(position)), where);
+      });
+      store<kTail>(best, y + out + k, n);
+      if (index) {
+        uint8_t lanes[kLanes];
+        hn::StoreU(hn::DemoteTo(U8(), where), U8(), lanes);
+        std::memcpy(index + out + k, lanes, static_cast<size_t>(n));
+      }
+    });
+  });
+}
+
+// dx of every window: `share` gives a position its part of dy.
+template <class Share>
+HWY_INLINE void spread_windows(const PoolShape& shape, float* dx, const Share& share) {
+  std::memset(dx, 0, static_cast<size_t>(shape.h * shape.w * shape.c) * sizeof(float));
+  for_outputs(shape, [&](const Window& window, int64_t out) HWY_ATTR {
+    for_channels(shape.c, [&](int64_t k, int64_t n, auto tail) HWY_ATTR {
+      constexpr bool kTail = decltype(tail)::value;
+      const auto part = share(window, out + k, n, tail);
+      for_window(shape, window, [&](int64_t at, int64_t position) HWY_ATTR {
+        float* to = dx + at + k;
+        store<kTail>(hn::Add(load<kTail>(to, n), part(position)), to, n);
+      });
+    });
+  });
+}
+
+void max_pool_gradient_on_target(const float* dy, const uint8_t* index, const PoolShape& shape, float* dx) {
+  const I i32;
+  spread_windows(shape, dx, [&](const Window&, int64_t at, int64_t n, auto tail) HWY_ATTR {
+    constexpr bool kTail = decltype(tail)::value;
+    uint8_t lanes[kLanes] = {};
+    std::memcpy(lanes, index + at, static_cast<size_t>(kTail ? n : kLanes));
+    const IVec winner = hn::PromoteTo(i32, hn::LoadU(U8(), lanes));
+    const FVec g = load<kTail>(dy + at, n);
+    return [=](int64_t position) HWY_ATTR {
+      const auto mine = hn::Eq(winner, hn::Set(I(), static_cast<int32_t>(position)));
+      return hn::IfThenElseZero(hn::RebindMask(F(), mine), g);
+    };
+  });
+}
+
+// What an average divides by.
+HWY_INLINE float divisor(const PoolShape& p, const Window& w) {
+  const int64_t inside = (w.row_end - w.row_begin) * (w.column_end - w.column_begin);
+  return static_cast<float>(p.count_include_pad ? p.kernel_h * p.kernel_w : inside);
+}
+
+void average_pool_on_target(const float* x, const PoolShape& shape, float* y) {
+  const F f;
+  for_outputs(shape, [&](const Window& window, int64_t out) HWY_ATTR {
+    const FVec count = hn::Set(f, divisor(shape, window));
+    for_channels(shape.c, [&](int64_t k, int64_t n, auto tail) HWY_ATTR {
+      constexpr bool kTail = decltype(tail)::value;
+      FVec sum = hn::Zero(f);
+      for_window(shape, window, [&](int64_t at, int64_t) HWY_ATTR { sum = hn::Add(sum, load<kTail>(x + at + k, n)); });
+      store<kTail>(hn::Div(sum, count), y + out + k, n);
+    });
+  });
+}
+
+void average_pool_gradient_on_target(const float* dy, const PoolShape& shape, float* dx) {
+  spread_windows(shape, dx, [&](const Window& window, int64_t at, int64_t n, auto tail) HWY_ATTR {
+    constexpr bool kTail = decltype(tail)::value;
+    const FVec g = hn::Div(load<kTail>(dy + at, n), hn::Set(F(), divisor(shape, window)));
+    return [=](int64_t) HWY_ATTR { return g; };
+  });
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace evenkeel::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace evenkeel::kernels {
+
+HWY_EXPORT(max_pool_on_target);
+HWY_EXPORT(max_pool_gradient_on_target);
+HWY_EXPORT(average_pool_on_target);
+HWY_EXPORT(average_pool_gradient_on_target);
+
+void max_pool(const float* x, const PoolShape& shape, float* y, uint8_t* index) {
+  HWY_DYNAMIC_DISPATCH(max_pool_on_target)(x, shape, y, index);
+}
+void max_pool_gradient(const float* dy, const uint8_t* index, const PoolShape& shape, float* dx) {
+  HWY_DYNAMIC_DISPATCH(max_pool_gradient_on_target)(dy, index, shape, dx);
+}
+void average_pool(const float* x, const PoolShape& shape, float* y) {
+  HWY_DYNAMIC_DISPATCH(average_pool_on_target)(x, shape, y);
+}
+void average_pool_gradient(const float* dy, const PoolShape& shape, float* dx) {
+  HWY_DYNAMIC_DISPATCH(average_pool_gradient_on_target)(dy, shape, dx);
+}
+
+namespace {
+// y[j][i] = x[i][j] in squares of 16: both sides stay in the L1 cache, whole lines are read and written.
+void transpose(const float* x, int64_t rows, int64_t columns, float* y) {
+  constexpr int64_t kSquare = 16;
+  for (int64_t i0 = 0; i0 < rows; i0 += kSquare) {
+    const int64_t i1 = std::min(i0 + kSquare, rows);
+    for (int64_t j0 = 0; j0 < columns; j0 += kSquare) {
+      const int64_t j1 = std::min(j0 + kSquare, columns);
+      for (int64_t j = j0; j < j1; ++j) {
+        for (int64_t i = i0; i < i1; ++i) y[j * rows + i] = x[i * columns + j];
+      }
+    }
+  }
+}
+}  // namespace
+
+void channels_first_to_last(const float* x, int64_t c, int64_t s, float* y) { transpose(x, c, s, y); }
+void channels_last_to_first(const float* x, int64_t c, int64_t s, float* y) { transpose(x, s, c, y); }
+
+}  // namespace evenkeel::kernels
+#endif  // HWY_ONCE

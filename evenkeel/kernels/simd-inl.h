@@ -1,0 +1,131 @@
+// What every SIMD file of this folder shares: the vector of 16 virtual lanes, tails, and flushing sums to double.
+// Compiled once per target: see foreach_target.h of Highway for this kind of include guard.
+#if defined(EVENKEEL_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef EVENKEEL_KERNELS_SIMD_INL_H_
+#undef EVENKEEL_KERNELS_SIMD_INL_H_
+#else
+#define EVENKEEL_KERNELS_SIMD_INL_H_
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace evenkeel::kernels {
+namespace HWY_NAMESPACE {
+namespace {  // each file has its own copy: names may repeat between files
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F = hn::ScalableTag<float>;
+using FVec = hn::Vec<F>;
+using D = hn::ScalableTag<double>;
+using DVec = hn::Vec<D>;
+
+inline constexpr int64_t kLanes = static_cast<int64_t>(HWY_LANES(float));
+// A vector of floats as doubles is this many vectors (one where there is a single lane).
+inline constexpr int kHalves = kLanes == 1 ? 1 : 2;
+inline constexpr int64_t kDoubleLanes = kLanes / kHalves;
+// Sums whose lanes run over space use this many lanes on every target, as one AVX-512 vector or two of AVX2, so that both
+// give the same bits.
+inline constexpr int64_t kVirtualLanes = 16;
+inline constexpr int kParts = static_cast<int>(kVirtualLanes / kLanes);
+
+// The first n (0 < n < kLanes) floats at p, the other lanes 0. Touches no byte behind them: AVX2 and AVX-512 have loads that
+// do not fault, older targets go through the stack.
+HWY_INLINE FVec load_tail(const float* HWY_RESTRICT p, int64_t n) {
+  const F f;
+#if HWY_TARGET <= HWY_AVX2
+  return hn::MaskedLoad(hn::FirstN(f, static_cast<size_t>(n)), f, p);
+#else
+  HWY_ALIGN float lanes[kLanes] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(float));
+  return hn::Load(f, lanes);
+#endif
+}
+
+// Stores the first n lanes and touches no byte behind them.
+HWY_INLINE void store_tail(FVec v, float* HWY_RESTRICT p, int64_t n) {
+  const F f;
+#if HWY_TARGET <= HWY_AVX2
+  hn::BlendedStore(v, hn::FirstN(f, static_cast<size_t>(n)), f, p);
+#else
+  HWY_ALIGN float lanes[kLanes];
+  hn::Store(v, f, lanes);
+  std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
+#endif
+}
+
+// v with the lanes from n on set to 0.
+HWY_INLINE FVec keep_first(FVec v, int64_t n) { return hn::IfThenElseZero(hn::FirstN(F(), static_cast<size_t>(n)), v); }
+
+template <bool kTail>
+HWY_INLINE FVec load(const float* HWY_RESTRICT p, int64_t n) {
+  if constexpr (kTail) return load_tail(p, n);
+  return hn::LoadU(F(), p);
+}
+
+template <bool kTail>
+HWY_INLINE void store(FVec v, float* HWY_RESTRICT p, int64_t n) {
+  if constexpr (kTail) {
+    store_tail(v, p, n);
+  } else {
+    hn::StoreU(v, F(), p);
+  }
+}
+
+template <int kHalf>
+HWY_INLINE DVec doubles_of(FVec v) {
+#if HWY_TARGET == HWY_SCALAR
+  return hn::PromoteTo(D(), v);
+#else
+  const hn::Half<F> half;
+  if constexpr (kHalf == 0) return hn::PromoteTo(D(), hn::LowerHalf(half, v));
+  return hn::PromoteTo(D(), hn::UpperHalf(half, v));
+#endif
+}
+
+// sum[0 .. kLanes) += v, in double.
+HWY_INLINE void flush_to(FVec v, double* HWY_RESTRICT sum) {
+  const D d;
+  hn::StoreU(hn::Add(hn::LoadU(d, sum), doubles_of<0>(v)), d, sum);
+  if constexpr (kHalves == 2) {
+    double* upper = sum + kDoubleLanes;
+    hn::StoreU(hn::Add(hn::LoadU(d, upper), doubles_of<1>(v)), d, upper);
+  }
+}
+
+// max(v, 0), where NaN stays NaN. x86's MAX returns its second operand when either is NaN.
+HWY_INLINE FVec rectify(FVec v) {
+  const FVec zero = hn::Zero(F());
+#if HWY_TARGET <= HWY_SSSE3  // all of x86
+  return hn::Max(zero, v);
+#else
+  return hn::IfThenElse(hn::Lt(v, zero), zero, v);
+#endif
+}
+
+// The derivative of relu at z: 1 where z > 0, 0 where z <= 0, NaN where z is NaN. On x86 by arithmetic: scaled up twice, the
+// smallest positive float is above 1, and MIN and MAX keep a NaN in their second operand. A comparison into an AVX-512 mask
+// register was measured to cost twice the whole loop.
+HWY_INLINE FVec relu_gate(FVec z) {
+  const F f;
+  const FVec one = hn::Set(f, 1.0f);
+#if HWY_TARGET <= HWY_SSSE3  // all of x86
+  const FVec large = hn::Set(f, 0x1p100f);
+  return hn::Min(one, hn::Mul(hn::Max(hn::Zero(f), hn::Mul(z, large)), large));
+#else
+  const FVec step = hn::IfThenElseZero(hn::Gt(z, hn::Zero(f)), one);
+  return hn::IfThenElse(hn::Eq(z, z), step, z);
+#endif
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace evenkeel::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

@@ -1,0 +1,37 @@
+// The state of a training run between two steps, as a file of tensors: enough to go on with the same bits.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "evenkeel/engine/parameter_store.h"
+#include "evenkeel/model_io/safetensors.h"
+
+namespace evenkeel {
+
+inline constexpr int64_t kCheckpointFormatVersion = 1;
+
+// What is not a tensor.
+struct TrainState {
+  int64_t epoch = 0;          // the current one, from 1; 0 before the first
+  int64_t step = 0;           // batches seen in all
+  int64_t updates = 0;        // steps that were not refused
+  int64_t batch = 0;          // batches done in this epoch
+  int64_t first_example = 0;  // of the next batch, in the epoch's order
+  struct Sums {
+    double loss = 0, correct = 0;  // sums over the examples of this epoch so far
+    int64_t examples = 0, refused = 0;
+  } sums;
+};
+
+// Copies every tensor of the store; `settings` travels along.
+TensorFile checkpoint_of(const TrainState& state, const std::map<std::string, std::string>& settings,
+                         const ParameterStore& store);
+
+// Assigns every tensor of the store and returns the state. Throws FormatError when the file is no checkpoint, is of a newer version or lacks
+// a tensor; UsageError naming the first setting that differs: a run is resumed with the settings it was started with.
+TrainState restore_checkpoint(const TensorFile& file, const std::string& name_for_messages,
+                              const std::map<std::string, std::string>& settings, ParameterStore& store);
+
+}  // namespace evenkeel

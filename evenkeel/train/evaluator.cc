@@ -1,0 +1,97 @@
+#include "evenkeel/train/evaluator.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "evenkeel/core/parallel.h"
+#include "evenkeel/train/batches.h"
+
+namespace evenkeel {
+
+int64_t smallest_batch(const Graph& graph) {
+  for (const Node& node : graph.nodes) {
+    if (!std::holds_alternative<MomentsOf>(node.op)) continue;
+    const Shape& x = graph.value(node.inputs[0]).shape;
+    if (x.size() == 1 || x[1] * x[2] == 1) return 2;
+  }
+  return 1;
+}
+
+Evaluator::Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSettings& settings)
+    : spec_(spec), settings_(settings), threads_(settings.threads > 0 ? settings.threads : available_cores()) {
+  if (settings.batch_size < 1)
+    throw UsageError("the batch size must be at least 1, found " + std::to_string(settings.batch_size));
+  const bool batch = settings.statistics == EvalStatistics::kBatch;
+  Network network = build_network(spec, batch ? Mode::kInferenceBatchStatistics : Mode::kInference);
+  // A last batch of one value per channel joins the one before: room for one more.
+  const int64_t room = settings.batch_size + (batch ? smallest_batch(network.graph) - 1 : 0);
+  if (batch)
+    (void)make_plan(network.graph, {.batch = settings.batch_size});  // refuses a batch of one value per channel
+  executable_ = cpu_backend(threads_)->compile(make_plan(std::move(network.graph), {.batch = room}), store);
+}
+
+EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardization& standardization) {
+  if (dataset.example_shape != spec_.input) {
+    throw UsageError("data '" + dataset.name + "' has examples of " + to_string(dataset.example_shape) +
+                     ", but the network was made for " + to_string(spec_.input));
+  }
+  const data::BatchReader reader(dataset, standardization, {}, settings_.corrupt, settings_.seed);
+  const auto classes = static_cast<size_t>(spec_.classes);
+  EvalResult result;
+  result.examples = dataset.count;
+  if (dataset.count == 0) return result;
+  result.confusion.assign(classes * classes, 0);
+  const bool batch = settings_.statistics == EvalStatistics::kBatch;
+  const BatchCut cut = cut_batches(dataset.count, settings_.batch_size, LastBatch::kKeep, batch ? 2 : 1);
+  const auto largest = static_cast<size_t>(cut.largest());
+  std::vector<int64_t> indices(largest);
+  std::vector<float> x(largest * static_cast<size_t>(reader.example_size()));
+  std::vector<int32_t> labels(largest);
+  int64_t first = 0;
+  double loss_sum = 0;
+  for (const int64_t n : cut.sizes) {
+    indices.resize(static_cast<size_t>(n));
+    std::iota(indices.begin(), indices.end(), first);
+    reader.read(indices, 0, threads_, x.data(), labels.data());
+    const auto known = [&](int64_t i) { return labels[static_cast<size_t>(i)] >= 0; };
+    int64_t known_count = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (known(i)) {
+        ++known_count;
+        if (labels[static_cast<size_t>(i)] >= spec_.classes) {
+          throw UsageError("data '" + dataset.name + "' has a label " + std::to_string(labels[static_cast<size_t>(i)]) +
+                           ", but the network has " + std::to_string(spec_.classes) + " classes");
+        }
+      }
+    }
+    std::vector<int32_t> fed(labels.begin(), labels.begin() + n);
+    for (int32_t& label : fed) label = std::max(label, 0);
+    executable_->run({.x = x.data(), .labels = fed.data(), .n = n});
+    const Tensor probabilities = executable_->read("probabilities");
+    const auto p = probabilities.values<float>();
+    for (int64_t i = 0; i < n; ++i) {
+      const auto row = p.subspan(static_cast<size_t>(i) * classes, classes);
+      const auto predicted = std::max_element(row.begin(), row.end()) - row.begin();
+      result.predictions.push_back(static_cast<int32_t>(predicted));
+      if (!known(i)) continue;
+      const auto label = static_cast<size_t>(labels[static_cast<size_t>(i)]);
+      ++result.confusion[label * classes + static_cast<size_t>(predicted)];
+      if (label == static_cast<size_t>(predicted)) result.accuracy += 1;
+    }
+    result.probabilities.insert(result.probabilities.end(), p.begin(), p.end());
+    if (known_count == n) loss_sum += executable_->scalar("loss") * static_cast<double>(n);
+    result.labelled += known_count;
+    first += n;
+  }
+  if (result.labelled > 0) {
+    result.accuracy /= static_cast<double>(result.labelled);
+    result.loss = loss_sum / static_cast<double>(result.labelled);
+  }
+  return result;
+}
+
+EvalResult evaluate(Model& model, const data::Dataset& dataset, const EvalSettings& settings) {
+  return Evaluator(model.spec, model.store, settings).run(dataset, model.standardization);
+}
+
+}  // namespace evenkeel

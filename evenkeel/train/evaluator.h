@@ -1,0 +1,53 @@
+// Evaluation: a model on a data set, by running statistics or by those of each batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "evenkeel/data/batch.h"
+#include "evenkeel/data/dataset.h"
+#include "evenkeel/engine/backend.h"
+#include "evenkeel/train/model_file.h"
+
+namespace evenkeel {
+
+enum class EvalStatistics { kRunning, kBatch };
+struct EvalSettings {
+  EvalStatistics statistics = EvalStatistics::kRunning;
+  int64_t batch_size = 256;
+  int threads = 0;  // 0: the cores this process may use
+  data::Corrupt corrupt = {};
+  uint64_t seed = 1;  // of the corruption
+};
+struct EvalResult {
+  int64_t examples = 0;
+  double loss = 0, accuracy = 0;  // over the examples whose label is known; 0 when there is none
+  int64_t labelled = 0;
+  std::vector<int32_t> predictions;  // class per example
+  std::vector<float> probabilities;  // [examples][classes], row-major
+  std::vector<int64_t> confusion;    // [true class][predicted class], row-major
+};
+
+// Compiled once, run on as many data sets as wanted. Keeps a reference to the store, whose values of the moment count.
+class Evaluator {
+ public:
+  // Throws UsageError when a batch of this size leaves one value per channel to statistics of the batch.
+  Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSettings& settings);
+  // Predictions do not depend on batch_size or threads with running statistics. Throws UsageError when the examples do not fit the network.
+  EvalResult run(const data::Dataset& dataset, const data::Standardization& standardization);
+
+ private:
+  ModelSpec spec_;
+  EvalSettings settings_;
+  int threads_;
+  std::unique_ptr<Executable> executable_;
+};
+
+// The model on a data set, once.
+EvalResult evaluate(Model& model, const data::Dataset& dataset, const EvalSettings& settings);
+
+// The least number of examples in a batch that leaves more than one value per channel to every norm of the network.
+int64_t smallest_batch(const Graph& graph);
+
+}  // namespace evenkeel

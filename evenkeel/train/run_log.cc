@@ -1,0 +1,385 @@
+#include "evenkeel/train/run_log.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/model_io/atomic_file.h"
+
+namespace evenkeel {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+// ---- record -> JSON
+// ---------------------------------------------------------------------------------------------------
+
+ordered_json json_of(double value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+  return value;
+}
+
+ordered_json json_of(const std::optional<double>& value) {
+  return value.has_value() ? json_of(*value) : ordered_json(nullptr);
+}
+
+ordered_json to_json(const RunStart& record) {
+  return {{"kind", "start"},
+          {"format_version", record.format_version},
+          {"step", record.step},
+          {"unix_time_s", json_of(record.unix_time_s)},
+          {"model", record.model},
+          {"data", record.data},
+          {"parameters", record.parameters},
+          {"train_examples", record.train_examples},
+          {"test_examples", record.test_examples},
+          {"versions", record.versions},
+          {"settings", record.settings}};
+}
+
+ordered_json to_json(const StepRecord& record) {
+  return {{"kind", "step"},
+          {"step", record.step},
+          {"epoch", record.epoch},
+          {"loss", json_of(record.loss)},
+          {"learning_rate", json_of(record.learning_rate)},
+          {"images_per_s", json_of(record.images_per_s)},
+          {"examples", record.examples}};
+}
+
+ordered_json to_json(const EpochRecord& record) {
+  return {{"kind", "epoch"},
+          {"epoch", record.epoch},
+          {"step", record.step},
+          {"train_loss", json_of(record.train_loss)},
+          {"train_accuracy", json_of(record.train_accuracy)},
+          {"test_loss", json_of(record.test_loss)},
+          {"test_accuracy", json_of(record.test_accuracy)},
+          {"images_per_s", json_of(record.images_per_s)},
+          {"seconds", json_of(record.seconds)},
+          {"refused_batches", record.refused_batches}};
+}
+
+ordered_json to_json(const CheckpointRecord& record) {
+  return {{"kind", "checkpoint"},
+          {"step", record.step},
+          {"epoch", record.epoch},
+          {"file", record.file},
+          {"seconds", json_of(record.seconds)}};
+}
+
+ordered_json to_json(const EndRecord& record) {
+  return {{"kind", "end"},
+          {"status", record.status},
+          {"step", record.step},
+          {"epoch", record.epoch},
+          {"seconds", json_of(record.seconds)},
+          {"peak_memory_bytes", record.peak_memory_bytes},
+          {"message", record.message}};
+}
+
+// ---- JSON -> record
+// ---------------------------------------------------------------------------------------------------
+
+// A line that is no record; parse_log adds where.
+struct BadLine {
+  std::string why;
+};
+
+// The fields of one line (json, not ordered_json, whose objects take quadratic time to build). A
+// field that is absent keeps its default: a later version of the same format may add some.
+class Fields {
+ public:
+  explicit Fields(const json& object) : object_(object) {}
+
+  void read(const char* key, int64_t& value) const {
+    const json* field = find(key);
+    if (field == nullptr) return;
+    const bool fits =
+        field->is_number_integer() &&
+        (!field->is_number_unsigned() || field->get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()});
+    if (!fits) throw BadLine{std::string("\"") + key + "\" is not an integer"};
+    value = field->get<int64_t>();
+  }
+
+  void read(const char* key, double& value) const {
+    if (const json* field = find(key)) value = number(*field, key);
+  }
+
+  void read(const char* key, std::optional<double>& value) const {
+    const json* field = find(key);
+    if (field == nullptr || field->is_null()) return;
+    value = number(*field, key);
+  }
+
+  void read(const char* key, std::string& value) const {
+    const json* field = find(key);
+    if (field == nullptr) return;
+    if (!field->is_string()) throw BadLine{std::string("\"") + key + "\" is not a text"};
+    value = field->get<std::string>();
+  }
+
+  void read(const char* key, std::map<std::string, std::string>& value) const {
+    const json* field = find(key);
+    if (field == nullptr) return;
+    if (!field->is_object()) throw BadLine{std::string("\"") + key + "\" is not an object"};
+    for (const auto& [name, text] : field->items()) {
+      if (!text.is_string()) throw BadLine{std::string("\"") + key + "\" holds more than texts"};
+      value[name] = text.get<std::string>();
+    }
+  }
+
+ private:
+  const json* find(const char* key) const {
+    const auto found = object_.find(key);
+    return found == object_.end() ? nullptr : &*found;
+  }
+
+  static double number(const json& field, const char* key) {
+    if (field.is_number()) return field.get<double>();
+    if (field.is_string()) {
+      const std::string& text = field.get_ref<const std::string&>();
+      if (text == "NaN") return std::numeric_limits<double>::quiet_NaN();
+      if (text == "Infinity") return std::numeric_limits<double>::infinity();
+      if (text == "-Infinity") return -std::numeric_limits<double>::infinity();
+    }
+    throw BadLine{std::string("\"") + key + "\" is not a number"};
+  }
+
+  const json& object_;
+};
+
+RunStart start_from(const Fields& fields) {
+  RunStart record;
+  fields.read("format_version", record.format_version);
+  fields.read("step", record.step);
+  fields.read("unix_time_s", record.unix_time_s);
+  fields.read("model", record.model);
+  fields.read("data", record.data);
+  fields.read("parameters", record.parameters);
+  fields.read("train_examples", record.train_examples);
+  fields.read("test_examples", record.test_examples);
+  fields.read("versions", record.versions);
+  fields.read("settings", record.settings);
+  return record;
+}
+
+StepRecord step_from(const Fields& fields) {
+  StepRecord record;
+  fields.read("step", record.step);
+  fields.read("epoch", record.epoch);
+  fields.read("loss", record.loss);
+  fields.read("learning_rate", record.learning_rate);
+  fields.read("images_per_s", record.images_per_s);
+  fields.read("examples", record.examples);
+  return record;
+}
+
+EpochRecord epoch_from(const Fields& fields) {
+  EpochRecord record;
+  fields.read("epoch", record.epoch);
+  fields.read("step", record.step);
+  fields.read("train_loss", record.train_loss);
+  fields.read("train_accuracy", record.train_accuracy);
+  fields.read("test_loss", record.test_loss);
+  fields.read("test_accuracy", record.test_accuracy);
+  fields.read("images_per_s", record.images_per_s);
+  fields.read("seconds", record.seconds);
+  fields.read("refused_batches", record.refused_batches);
+  return record;
+}
+
+CheckpointRecord checkpoint_from(const Fields& fields) {
+  CheckpointRecord record;
+  fields.read("step", record.step);
+  fields.read("epoch", record.epoch);
+  fields.read("file", record.file);
+  fields.read("seconds", record.seconds);
+  return record;
+}
+
+EndRecord end_from(const Fields& fields) {
+  EndRecord record;
+  fields.read("status", record.status);
+  fields.read("step", record.step);
+  fields.read("epoch", record.epoch);
+  fields.read("seconds", record.seconds);
+  fields.read("peak_memory_bytes", record.peak_memory_bytes);
+  fields.read("message", record.message);
+  return record;
+}
+
+// The object on a line, or nothing when the line is not JSON. No record is deeper than an object in
+// an object: more is refused before it is built, so that a hostile line of brackets costs nothing.
+json object_on(std::string_view line) {
+  constexpr int kMostDepth = 8;
+  const auto shallow = [](int depth, json::parse_event_t, json&) {
+    if (depth > kMostDepth) throw BadLine{"it is nested too deep"};
+    return true;
+  };
+  json object = json::parse(line, shallow, /*allow_exceptions=*/false);
+  if (!object.is_object()) throw BadLine{"it is not a JSON object"};
+  return object;
+}
+
+// The record on a line, or nothing when it is of a kind this version does not know. Throws BadLine.
+std::optional<LogRecord> record_on(std::string_view line) {
+  const json object = object_on(line);
+  const Fields fields(object);
+  std::string kind;
+  fields.read("kind", kind);
+  if (kind == "start") return start_from(fields);
+  if (kind == "step") return step_from(fields);
+  if (kind == "epoch") return epoch_from(fields);
+  if (kind == "checkpoint") return checkpoint_from(fields);
+  if (kind == "end") return end_from(fields);
+  if (kind.empty()) throw BadLine{"it has no \"kind\""};
+  return std::nullopt;
+}
+
+// Calls visit(line with its newline, record or nothing) for each whole line.
+template <class Visit>
+void for_each_record(std::string_view text, const std::string& name, Visit visit) {
+  int64_t number = 0;
+  while (!text.empty()) {
+    ++number;
+    const size_t newline = text.find('\n');
+    if (newline == std::string_view::npos) return;  // the process was killed while it wrote this
+    const std::string_view line = text.substr(0, newline + 1);
+    text.remove_prefix(newline + 1);
+    std::optional<LogRecord> record;
+    try {
+      record = record_on(line);
+    } catch (const BadLine& bad) {
+      if (text.empty()) return;  // after a power failure the last line may be whole but empty of sense
+      throw FormatError(name + ", line " + std::to_string(number) + " is no record of a run log: " + bad.why +
+                        "; remove the line, or the log if it is not needed");
+    }
+    if (record.has_value()) {
+      if (const auto* start = std::get_if<RunStart>(&*record);
+          start != nullptr && start->format_version > kRunLogVersion) {
+        throw FormatError(name + " is a run log of version " + std::to_string(start->format_version) +
+                          ", this program reads up to " + std::to_string(kRunLogVersion) + ": use a newer evenkeel");
+      }
+    }
+    visit(line, std::move(record));
+  }
+}
+
+std::string text_of(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// Position after the last newline of the file: where the next record belongs.
+off_t end_of_whole_lines(int descriptor, off_t size, const std::string& path) {
+  char block[4096];
+  while (size > 0) {
+    const off_t begin = size > static_cast<off_t>(sizeof block) ? size - static_cast<off_t>(sizeof block) : 0;
+    const ssize_t got = ::pread(descriptor, block, static_cast<size_t>(size - begin), begin);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) throw_io_error("read", path, got < 0 ? errno : EIO);
+    const size_t newline = std::string_view(block, static_cast<size_t>(got)).rfind('\n');
+    if (newline != std::string_view::npos) return begin + static_cast<off_t>(newline) + 1;
+    size = begin;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int64_t step_of(const LogRecord& record) {
+  return std::visit([](const auto& alternative) { return alternative.step; }, record);
+}
+
+RunLogWriter::RunLogWriter(const std::string& path) : path_(path) {
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) throw_io_error("write", path, errno);
+  try {
+    struct stat status {};
+    if (::fstat(descriptor_, &status) != 0) throw_io_error("write", path, errno);
+    if (!S_ISREG(status.st_mode)) return;  // a device or a pipe has no lines to mend
+    const off_t end = end_of_whole_lines(descriptor_, status.st_size, path);
+    if (end != status.st_size && ::ftruncate(descriptor_, end) != 0) {
+      throw_io_error("write", path, errno);
+    }
+  } catch (...) {
+    ::close(descriptor_);
+    throw;
+  }
+}
+
+RunLogWriter::~RunLogWriter() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+RunLogWriter::RunLogWriter(RunLogWriter&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+RunLogWriter& RunLogWriter::operator=(RunLogWriter&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+void RunLogWriter::append(const LogRecord& record) {
+  const ordered_json object = std::visit([](const auto& typed) { return to_json(typed); }, record);
+  const std::string line = object.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + '\n';
+  struct stat before {};
+  const bool regular = ::fstat(descriptor_, &before) == 0 && S_ISREG(before.st_mode);
+  size_t written = 0;
+  while (written < line.size()) {
+    const ssize_t now = ::write(descriptor_, line.data() + written, line.size() - written);
+    if (now < 0 && errno == EINTR) continue;
+    if (now < 0) {
+      const int why = errno;
+      // Best effort: a reader leaves a partial last line out anyway.
+      if (regular && written > 0) (void)!::ftruncate(descriptor_, before.st_size);
+      throw_io_error("write", path_, why);
+    }
+    written += static_cast<size_t>(now);
+  }
+}
+
+void RunLogWriter::sync() {
+  while (::fdatasync(descriptor_) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == EINVAL || errno == EROFS) return;  // a device or a pipe
+    throw_io_error("write", path_, errno);
+  }
+}
+
+std::vector<LogRecord> parse_log(std::string_view text, const std::string& name_for_messages) {
+  std::vector<LogRecord> records;
+  for_each_record(text, name_for_messages, [&](std::string_view, std::optional<LogRecord>&& record) {
+    if (record.has_value()) records.push_back(std::move(*record));
+  });
+  return records;
+}
+
+std::vector<LogRecord> read_log(const std::string& path) { return parse_log(text_of(read_file(path)), path); }
+
+void cut_log(const std::string& path, int64_t step) {
+  if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT) return;
+  const std::string text = text_of(read_file(path));
+  std::string kept;
+  bool after = false;  // a line of a kind not known goes with the record before it
+  for_each_record(text, path, [&](std::string_view line, std::optional<LogRecord>&& record) {
+    if (record.has_value()) {
+      after = step_of(*record) > step || std::holds_alternative<EndRecord>(*record);
+    }
+    if (!after) kept += line;
+  });
+  if (kept != text) write_file_atomically(path, kept);
+}
+
+}  // namespace evenkeel

@@ -1,0 +1,122 @@
+// The log of a training run: typed records, one JSON object per line of log.jsonl
+// (docs/formats.md).
+//   RunLogWriter log("runs/cnn-1/log.jsonl");
+//   log.append(StepRecord{.step = 1, .epoch = 1, .loss = 2.31});
+//   for (const LogRecord& record : read_log("runs/cnn-1/log.jsonl")) std::visit(..., record);
+// Numbers are written with a point and read back to the same bits; those that JSON lacks are the
+// strings "NaN", "Infinity" and
+// "-Infinity"; a value that was not measured is null.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace evenkeel {
+
+// Raised when an old reader would misread a new log; read_log refuses logs with a higher one.
+inline constexpr int64_t kRunLogVersion = 1;
+
+// Every member has an initializer, so that records may be written with the fields one knows.
+
+// The first record of a log, and again each time the run is resumed (then step > 0, or 0 when there
+// was no checkpoint).
+struct RunStart {
+  int64_t format_version = kRunLogVersion;
+  int64_t step = 0;  // steps done before this record
+  double unix_time_s = 0;
+  std::string model = {};
+  std::string data = {};
+  int64_t parameters = 0;
+  int64_t train_examples = 0;
+  int64_t test_examples = 0;
+  std::map<std::string, std::string> versions = {};  // "evenkeel", "oneDNN", "compiler", ...
+  // Every option as resolved, by its long name without dashes.
+  std::map<std::string, std::string> settings = {};
+};
+
+struct StepRecord {
+  int64_t step = 0;   // steps done, this one included: the first is 1
+  int64_t epoch = 0;  // the first is 1
+  double loss = 0;    // mean over the examples of the step
+  double learning_rate = 0;
+  double images_per_s = 0;
+  int64_t examples = 0;  // in this step
+};
+
+struct EpochRecord {
+  int64_t epoch = 0;
+  int64_t step = 0;
+  double train_loss = 0;
+  std::optional<double> train_accuracy = std::nullopt;  // 0..1; none for regression
+  std::optional<double> test_loss = std::nullopt;       // none when nothing was evaluated
+  std::optional<double> test_accuracy = std::nullopt;
+  double images_per_s = 0;
+  double seconds = 0;
+  int64_t refused_batches = 0;  // left out because they were not finite (--on-nonfinite skip)
+};
+
+struct CheckpointRecord {
+  int64_t step = 0;
+  int64_t epoch = 0;
+  std::string file = {};  // name in the run folder
+  double seconds = 0;     // to write it
+};
+
+struct EndRecord {
+  std::string status = {};  // "finished", "interrupted", "not finite", "failed"
+  int64_t step = 0;
+  int64_t epoch = 0;
+  double seconds = 0;
+  int64_t peak_memory_bytes = 0;
+  std::string message = {};  // of the error, or which tensor was not finite; empty when finished
+};
+
+using LogRecord = std::variant<RunStart, StepRecord, EpochRecord, CheckpointRecord, EndRecord>;
+
+// The step a record belongs to.
+int64_t step_of(const LogRecord& record);
+
+// Adds records to the end of the file `path`, each in one write: a process killed at any moment
+// leaves at most one partial last line. Write the records of step s before the checkpoint of step
+// s, so that a resumed run has them.
+class RunLogWriter {
+ public:
+  // Creates the file when there is none; a partial last line is removed. Throws IoError.
+  explicit RunLogWriter(const std::string& path);
+  ~RunLogWriter();
+  RunLogWriter(RunLogWriter&& other) noexcept;
+  RunLogWriter& operator=(RunLogWriter&& other) noexcept;
+
+  // Throws IoError (a full disk); then the log ends after the record before. Text that is not UTF-8
+  // is mended, not refused.
+  void append(const LogRecord& record);
+
+  // Asks the system to put all records on the disk (fsync), against power failure. Throws IoError.
+  void sync();
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
+
+// The records of a log in memory, in order. A last line that is partial (no newline, or not a whole
+// record) is left out. Records of kinds this version does not know are left out. Throws FormatError
+// (file, line) for any other line that is no record, and for a log of a newer version.
+std::vector<LogRecord> parse_log(std::string_view text, const std::string& name_for_messages);
+
+// parse_log of the file `path`. Throws further UsageError when it is missing and IoError when it
+// cannot be read.
+std::vector<LogRecord> read_log(const std::string& path);
+
+// For a run resumed from its checkpoint of step `step`: atomically removes all records of later
+// steps, all EndRecords (the run goes on) and a partial last line; the lines that stay keep their
+// bytes. Does nothing when there is no such file. Throws as read_log, and IoError when it cannot be
+// written. No RunLogWriter may be open on the file.
+void cut_log(const std::string& path, int64_t step);
+
+}  // namespace evenkeel

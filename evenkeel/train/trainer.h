@@ -1,0 +1,110 @@
+// Training: data, a specification and settings in; a run folder with log, checkpoints and model out.
+//
+//   TrainSettings settings;                      // the defaults do the main job
+//   TrainResult result = train(settings, {});
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "evenkeel/data/batch.h"
+#include "evenkeel/data/dataset.h"
+#include "evenkeel/graph/autodiff.h"
+#include "evenkeel/train/batches.h"
+#include "evenkeel/train/evaluator.h"
+#include "evenkeel/train/model_file.h"
+#include "evenkeel/train/model_spec.h"
+#include "evenkeel/train/schedule.h"
+
+namespace evenkeel {
+
+enum class OnNonfinite { kStop, kSkip };
+
+struct TrainSettings {
+  std::string data = "fashion-mnist";
+  data::LoadOptions load;     // label column, validation fraction; its seed is `seed`
+  std::string model = "cnn";  // a name of the zoo or a TOML file
+  // Overrides of the specification.
+  std::optional<NormKind> norm;
+  std::optional<NormPlacement> placement;
+  std::optional<Activation> activation;
+  std::optional<Init> init;
+  std::optional<double> init_sigma;
+  std::optional<bool> zero_gamma;
+  std::optional<double> label_smoothing;
+  std::optional<std::string> loss;
+  std::optional<double> eps, new_batch_weight;
+  std::optional<bool> biased, bias_corrected;
+
+  int64_t epochs = 3;
+  int64_t batch_size = 128;
+  OptimizerOptions optimizer{.kind = OptimizerKind::kAdamW, .weight_decay = 1e-2f};
+  double learning_rate = 3e-3;
+  ScheduleKind schedule = ScheduleKind::kOneCycle;
+  double warmup_epochs = 0;
+  double step_epochs = 1;  // schedule step: every so many epochs
+  double step_factor = 0.1;
+  uint64_t seed = 1;
+  int threads = 0;        // 0: the cores this process may use
+  int64_t max_steps = 0;  // > 0: stop after so many steps in all
+  int64_t overfit = 0;    // > 0: train on the first so many examples of every split only
+  bool dry_run = false;   // one batch of everything; writes nothing
+  LastBatch last_batch = LastBatch::kKeep;
+  OnNonfinite on_nonfinite = OnNonfinite::kStop;
+  data::Augment augment;
+  std::string out;  // "": a new numbered folder below runs/
+  bool resume = false;
+  double checkpoint_every_s = 30;
+};
+
+// Every option as resolved, by its long name without dashes: for the log, the checkpoint and the check on resume.
+std::map<std::string, std::string> settings_map(const TrainSettings& settings);
+
+struct Progress {
+  int64_t epoch = 1, epochs = 1;
+  int64_t step = 0, steps = 0;  // of the whole run
+  int64_t step_in_epoch = 0, steps_per_epoch = 0;
+  double loss = 0, accuracy = 0;  // running means of this epoch
+  double learning_rate = 0;
+  double images_per_s = 0, seconds_left = 0;
+};
+struct EpochSummary {
+  int64_t epoch = 1, epochs = 1;
+  double train_loss = 0, train_accuracy = 0;
+  std::optional<double> test_loss, test_accuracy, validation_loss, validation_accuracy;
+  double images_per_s = 0, seconds = 0;
+};
+// What the command line shows; all may be empty. Called from the training thread.
+struct TrainObserver {
+  std::function<void(const std::string&)> note;   // one sentence: a warning, what is resumed, where the run lies
+  std::function<void(const Progress&)> progress;  // after every step
+  std::function<void(const EpochSummary&)> epoch;
+  const std::atomic<bool>* stop = nullptr;  // true: finish the step, save, return status "interrupted"
+};
+
+struct TrainResult {
+  std::string status;   // "finished", "interrupted", "not finite"
+  std::string message;  // not finite: step and tensor, in one sentence
+  int64_t epochs = 0, steps = 0;
+  double train_loss = 0, train_accuracy = 0;
+  double test_loss = 0, test_accuracy = 0;
+  double images_per_s = 0;  // of the training steps
+  double seconds = 0;
+  int64_t parameters = 0;
+  int64_t peak_memory_bytes = 0;
+  std::string model_path, run_dir;
+};
+
+// Throws the errors of data, model, plan and run folder before the first step. A run that meets a value that is not finite returns
+// status "not finite" (exit code 6): the last good checkpoint is kept.
+TrainResult train(const TrainSettings& settings, const TrainObserver& observer);
+
+// Peak resident memory of this process.
+int64_t peak_memory_bytes();
+
+}  // namespace evenkeel

@@ -1,0 +1,35 @@
+// Fuzz target: IDX files, examples and labels. A parser may refuse with an evenkeel::Error; anything else is a finding.
+#include "evenkeel/data/idx.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "evenkeel/core/error.h"
+
+namespace evenkeel::data {
+namespace {
+
+template <class F>
+void attempt(F&& parse) {
+  try {
+    parse();
+  } catch (const Error&) {
+  }
+}
+
+void fuzz(const uint8_t* data, size_t size) {
+  const auto file = std::as_bytes(std::span(data, size));
+  attempt([&] { parse_idx_examples(file, "fuzz"); });
+  attempt([&] { parse_idx_labels(file, "fuzz", 10); });
+}
+
+}  // namespace
+}  // namespace evenkeel::data
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  evenkeel::data::fuzz(data, size);
+  return 0;
+}
