@@ -1,4 +1,5 @@
-// Fuzz target: CSV tables, with and without a label. A parser may refuse with an evenkeel::Error; anything else is a finding.
+// Fuzz target: CSV tables, with and without a label. A parser may refuse with an evenkeel::Error; anything else is a
+// finding.
 #include "evenkeel/data/csv.h"
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// Fuzz target: NPY arrays, as values and as labels. A parser may refuse with an evenkeel::Error; anything else is a finding.
+// Fuzz target: NPY arrays, as values and as labels. A parser may refuse with an evenkeel::Error; anything else is a
+// finding.
 #include "evenkeel/data/npy.h"
 
 #include <cstddef>

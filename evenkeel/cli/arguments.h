@@ -22,15 +22,15 @@ struct Arguments {
 
   TrainSettings train;
 
-  std::string model;               // eval, predict: the model file, or the folder of a run
-  std::string data;                // eval: "" = what the model was trained on; data info: the set
+  std::string model;  // eval, predict: the model file, or the folder of a run
+  std::string data;   // eval: "" = what the model was trained on; data info: the set
   std::optional<std::string> label;
   std::optional<double> validation;
-  std::optional<uint64_t> seed;    // eval
+  std::optional<uint64_t> seed;  // eval
   std::string split = "test";
   EvalMode statistics = EvalMode::kRunning;
   int64_t batch_size = 256;
-  int threads = 0;                 // eval, predict; 0: the cores this process may use
+  int threads = 0;  // eval, predict; 0: the cores this process may use
   data::Corrupt corrupt;
   std::string predictions;         // eval: a CSV file to write
   std::vector<std::string> files;  // predict

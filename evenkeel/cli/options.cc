@@ -8,7 +8,8 @@ namespace evenkeel::cli {
 namespace {
 
 // The field of Arguments that an option is bound to.
-#define EK_FIELD(member) [](Arguments& a) -> auto& { return a.member; }
+#define EK_FIELD(member) \
+  [](Arguments & a) -> auto& { return a.member; }
 
 const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"};
 const std::vector<std::string> kEvery = {"", "train", "eval", "predict", "data info"};
@@ -22,7 +23,8 @@ std::vector<Option> data_options() {
   return {
       {kTrain, group, "data", 'd', "D", fmt::format("What to train on: {}.", kDataWords),
        text_or(EK_FIELD(train.data), {"fashion-mnist", "mnist"}), "", "file"},
-      {kTrain, group, "label", 0, "COLUMN", "Column of a CSV file that holds the class: its name, or its number from 1 (-1 is the last).",
+      {kTrain, group, "label", 0, "COLUMN",
+       "Column of a CSV file that holds the class: its name, or its number from 1 (-1 is the last).",
        text(EK_FIELD(train.load.label_column)), "the last column"},
       {kTrain, group, "validation", 0, "F", "Share of the training set kept apart for validation.",
        number(EK_FIELD(train.load.validation_fraction), kFraction)},
@@ -30,9 +32,12 @@ std::vector<Option> data_options() {
        read_by(EK_FIELD(train.augment), data::parse_augment)},
       {kTrain, group, "batch-size", 'b', "N", "Examples per step.", integer(EK_FIELD(train.batch_size), 1, kMostBatch)},
       {kTrain, group, "last-batch", 0, "WHAT",
-       "The last, smaller batch of an epoch: keep it (merged into the one before only where a norm would see a single value), merge it "
+       "The last, smaller batch of an epoch: keep it (merged into the one before only where a norm would see a single "
+       "value), merge it "
        "always, drop it, or train it with the running statistics.",
-       choice(EK_FIELD(train.last_batch), {{"keep", LastBatch::kKeep}, {"merge", LastBatch::kMerge}, {"drop", LastBatch::kDrop},
+       choice(EK_FIELD(train.last_batch), {{"keep", LastBatch::kKeep},
+                                           {"merge", LastBatch::kMerge},
+                                           {"drop", LastBatch::kDrop},
                                            {"running", LastBatch::kRunning}})},
   };
 }
@@ -45,25 +50,31 @@ std::vector<Option> network_options() {
       {kTrain, group, "norm", 0, "KIND", "Batch normalization, or none.",
        choice(EK_FIELD(train.norm), {{"batch", NormKind::kBatch}, {"none", NormKind::kNone}}), "batch"},
       {kTrain, group, "norm-placement", 0, "WHERE", "The norm stands before or after the activation.",
-       choice(EK_FIELD(train.placement), {{"before", NormPlacement::kBefore}, {"after", NormPlacement::kAfter}}), "before"},
+       choice(EK_FIELD(train.placement), {{"before", NormPlacement::kBefore}, {"after", NormPlacement::kAfter}}),
+       "before"},
       {kTrain, group, "activation", 0, "NAME", "The activation of the hidden layers.",
        named(EK_FIELD(train.activation), activation_names(),
              [](const std::string& name) { return Activation{.kind = *activation_from_name(name)}; }),
        "relu"},
-      {kTrain, group, "norm-eps", 0, "X", "Added to the variance by the norm.", number(EK_FIELD(train.eps), kPositive), "1e-05"},
+      {kTrain, group, "norm-eps", 0, "X", "Added to the variance by the norm.", number(EK_FIELD(train.eps), kPositive),
+       "1e-05"},
       {kTrain, group, "new-batch-weight", 0, "X",
        "Weight of the new batch in the running statistics: PyTorch's momentum, 1 - Keras' momentum.",
        number(EK_FIELD(train.new_batch_weight), kShare), "0.1"},
-      {kTrain, group, "running-variance", 0, "KIND", "The running variance is that of the sample (unbiased, as PyTorch) or of the batch (biased).",
+      {kTrain, group, "running-variance", 0, "KIND",
+       "The running variance is that of the sample (unbiased, as PyTorch) or of the batch (biased).",
        choice(EK_FIELD(train.biased), {{"unbiased", false}, {"biased", true}}), "unbiased"},
       {kTrain, group, "bias-corrected", 0, "", "Remove the start values 0 and 1 from the running statistics.",
        flag(EK_FIELD(train.bias_corrected))},
       {kTrain, group, "init", 0, "KIND", "First values of the weights; default is PyTorch's.",
-       choice(EK_FIELD(train.init), {{"default", Init::kTorchDefault}, {"he", Init::kHe}, {"xavier", Init::kXavier},
-                                     {"normal", Init::kNormal}}),
+       choice(
+           EK_FIELD(train.init),
+           {{"default", Init::kTorchDefault}, {"he", Init::kHe}, {"xavier", Init::kXavier}, {"normal", Init::kNormal}}),
        "default"},
-      {kTrain, group, "init-sigma", 0, "X", "Standard deviation for --init normal.", number(EK_FIELD(train.init_sigma), kPositive), "0.01"},
-      {kTrain, group, "zero-gamma", 0, "", "Start gamma of the last norm of every residual block at 0.", flag(EK_FIELD(train.zero_gamma))},
+      {kTrain, group, "init-sigma", 0, "X", "Standard deviation for --init normal.",
+       number(EK_FIELD(train.init_sigma), kPositive), "0.01"},
+      {kTrain, group, "zero-gamma", 0, "", "Start gamma of the last norm of every residual block at 0.",
+       flag(EK_FIELD(train.zero_gamma))},
   };
 }
 
@@ -71,33 +82,41 @@ std::vector<Option> optimization_options() {
   const std::string group = "Optimization";
   return {
       {kTrain, group, "epochs", 'e', "N", "Passes over the training set.", integer(EK_FIELD(train.epochs), 1, 1000000)},
-      {kTrain, group, "learning-rate", 'l', "X", "The largest learning rate of the schedule.", number(EK_FIELD(train.learning_rate), kPositive)},
+      {kTrain, group, "learning-rate", 'l', "X", "The largest learning rate of the schedule.",
+       number(EK_FIELD(train.learning_rate), kPositive)},
       {kTrain, group, "optimizer", 0, "NAME", "How the gradients change the weights.",
        named(EK_FIELD(train.optimizer.kind), optimizer_names(), optimizer_from_name)},
       {kTrain, group, "schedule", 0, "NAME", "How the learning rate changes from step to step.",
        named(EK_FIELD(train.schedule), schedule_names(), schedule_from_name)},
-      {kTrain, group, "warmup-epochs", 0, "X", "Epochs in which the learning rate rises from 0; not for one-cycle, which has its own rise.",
+      {kTrain, group, "warmup-epochs", 0, "X",
+       "Epochs in which the learning rate rises from 0; not for one-cycle, which has its own rise.",
        number(EK_FIELD(train.warmup_epochs), kNotNegative)},
-      {kTrain, group, "step-epochs", 0, "X", "Epochs between the steps of --schedule step.", number(EK_FIELD(train.step_epochs), kPositive)},
+      {kTrain, group, "step-epochs", 0, "X", "Epochs between the steps of --schedule step.",
+       number(EK_FIELD(train.step_epochs), kPositive)},
       {kTrain, group, "step-factor", 0, "X", "What the learning rate is multiplied by at a step.",
        number(EK_FIELD(train.step_factor), kShare)},
-      {kTrain, group, "weight-decay", 0, "X", "Pull of the weights towards 0.", number(EK_FIELD(train.optimizer.weight_decay), kNotNegative),
-       "0.01 for adamw, else 0"},
+      {kTrain, group, "weight-decay", 0, "X", "Pull of the weights towards 0.",
+       number(EK_FIELD(train.optimizer.weight_decay), kNotNegative), "0.01 for adamw, else 0"},
       {kTrain, group, "decay-norm-and-bias", 0, "", "Let gamma, beta and the biases decay too.",
        flag(EK_FIELD(train.optimizer.decay_norm_and_bias))},
-      {kTrain, group, "momentum", 0, "X", "Of the optimizers momentum and nesterov.", number(EK_FIELD(train.optimizer.momentum), kFraction)},
-      {kTrain, group, "rmsprop-alpha", 0, "X", "Weight of the old mean square in rmsprop.", number(EK_FIELD(train.optimizer.alpha), kFraction)},
-      {kTrain, group, "beta1", 0, "X", "Weight of the old mean in adam and adamw.", number(EK_FIELD(train.optimizer.beta1), kFraction)},
+      {kTrain, group, "momentum", 0, "X", "Of the optimizers momentum and nesterov.",
+       number(EK_FIELD(train.optimizer.momentum), kFraction)},
+      {kTrain, group, "rmsprop-alpha", 0, "X", "Weight of the old mean square in rmsprop.",
+       number(EK_FIELD(train.optimizer.alpha), kFraction)},
+      {kTrain, group, "beta1", 0, "X", "Weight of the old mean in adam and adamw.",
+       number(EK_FIELD(train.optimizer.beta1), kFraction)},
       {kTrain, group, "beta2", 0, "X", "Weight of the old mean square in adam and adamw.",
        number(EK_FIELD(train.optimizer.beta2), kFraction)},
-      {kTrain, group, "optimizer-eps", 0, "X", "Added to the root in rmsprop, adam and adamw.", number(EK_FIELD(train.optimizer.eps), kPositive)},
+      {kTrain, group, "optimizer-eps", 0, "X", "Added to the root in rmsprop, adam and adamw.",
+       number(EK_FIELD(train.optimizer.eps), kPositive)},
       {kTrain, group, "clip-norm", 0, "X", "Clip the gradients to this norm over all parameters; 0 is off.",
        number(EK_FIELD(train.optimizer.clip_norm), kNotNegative)},
       {kTrain, group, "loss", 0, "NAME", "What is made small: cross_entropy, or mse against one-hot labels.",
        choice(EK_FIELD(train.loss), {{"cross_entropy", "cross_entropy"}, {"mse", "mse"}}), "cross_entropy"},
       {kTrain, group, "label-smoothing", 0, "X", "Share of the target spread over all classes.",
        number(EK_FIELD(train.label_smoothing), kFraction), "0"},
-      {kTrain, group, "on-nonfinite", 0, "WHAT", "A value that is not finite stops the run (exit code 6), or the batch is skipped.",
+      {kTrain, group, "on-nonfinite", 0, "WHAT",
+       "A value that is not finite stops the run (exit code 6), or the batch is skipped.",
        choice(EK_FIELD(train.on_nonfinite), {{"stop", OnNonfinite::kStop}, {"skip", OnNonfinite::kSkip}})},
   };
 }
@@ -107,55 +126,82 @@ std::vector<Option> run_options() {
   return {
       {kTrain, group, "out", 'o', "DIR", "Folder for model, checkpoints and log.", text(EK_FIELD(train.out)),
        "runs/MODEL-1, -2, ...: the first that is free", "folder"},
-      {kTrain, group, "resume", 0, "", "Go on from the last checkpoint in --out, with the other options as before.", flag(EK_FIELD(train.resume))},
-      {kTrain, group, "checkpoint-every", 0, "S", "Seconds between checkpoints, beside the one after every epoch; 0: only that one.",
+      {kTrain, group, "resume", 0, "", "Go on from the last checkpoint in --out, with the other options as before.",
+       flag(EK_FIELD(train.resume))},
+      {kTrain, group, "checkpoint-every", 0, "S",
+       "Seconds between checkpoints, beside the one after every epoch; 0: only that one.",
        number(EK_FIELD(train.checkpoint_every_s), kNotNegative)},
-      {kTrain, group, "seed", 0, "N", "All that is random follows from it: splits, first weights, order, dropout, augmentation.",
+      {kTrain, group, "seed", 0, "N",
+       "All that is random follows from it: splits, first weights, order, dropout, augmentation.",
        integer(EK_FIELD(train.seed), 0)},
       {kTrain, group, "threads", 't', "N", "Threads; the result is the same to the bit for any number.",
        integer(EK_FIELD(train.threads), 1, kMostThreads), "the cores this process may use"},
-      {kTrain, group, "max-steps", 0, "N", "Stop after so many steps.", integer(EK_FIELD(train.max_steps), 1), "no limit"},
-      {kTrain, group, "overfit", 0, "N", "Use only the first N examples of every split: a network that cannot learn these by heart has a fault.",
+      {kTrain, group, "max-steps", 0, "N", "Stop after so many steps.", integer(EK_FIELD(train.max_steps), 1),
+       "no limit"},
+      {kTrain, group, "overfit", 0, "N",
+       "Use only the first N examples of every split: a network that cannot learn these by heart has a fault.",
        integer(EK_FIELD(train.overfit), 1), "all examples"},
-      {kTrain, group, "dry-run", 0, "", "One batch of everything, to see that it works; writes nothing.", flag(EK_FIELD(train.dry_run))},
+      {kTrain, group, "dry-run", 0, "", "One batch of everything, to see that it works; writes nothing.",
+       flag(EK_FIELD(train.dry_run))},
   };
 }
 
 std::vector<Option> eval_options() {
   return {
-      {kEval, "Model", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file", true, true},
+      {kEval, "Model", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file",
+       true, true},
       {kEval, "Data", "data", 'd', "D", fmt::format("What to evaluate on: {}.", kDataWords),
        text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "what the model was trained on", "file"},
       {kEval, "Data", "split", 0, "NAME", "Which part of it.",
        choice(EK_FIELD(split), {{"test", "test"}, {"validation", "validation"}, {"train", "train"}})},
-      {kEval, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)), "as in training"},
-      {kEval, "Data", "validation", 0, "F", "Share of the training set that is the validation set.", number(EK_FIELD(validation), kFraction),
+      {kEval, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)),
        "as in training"},
+      {kEval, "Data", "validation", 0, "F", "Share of the training set that is the validation set.",
+       number(EK_FIELD(validation), kFraction), "as in training"},
       {kEval, "Data", "corrupt", 0, "WHAT",
-       "Change the images first: contrast=0.3, brightness=0.3, blur3, noise=0.1 or invert.", read_by(EK_FIELD(corrupt), data::parse_corrupt)},
-      {kEval, "Evaluation", "statistics", 0, "KIND", "Normalize by the running statistics, by those of each batch, or show both.",
-       choice(EK_FIELD(statistics), {{"running", EvalMode::kRunning}, {"batch", EvalMode::kBatch}, {"both", EvalMode::kBoth}})},
-      {kEval, "Evaluation", "predictions", 0, "FILE.csv", "Write label, class and probability of every example to this file.",
-       text(EK_FIELD(predictions)), "not written", "file"},
-      {kEval, "Run", "seed", 0, "N", "Of the splits of a file without a test set, and of the noise.", integer(EK_FIELD(seed), 0), "as in training"},
+       "Change the images first: contrast=0.3, brightness=0.3, blur3, noise=0.1 or invert.",
+       read_by(EK_FIELD(corrupt), data::parse_corrupt)},
+      {kEval, "Evaluation", "statistics", 0, "KIND",
+       "Normalize by the running statistics, by those of each batch, or show both.",
+       choice(EK_FIELD(statistics),
+              {{"running", EvalMode::kRunning}, {"batch", EvalMode::kBatch}, {"both", EvalMode::kBoth}})},
+      {kEval, "Evaluation", "predictions", 0, "FILE.csv",
+       "Write label, class and probability of every example to this file.", text(EK_FIELD(predictions)), "not written",
+       "file"},
+      {kEval, "Run", "seed", 0, "N", "Of the splits of a file without a test set, and of the noise.",
+       integer(EK_FIELD(seed), 0), "as in training"},
   };
 }
 
 std::vector<Option> other_options() {
   const std::vector<std::string> eval_and_predict = {"eval", "predict"};
   return {
-      {kPredict, "Input", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file", true, true},
-      {kPredict, "Input", "FILE", 0, "", "PNG images, NPY arrays or CSV rows of features.", texts(EK_FIELD(files)), "", "file", true, true},
+      {kPredict, "Input", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file",
+       true, true},
+      {kPredict, "Input", "FILE", 0, "", "PNG images, NPY arrays or CSV rows of features.", texts(EK_FIELD(files)), "",
+       "file", true, true},
       {kPredict, "Output", "top", 'k', "K", "Show the K most probable classes.", integer(EK_FIELD(top), 1)},
-      {eval_and_predict, "Run", "batch-size", 'b', "N", "Examples at a time; the running statistics give the same answers for any number.",
+      {eval_and_predict, "Run", "batch-size", 'b', "N",
+       "Examples at a time; the running statistics give the same answers for any number.",
        integer(EK_FIELD(batch_size), 1, kMostBatch)},
       {eval_and_predict, "Run", "threads", 't', "N", "Threads; the result is the same to the bit for any number.",
        integer(EK_FIELD(threads), 1, kMostThreads), "the cores this process may use"},
-      {kDataInfo, "Data", "DATA", 0, "", fmt::format("The data set: {}.", kDataWords), text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "",
-       "file", true, true},
-      {kDataInfo, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)), "the last column"},
+      {kDataInfo, "Data", "DATA", 0, "", fmt::format("The data set: {}.", kDataWords),
+       text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "", "file", true, true},
+      {kDataInfo, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)),
+       "the last column"},
       {{"help"}, "", "COMMAND", 0, "", "The command to show.", texts(EK_FIELD(topic)), "", "", true},
-      {{"generate"}, "", "WHAT", 0, "", "man, docs, completion-bash, completion-zsh or completion-fish.", texts(EK_FIELD(topic)), "", "", true, true},
+      {{"generate"},
+       "",
+       "WHAT",
+       0,
+       "",
+       "man, docs, completion-bash, completion-zsh or completion-fish.",
+       texts(EK_FIELD(topic)),
+       "",
+       "",
+       true,
+       true},
   };
 }
 
@@ -163,12 +209,20 @@ std::vector<Option> common_options() {
   const std::string group = "Output";
   const std::vector<std::string> with_result = {"train", "eval", "predict", "data info"};
   return {
-      {with_result, group, "json", 0, "", "Print one JSON object on standard output, and nothing else there.", flag(EK_FIELD(json))},
+      {with_result, group, "json", 0, "", "Print one JSON object on standard output, and nothing else there.",
+       flag(EK_FIELD(json))},
       {with_result, group, "quiet", 'q', "", "No messages but errors.", flag(EK_FIELD(quiet))},
       {with_result, group, "verbose", 'v', "", "Say more.", flag(EK_FIELD(verbose))},
       {kEvery, group, "color", 0, "WHEN", "Colours: on terminals (auto), always or never.",
-       choice(EK_FIELD(color), {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}})},
-      {{"", "train", "eval", "predict", "data", "data info", "help", "generate"}, group, "help", 'h', "", "Show this help.", flag(EK_FIELD(help))},
+       choice(EK_FIELD(color),
+              {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}})},
+      {{"", "train", "eval", "predict", "data", "data info", "help", "generate"},
+       group,
+       "help",
+       'h',
+       "",
+       "Show this help.",
+       flag(EK_FIELD(help))},
       {{""}, group, "version", 0, "", "Show the version and the instruction set in use.", flag(EK_FIELD(version))},
   };
 }
@@ -177,7 +231,8 @@ std::vector<Option> common_options() {
 
 std::vector<Option> all_options() {
   std::vector<Option> all;
-  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, other_options, common_options}) {
+  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, other_options,
+                    common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;
@@ -198,24 +253,29 @@ const std::vector<Command>& commands() {
        {{"evenkeel train", "train the default network on Fashion-MNIST: some minutes"},
         {"evenkeel eval runs/cnn-1", "its loss and accuracy on the test set"},
         {"evenkeel predict runs/cnn-1 shirt.png", "what is on a picture"}},
-       "Results go to standard output, messages to standard error. `evenkeel help COMMAND` tells more about a command."},
+       "Results go to standard output, messages to standard error. `evenkeel help COMMAND` tells more about a "
+       "command."},
       {"train",
        "train a network; save it with checkpoints and a log",
        "evenkeel train [OPTIONS]",
        {{"evenkeel train", "a small convolutional network on Fashion-MNIST, 3 epochs"},
-        {"evenkeel train --model mlp --epochs 10 --optimizer adam --learning-rate 1e-3 --schedule constant", "another network, other rules"},
+        {"evenkeel train --model mlp --epochs 10 --optimizer adam --learning-rate 1e-3 --schedule constant",
+         "another network, other rules"},
         {"evenkeel train --data iris.csv --label species --model mlp --batch-size 16", "a table of numbers"},
         {"evenkeel train --out runs/cnn-1 --resume", "go on with a run that was stopped"},
         {"evenkeel train --model net.toml --dry-run", "does it work at all?"}},
-       "The folder of the run holds model.safetensors (the whole model in one file), checkpoint-* (the last two) and log.jsonl. Ctrl-C "
-       "finishes the step, saves, and exits with 130. The options of the group Network override what a TOML file says."},
+       "The folder of the run holds model.safetensors (the whole model in one file), checkpoint-* (the last two) and "
+       "log.jsonl. Ctrl-C "
+       "finishes the step, saves, and exits with 130. The options of the group Network override what a TOML file "
+       "says."},
       {"eval",
        "loss and accuracy of a model on a data set",
        "evenkeel eval MODEL [OPTIONS]",
        {{"evenkeel eval runs/cnn-1", "on the test set of what it was trained on"},
         {"evenkeel eval runs/cnn-1 --statistics both", "running statistics against those of each batch"},
         {"evenkeel eval runs/cnn-1 --corrupt contrast=0.3 --json", "on pictures it was not trained for"}},
-       "The model file holds all that is needed: architecture, weights, running statistics and the standardization of the inputs."},
+       "The model file holds all that is needed: architecture, weights, running statistics and the standardization of "
+       "the inputs."},
       {"predict",
        "classes and probabilities of examples",
        "evenkeel predict MODEL FILE... [OPTIONS]",
@@ -223,15 +283,28 @@ const std::vector<Command>& commands() {
         {"evenkeel predict runs/mlp-1 rows.csv --top 3", "the three most probable classes of every row"},
         {"evenkeel predict runs/cnn-1 batch.npy --json", "all examples of an array"}},
        "CSV files hold features only. Lines are separated by tabs unless standard output is a terminal."},
-      {"data", "look at data sets", "evenkeel data info D [OPTIONS]", {{"evenkeel data info fashion-mnist", "sizes, classes, mean and deviation"}}, ""},
+      {"data",
+       "look at data sets",
+       "evenkeel data info D [OPTIONS]",
+       {{"evenkeel data info fashion-mnist", "sizes, classes, mean and deviation"}},
+       ""},
       {"data info",
        "sizes, classes and statistics of a data set",
        "evenkeel data info DATA [OPTIONS]",
        {{"evenkeel data info fashion-mnist", "sizes, classes, mean and standard deviation"},
         {"evenkeel data info iris.csv --label species --json", "a table, for a program to read"}},
        ""},
-      {"help", "show the help of a command", "evenkeel help [COMMAND]", {{"evenkeel help train", "all about training"}}, ""},
-      {"generate", "write the man page, the documents or a shell's completions", "evenkeel generate WHAT", {}, "", true},
+      {"help",
+       "show the help of a command",
+       "evenkeel help [COMMAND]",
+       {{"evenkeel help train", "all about training"}},
+       ""},
+      {"generate",
+       "write the man page, the documents or a shell's completions",
+       "evenkeel generate WHAT",
+       {},
+       "",
+       true},
   };
   return table;
 }

@@ -30,8 +30,8 @@ struct Option {
   std::string value;                  // name of the value in the help: "N"; "" for flags
   std::string help;                   // one sentence
   Binding binding;
-  std::string standard = {};    // the default in words, where show() cannot say it
-  std::string completes = {};   // "file" or "folder": what a shell offers for the value
+  std::string standard = {};   // the default in words, where show() cannot say it
+  std::string completes = {};  // "file" or "folder": what a shell offers for the value
   bool positional = false;
   bool required = false;
   bool hidden = false;

@@ -19,9 +19,16 @@ std::string see_help(const std::string& command) {
   return fmt::format("`{} --help` shows what there is", program_and(command));
 }
 
-std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates, const std::string& prefix = "") {
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates,
+                         const std::string& prefix = "") {
   const std::string closest = closest_match(word, candidates);
-  return closest.empty() ? "" : fmt::format("; did you mean '{}{}'?", prefix, closest);
+  return closest.empty() ? "" : fmt::format("; did you mean '{}{}'", prefix, closest);
+}
+
+// "what is wrong; what to try", or where the first part ends in a suggestion, "what is wrong; did you mean 'x'? What to try".
+std::string joined_sentence(const std::string& wrong, const std::string& suggestion, const std::string& remedy) {
+  if (suggestion.empty()) return wrong + "; " + remedy;
+  return wrong + suggestion + "? (" + remedy + ")";
 }
 
 // The name of a command that begins with these words, or "".
@@ -73,7 +80,8 @@ std::vector<std::string> join_values(const std::vector<std::string>& words, cons
       if (!is_option) value = words[++i];
     }
     if (value.empty()) {
-      throw UsageError(fmt::format("option --{} needs a value: --{} {}; {}", option->name, option->name, option->value, see_help(command)));
+      throw UsageError(fmt::format("option --{} needs a value: --{} {}; {}", option->name, option->name, option->value,
+                                   see_help(command)));
     }
     joined.push_back("--" + option->name + "=" + value);
   }
@@ -93,8 +101,9 @@ void assign(const Option& option, Arguments& arguments, const std::string& value
     arguments.given.insert(option.name);
     return;
   }
-  throw UsageError(fmt::format("{}: found '{}', expected {}{}", shown_name(option), value, *expected,
-                               did_you_mean(value, option.binding.words)));
+  const std::string suggestion = did_you_mean(value, option.binding.words);
+  throw UsageError(fmt::format("{}: found '{}', expected {}{}{}", shown_name(option), value, *expected, suggestion,
+                               suggestion.empty() ? "" : "?"));
 }
 
 void add_to(CLI::App& app, const Option& option, Arguments& arguments) {
@@ -110,9 +119,11 @@ void add_to(CLI::App& app, const Option& option, Arguments& arguments) {
   });
   if (option.binding.many) {
     added->expected(1, 1 << 20);
+    added->allow_extra_args();
     added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   } else {
-    added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);  // the last one counts, so that an alias can be overruled
+    added->multi_option_policy(
+        CLI::MultiOptionPolicy::TakeLast);  // the last one counts, so that an alias can be overruled
   }
 }
 
@@ -127,6 +138,7 @@ std::map<std::string, CLI::App*> build(CLI::App& root, Arguments& arguments) {
       app = parent->add_subcommand(space == command.name.npos ? command.name : command.name.substr(space + 1));
     }
     app->set_help_flag();
+    app->require_subcommand(0, 1);  // the words after a command are its own, even when they read like another command
     app->allow_extras();
     apps[command.name] = app;
     for (const Option& option : options()) {
@@ -146,17 +158,19 @@ std::map<std::string, CLI::App*> build(CLI::App& root, Arguments& arguments) {
   }
   if (const Option* elsewhere = option_named(word, command); elsewhere != nullptr) {
     const std::string& owner = elsewhere->commands.front();
-    throw UsageError(
-        fmt::format("`{}` has no option '{}'; `{}` has it; {}", program_and(command), name, program_and(owner), see_help(command)));
+    throw UsageError(fmt::format("`{}` has no option '{}'; `{}` has it; {}", program_and(command), name,
+                                 program_and(owner), see_help(command)));
   }
   const std::string bare = name.substr(std::min(name.find_first_not_of('-'), name.size()));
-  throw UsageError(fmt::format("`{}` has no option '{}'{}; {}", program_and(command), name, did_you_mean(bare, names, "--"), see_help(command)));
+  throw UsageError(joined_sentence(fmt::format("`{}` has no option '{}'", program_and(command), name),
+                                   did_you_mean(bare, names, "--"), see_help(command)));
 }
 
 void refuse_extras(const std::vector<std::string>& extras, const std::string& command) {
   if (extras.empty()) return;
   for (const std::string& word : extras) {
-    if (word.size() > 1 && word[0] == '-' && word != "--" && !(command.empty() && extras.front()[0] != '-')) refuse_option(word, command);
+    if (word.size() > 1 && word[0] == '-' && word != "--" && !(command.empty() && extras.front()[0] != '-'))
+      refuse_option(word, command);
   }
   const std::string& word = extras.front();
   std::vector<std::string> names;
@@ -166,17 +180,19 @@ void refuse_extras(const std::vector<std::string>& extras, const std::string& co
     if (below && !known.hidden) names.push_back(command.empty() ? known.name : known.name.substr(command.size() + 1));
   }
   if (!names.empty()) {
-    throw UsageError(fmt::format("there is no command '{}'{}; there are: {}", command.empty() ? word : command + " " + word,
-                                 did_you_mean(word, names), fmt::join(names, ", ")));
+    throw UsageError(
+        joined_sentence(fmt::format("there is no command '{}'", command.empty() ? word : command + " " + word),
+                        did_you_mean(word, names), fmt::format("the commands are {}", fmt::join(names, ", "))));
   }
-  throw UsageError(fmt::format("`{}` takes no '{}'; values of options stand behind their names; {}", program_and(command), word, see_help(command)));
+  throw UsageError(fmt::format("`{}` takes no '{}'; values of options stand behind their names; {}",
+                               program_and(command), word, see_help(command)));
 }
 
 void require(const Arguments& arguments) {
   for (const Option& option : options_of(arguments.command)) {
     if (!option.required || arguments.given.count(option.name) > 0) continue;
-    throw UsageError(fmt::format("`{}` needs {}: {} {}", program_and(arguments.command), option.name, option.name == "MODEL" ? "a model." : "more.",
-                                 "Usage: " + find_command(arguments.command)->usage));
+    throw UsageError(fmt::format("`{}` needs {}: {}; {}", program_and(arguments.command), option.name,
+                                 find_command(arguments.command)->usage, see_help(arguments.command)));
   }
 }
 
@@ -210,13 +226,15 @@ void settle(Arguments& arguments) {
   TrainSettings& train = arguments.train;
   train.load.seed = train.seed;
   // 0.01 is AdamW's; in the others it would be a penalty that nobody asked for.
-  if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW) train.optimizer.weight_decay = 0;
+  if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW)
+    train.optimizer.weight_decay = 0;
   if (arguments.command != "train") return;
   if (train.resume && train.out.empty()) {
     throw UsageError("--resume needs --out DIR, the folder of the run to go on with");
   }
   if (train.resume && train.dry_run) {
-    throw UsageError("--resume and --dry-run do not go together: a dry run reads and writes no run; leave one of them out");
+    throw UsageError(
+        "--resume and --dry-run do not go together: a dry run reads and writes no run; leave one of them out");
   }
 }
 

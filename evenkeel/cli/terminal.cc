@@ -37,7 +37,8 @@ int width_of(std::FILE* stream) {
 std::string bar_text(double fraction, int columns, const Terminal& terminal) {
   const int done = static_cast<int>(std::lround(std::clamp(fraction, 0.0, 1.0) * columns));
   std::string full, empty;
-  for (int i = 0; i < columns; ++i) (i < done ? full : empty) += terminal.utf8 ? (i < done ? "━" : "─") : (i < done ? "=" : ".");
+  for (int i = 0; i < columns; ++i)
+    (i < done ? full : empty) += terminal.utf8 ? (i < done ? "━" : "─") : (i < done ? "=" : ".");
   return full + terminal.dim(empty);
 }
 
@@ -74,7 +75,7 @@ std::string wrap(const std::string& text, size_t width, size_t indent) {
       result += ' ';
       ++column;
     }
-    result.append(text, position, length);
+    for (size_t i = position; i < end; ++i) result += text[i] == kFixedSpace ? ' ' : text[i];
     column += length;
     position = end + 1;
   }
@@ -99,14 +100,18 @@ std::string percent_text(double fraction) {
 }
 
 std::string progress_text(const Progress& p, const Terminal& terminal) {
-  const double fraction = p.steps_per_epoch > 0 ? static_cast<double>(p.step_in_epoch) / static_cast<double>(p.steps_per_epoch) : 0;
+  const double fraction =
+      p.steps_per_epoch > 0 ? static_cast<double>(p.step_in_epoch) / static_cast<double>(p.steps_per_epoch) : 0;
   const std::string head = fmt::format("epoch {}/{} ", p.epoch, p.epochs);
   const std::string parts[] = {
-      fmt::format(" {:3.0f} %", 100 * fraction), fmt::format("  loss {:.4f}", p.loss),
-      "  accuracy " + percent_text(p.accuracy), fmt::format("  {:.0f} images/s", p.images_per_s),
+      fmt::format(" {:3.0f} %", 100 * fraction),
+      fmt::format("  loss {:.4f}", p.loss),
+      "  accuracy " + percent_text(p.accuracy),
+      fmt::format("  {:.0f} images/s", p.images_per_s),
       fmt::format("  {} left", duration_text(p.seconds_left)),
   };
-  const size_t room = static_cast<size_t>(terminal.width) - 1;  // the last column would move the cursor to the next line
+  const size_t room =
+      static_cast<size_t>(terminal.width) - 1;  // the last column would move the cursor to the next line
   constexpr size_t kBarLeast = 10, kBarMost = 40;
   std::string tail;
   for (const std::string& part : parts) {

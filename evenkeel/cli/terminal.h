@@ -26,12 +26,15 @@ struct Terminal {
 // Automatic colour: on terminals, unless NO_COLOR is set to anything but "" or TERM is dumb.
 Terminal terminal_of(std::FILE* stream, ColorChoice choice);
 
+// A space at which wrap does not break the line.
+inline constexpr char kFixedSpace = '\x01';
+
 // Text broken at spaces into lines of at most `width` columns, every one but the first after `indent` spaces.
 std::string wrap(const std::string& text, size_t width, size_t indent);
 
-std::string duration_text(double seconds);      // "8 s", "3:05", "1:02:03"
-std::string bytes_text(double bytes);           // "312 MiB"
-std::string percent_text(double fraction);      // "92.31 %"; "not measured" for NaN
+std::string duration_text(double seconds);  // "8 s", "3:05", "1:02:03"
+std::string bytes_text(double bytes);       // "312 MiB"
+std::string percent_text(double fraction);  // "92.31 %"; "not measured" for NaN
 
 // One line of a training run, at most terminal.width - 1 columns: epoch, bar, loss, accuracy, images/s, time left; what does not fit
 // is left out, from the end.

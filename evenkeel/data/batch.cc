@@ -130,7 +130,8 @@ void shift_plane(float* plane, int64_t height, int64_t width, int64_t dy, int64_
   }
 }
 
-// out[k] = table[bytes[k]]. Eight bytes by one load: the look-up is bound by the load units, and this halves their work.
+// out[k] = table[bytes[k]]. Eight bytes by one load: the look-up is bound by the load units, and this halves their
+// work.
 void look_up(const float* __restrict table, const uint8_t* __restrict bytes, int64_t n, float* __restrict out) {
   int64_t k = 0;
   for (; k + 8 <= n; k += 8) {
@@ -239,7 +240,8 @@ BatchReader::BatchReader(const Dataset& dataset, const Standardization& standard
   }
 }
 
-// Where the crop lies and whether it is flipped; all three are drawn always, so that one option leaves the other's draws.
+// Where the crop lies and whether it is flipped; all three are drawn always, so that one option leaves the other's
+// draws.
 BatchReader::Placement BatchReader::placement(uint64_t epoch, int64_t index) const {
   Placement place;
   if (!augment_.any()) return place;

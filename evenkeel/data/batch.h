@@ -1,4 +1,5 @@
-// Batches: the order of an epoch, augmentation, corruption, and the reader that turns examples into standardized floats.
+// Batches: the order of an epoch, augmentation, corruption, and the reader that turns examples into standardized
+// floats.
 //
 //   BatchReader reader(splits.train, standardization_of(splits.train), parse_augment("crop4,flip"), {}, seed);
 //   const auto order = epoch_order(splits.train.count, seed, epoch);

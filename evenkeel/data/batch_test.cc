@@ -7,7 +7,7 @@
 #include <numeric>
 #include <set>
 
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {
@@ -44,8 +44,8 @@ Standardization no_change(int64_t channels) {
           std::vector<double>(static_cast<size_t>(channels), 1.0)};
 }
 
-std::vector<float> read(const BatchReader& reader, const std::vector<int64_t>& indices,
-                        uint64_t epoch = 0, int threads = 1) {
+std::vector<float> read(const BatchReader& reader, const std::vector<int64_t>& indices, uint64_t epoch = 0,
+                        int threads = 1) {
   const auto size = indices.size() * static_cast<size_t>(reader.example_size());
   std::vector<float> x(size, std::numeric_limits<float>::quiet_NaN());
   reader.read(indices, epoch, threads, x.data(), nullptr);
@@ -97,18 +97,16 @@ TEST(ParseAugment, refuses_other_words_with_a_suggestion) {
 TEST(ParseCorrupt, reads_every_kind_and_writes_it_back) {
   EXPECT_EQ(parse_corrupt("contrast=0.3"), (Corrupt{Corrupt::Kind::kContrast, 0.3}));
   EXPECT_EQ(parse_corrupt(""), Corrupt{});
-  for (const char* text :
-       {"none", "contrast=0.3", "brightness=-0.25", "blur3", "noise=0.1", "invert"}) {
+  for (const char* text : {"none", "contrast=0.3", "brightness=-0.25", "blur3", "noise=0.1", "invert"}) {
     EXPECT_EQ(to_string(parse_corrupt(text)), text);
   }
 }
 
 TEST(ParseCorrupt, refuses_other_words_with_a_suggestion) {
-  EXPECT_SAYS(message_of<UsageError>([] { parse_corrupt("contrst=0.3"); }),
-              "did you mean 'contrast'?");
+  EXPECT_SAYS(message_of<UsageError>([] { parse_corrupt("contrst=0.3"); }), "did you mean 'contrast'?");
   EXPECT_SAYS(message_of<UsageError>([] { parse_corrupt("noise=-1"); }), "not negative");
-  for (const char* text : {"contrast", "contrast=", "contrast=x", "contrast=nan", "invert=1",
-                           "noise=1e999", "blur5", "contrast=0,3"}) {
+  for (const char* text :
+       {"contrast", "contrast=", "contrast=x", "contrast=nan", "invert=1", "noise=1e999", "blur5", "contrast=0,3"}) {
     EXPECT_THROW(parse_corrupt(text), UsageError) << text;
   }
 }
@@ -149,8 +147,7 @@ TEST(BatchReader, does_not_depend_on_threads_batches_or_places) {
   const Dataset floats = as_floats(bytes);
   for (const Dataset* set : {&bytes, &floats}) {
     for (const char* corrupt : {"none", "noise=0.1", "blur3", "contrast=0.3"}) {
-      const BatchReader reader(*set, no_change(3), parse_augment("crop4,flip"),
-                               parse_corrupt(corrupt), 9);
+      const BatchReader reader(*set, no_change(3), parse_augment("crop4,flip"), parse_corrupt(corrupt), 9);
       const auto together = read(reader, all(50), 3, 1);
       EXPECT_EQ(read(reader, all(50), 3, 2), together);
       EXPECT_EQ(read(reader, all(50), 3, 7), together);
@@ -169,16 +166,16 @@ TEST(BatchReader, does_not_depend_on_threads_batches_or_places) {
 }
 
 // The value of the padded, shifted and perhaps flipped example at (c, y, x): the definition, pixel by pixel.
-float shifted(const std::vector<float>& plain, const Shape& s, int64_t c, int64_t y, int64_t x,
-              int64_t dy, int64_t dx, bool flip) {
+float shifted(const std::vector<float>& plain, const Shape& s, int64_t c, int64_t y, int64_t x, int64_t dy, int64_t dx,
+              bool flip) {
   if (flip) x = s[2] - 1 - x;
   const int64_t from_y = y + dy, from_x = x + dx;
   if (from_y < 0 || from_y >= s[1] || from_x < 0 || from_x >= s[2]) return 0;
   return plain[static_cast<size_t>((c * s[1] + from_y) * s[2] + from_x)];
 }
 
-bool is_placement(const std::vector<float>& found, const std::vector<float>& plain, const Shape& s,
-                  int64_t dy, int64_t dx, bool flip) {
+bool is_placement(const std::vector<float>& found, const std::vector<float>& plain, const Shape& s, int64_t dy,
+                  int64_t dx, bool flip) {
   size_t k = 0;
   for (int64_t c = 0; c < s[0]; ++c) {
     for (int64_t y = 0; y < s[1]; ++y) {
@@ -248,8 +245,7 @@ TEST(BatchReader, corruptions_of_single_pixels_follow_their_formulas) {
 
 TEST(BatchReader, corruption_comes_before_the_black_margin) {
   const Dataset bytes = images(40, {1, 4, 4});
-  const auto x = read(BatchReader(bytes, no_change(1), parse_augment("crop3"), parse_corrupt("invert")),
-                      all(40));
+  const auto x = read(BatchReader(bytes, no_change(1), parse_augment("crop3"), parse_corrupt("invert")), all(40));
   EXPECT_GT(std::count(x.begin(), x.end(), 0.0f), 40);
   EXPECT_EQ(std::count(x.begin(), x.end(), 1.0f), 0);
 }
@@ -279,10 +275,8 @@ TEST(BatchReader, blur_is_the_mean_of_nine_with_a_reflected_border) {
 TEST(BatchReader, noise_has_its_deviation_and_belongs_to_the_example) {
   const Dataset bytes = images(100, {1, 10, 10});
   const auto plain = read(BatchReader(bytes, no_change(1)), all(100));
-  const auto noisy =
-      read(BatchReader(bytes, no_change(1), {}, parse_corrupt("noise=0.1"), 1), all(100));
-  const auto other =
-      read(BatchReader(bytes, no_change(1), {}, parse_corrupt("noise=0.1"), 2), all(100));
+  const auto noisy = read(BatchReader(bytes, no_change(1), {}, parse_corrupt("noise=0.1"), 1), all(100));
+  const auto other = read(BatchReader(bytes, no_change(1), {}, parse_corrupt("noise=0.1"), 2), all(100));
   EXPECT_NE(noisy, other);
   double sum = 0, squares = 0;
   for (size_t i = 0; i < plain.size(); ++i) {
@@ -290,7 +284,7 @@ TEST(BatchReader, noise_has_its_deviation_and_belongs_to_the_example) {
     sum += d;
     squares += d * d;
   }
-  EXPECT_NEAR(sum / 1e4, 0, 5e-3);                // five standard errors
+  EXPECT_NEAR(sum / 1e4, 0, 5e-3);                  // five standard errors
   EXPECT_NEAR(std::sqrt(squares / 1e4), .1, 4e-3);  // likewise
 }
 
@@ -301,14 +295,11 @@ TEST(BatchReader, refuses_what_does_not_fit_the_examples) {
   table.example_shape = {3};
   table.values = Tensor(DType::kF32, {1, 3});
   table.labels = {0};
-  EXPECT_SAYS(message_of<UsageError>([&] {
-                BatchReader(table, no_change(3), parse_augment("flip"));
-              }),
+  EXPECT_SAYS(message_of<UsageError>([&] { BatchReader(table, no_change(3), parse_augment("flip")); }),
               "flip is for images");
   EXPECT_THROW(BatchReader(table, no_change(3), {}, parse_corrupt("invert")), UsageError);
   EXPECT_THROW(BatchReader(table, no_change(2)), UsageError);
-  EXPECT_THROW(BatchReader(images(1, {1, 1, 5}), no_change(1), {}, parse_corrupt("blur3")),
-               UsageError);
+  EXPECT_THROW(BatchReader(images(1, {1, 1, 5}), no_change(1), {}, parse_corrupt("blur3")), UsageError);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #include "evenkeel/data/bytes.h"
 
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {
@@ -12,7 +12,7 @@ std::string unpacked(const std::string& file, uint64_t limit = kUnpackLimit) {
 
 TEST(Bytes, plain_and_gzip_give_the_same_bytes) {
   std::string text;
-  for (int i = 0; i < 300000; ++i) text += static_cast<char>(i * i >> 3);
+  for (uint32_t i = 0; i < 300000; ++i) text += static_cast<char>(i * i >> 3);
   EXPECT_EQ(unpacked(text), text);
   EXPECT_EQ(unpacked(gzip(text)), text);
   EXPECT_EQ(unpacked(""), "");

@@ -17,7 +17,8 @@ enum class CifarKind { kCifar10, kCifar100 };
 inline constexpr int64_t kCifarPixels = 3 * 32 * 32;
 
 // Appends the pixels (red, green, blue plane of each record) and labels of one batch file, gzip or not.
-// Throws FormatError when the file is no whole number of records, is empty, or holds a label out of range (with its index).
+// Throws FormatError when the file is no whole number of records, is empty, or holds a label out of range (with its
+// index).
 void parse_cifar(std::span<const std::byte> file, const std::string& name, CifarKind kind, Bytes& pixels,
                  std::vector<int32_t>& labels);
 

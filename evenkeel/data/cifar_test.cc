@@ -1,6 +1,6 @@
 #include "evenkeel/data/cifar.h"
 
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {

@@ -9,7 +9,7 @@
 namespace evenkeel::data {
 
 struct CsvOptions {
-  bool labelled = true;      // whether one column holds the label; else all columns are features
+  bool labelled = true;           // whether one column holds the label; else all columns are features
   std::string label_column = {};  // a header's name, or a number from 1 (-1 = the last); "" = the last column
 };
 

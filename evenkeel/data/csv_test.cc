@@ -2,7 +2,7 @@
 
 #include <clocale>
 
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {

@@ -34,7 +34,7 @@ struct Splits {
 };
 
 struct LoadOptions {
-  std::string label_column = {};        // CSV: a header's name, or a number from 1 (-1 = the last); "" = the last column
+  std::string label_column = {};   // CSV: a header's name, or a number from 1 (-1 = the last); "" = the last column
   double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation
   uint64_t seed = 1;               // of the splits (RandomUse::kSplit)
 };
@@ -42,7 +42,8 @@ struct LoadOptions {
 // Reads the data set that `spec` names:
 //   "fashion-mnist"   where Debian's package dataset-fashion-mnist puts it
 //   "mnist"           in the usual places (see the message when it is in none)
-//   DIR               four IDX files (MNIST, EMNIST, KMNIST, USPS), or CIFAR-10 or CIFAR-100 binary batches; gzip or not
+//   DIR               four IDX files (MNIST, EMNIST, KMNIST, USPS), or CIFAR-10 or CIFAR-100 binary batches; gzip or
+// not
 //   FILE.csv          numbers and one label column; split 80/20 into train and test
 //   "x.npy,y.npy"     examples and labels; split 80/20 into train and test
 // Splits are functions of the files and options.seed; examples keep the order of the file inside each split.

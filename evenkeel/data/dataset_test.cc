@@ -4,7 +4,7 @@
 #include <numeric>
 #include <set>
 
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {
@@ -21,9 +21,7 @@ std::string images(size_t n, size_t height = 2, size_t width = 2) {
   return file;
 }
 
-std::string labels(const std::string& values) {
-  return std::string{0, 0, 8, 1} + extent(values.size()) + values;
-}
+std::string labels(const std::string& values) { return std::string{0, 0, 8, 1} + extent(values.size()) + values; }
 
 void write_idx(const TemporaryFolder& folder) {
   folder.write("train-images-idx3-ubyte", images(10));
@@ -85,8 +83,7 @@ TEST(Load, counts_that_differ_and_labels_unknown_to_train_are_bad_bytes) {
   folder.write("t10k-labels-idx1-ubyte", labels(std::string("\2\1", 2)));
   EXPECT_SAYS(message_of<FormatError>([&] { load(folder.path()); }), "holds 2 labels");
   folder.write("t10k-labels-idx1-ubyte", labels(std::string("\2\1\3", 3)));
-  EXPECT_SAYS(message_of<FormatError>([&] { load(folder.path()); }),
-              "label 3 at index 2 is outside 0..2");
+  EXPECT_SAYS(message_of<FormatError>([&] { load(folder.path()); }), "label 3 at index 2 is outside 0..2");
   write_idx(folder);
   folder.write("t10k-images-idx3-ubyte.gz", images(3, 4, 1));
   EXPECT_SAYS(message_of<FormatError>([&] { load(folder.path()); }), "expected [1, 2, 2]");
@@ -96,8 +93,7 @@ TEST(Load, a_missing_or_doubled_file_is_named) {
   const TemporaryFolder folder;
   write_idx(folder);
   std::filesystem::remove(folder.path() + "/train-labels-idx1-ubyte");
-  EXPECT_SAYS(message_of<UsageError>([&] { load(folder.path()); }),
-              "has no train-labels-idx1-ubyte[.gz]");
+  EXPECT_SAYS(message_of<UsageError>([&] { load(folder.path()); }), "has no train-labels-idx1-ubyte[.gz]");
   folder.write("a-train-labels-idx1-ubyte", "");
   folder.write("b-train-labels-idx1-ubyte", "");
   EXPECT_SAYS(message_of<UsageError>([&] { load(folder.path()); }), "has both");
@@ -105,9 +101,7 @@ TEST(Load, a_missing_or_doubled_file_is_named) {
 
 TEST(Load, cifar_batches_are_read_in_the_order_of_their_names) {
   const TemporaryFolder folder;
-  const auto record = [](const std::string& label, char pixel) {
-    return label + std::string(3072, pixel);
-  };
+  const auto record = [](const std::string& label, char pixel) { return label + std::string(3072, pixel); };
   folder.write("data_batch_2.bin", record("\2", 'c'));
   folder.write("data_batch_1.bin", record("\1", 'a') + record("\1", 'b'));
   folder.write("test_batch.bin", gzip(record("\3", 'd')));
@@ -128,8 +122,9 @@ TEST(Load, cifar_batches_are_read_in_the_order_of_their_names) {
 
 TEST(Load, a_csv_file_is_split_in_five) {
   const TemporaryFolder folder;
-  const std::string path = folder.write("t.csv", "a,b,kind\n1,2,x\n3,4,y\n5,6,x\n7,8,y\n9,0,x\n"
-                                                 "1,1,x\n2,2,y\n3,3,x\n4,4,y\n5,5,x\n");
+  const std::string path = folder.write("t.csv",
+                                        "a,b,kind\n1,2,x\n3,4,y\n5,6,x\n7,8,y\n9,0,x\n"
+                                        "1,1,x\n2,2,y\n3,3,x\n4,4,y\n5,5,x\n");
   const Splits splits = load(path);
   EXPECT_EQ(splits.train.count, 8);
   EXPECT_EQ(splits.test.count, 2);
@@ -145,8 +140,7 @@ TEST(Load, a_csv_file_is_split_in_five) {
 }
 
 std::string npy(const std::string& descr, const std::string& shape, const std::string& values) {
-  std::string header =
-      "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
+  std::string header = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
   header.resize(117, ' ');
   return std::string("\x93NUMPY\1\0\x76\0", 10) + header + "\n" + values;
 }
@@ -169,8 +163,7 @@ TEST(Load, a_pair_of_npy_files_is_split_in_five) {
 }
 
 TEST(Load, what_is_not_there_is_a_usage_error_with_a_suggestion) {
-  EXPECT_SAYS(message_of<UsageError>([] { load("fashon-mnist"); }),
-              "did you mean 'fashion-mnist'?");
+  EXPECT_SAYS(message_of<UsageError>([] { load("fashon-mnist"); }), "did you mean 'fashion-mnist'?");
   EXPECT_SAYS(message_of<UsageError>([] { load("nothing.csv"); }), "there is no file nothing.csv");
   EXPECT_THROW(load(""), UsageError);
   const TemporaryFolder folder;
@@ -203,8 +196,7 @@ TEST(SharedData, mnist_is_mnist) {
   EXPECT_EQ(splits.test.example_shape, (Shape{1, 28, 28}));
   EXPECT_EQ(std::vector<int32_t>(splits.train.labels.begin(), splits.train.labels.begin() + 5),
             (std::vector<int32_t>{5, 0, 4, 1, 9}));
-  EXPECT_EQ(describe(splits).test.per_class,
-            (Counts{980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009}));
+  EXPECT_EQ(describe(splits).test.per_class, (Counts{980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009}));
   const auto pixels = splits.test.values.values<uint8_t>().first(784);
   EXPECT_EQ(std::accumulate(pixels.begin(), pixels.end(), 0), 18454);
   EXPECT_EQ(pixels[7 * 28 + 7], 185);

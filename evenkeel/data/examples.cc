@@ -29,7 +29,8 @@ Examples read_picture(const Bytes& file, const std::string& path, const Shape& s
   return {decode_png(file, path, shape), {}, {path}};
 }
 
-// The number of examples in the array: it has the example's shape, perhaps without a single channel, or is a batch of it.
+// The number of examples in the array: it has the example's shape, perhaps without a single channel, or is a batch
+// of it.
 int64_t batch_size(const Shape& found, const Shape& expected, const std::string& path, bool& is_batch) {
   std::vector<Shape> forms = {expected};
   if (expected.size() == 3 && expected[0] == 1) forms.push_back({expected[1], expected[2]});

@@ -4,41 +4,36 @@
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/data/png.h"
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {
 
 std::string big_endian(uint32_t v) {
-  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8),
-          static_cast<char>(v)};
+  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)};
 }
 
 std::string chunk(const std::string& name, const std::string& content) {
   const std::string body = name + content;
-  const auto crc = crc32(0, reinterpret_cast<const Bytef*>(body.data()),
-                         static_cast<uInt>(body.size()));
-  return big_endian(static_cast<uint32_t>(content.size())) + body +
-         big_endian(static_cast<uint32_t>(crc));
+  const auto crc = crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()));
+  return big_endian(static_cast<uint32_t>(content.size())) + body + big_endian(static_cast<uint32_t>(crc));
 }
 
 constexpr char kGrey = 0, kRgb = 2, kPalette = 3, kGreyAlpha = 4, kRgba = 6;
 
 // A PNG with the given bytes per line, no filter.
-std::string png(uint32_t width, uint32_t height, char colour, const std::string& pixels,
-                const std::string& extra = "", char depth = 8) {
+std::string png(uint32_t width, uint32_t height, char colour, const std::string& pixels, const std::string& extra = "",
+                char depth = 8) {
   std::string lines;
   const size_t bytes = height > 0 ? pixels.size() / height : 0;
   for (uint32_t y = 0; y < height; ++y) lines += '\0' + pixels.substr(y * bytes, bytes);
   std::string packed(compressBound(lines.size()), '\0');
   uLongf size = packed.size();
-  compress(reinterpret_cast<Bytef*>(packed.data()), &size,
-           reinterpret_cast<const Bytef*>(lines.data()), lines.size());
+  compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(lines.data()), lines.size());
   packed.resize(size);
   return "\x89PNG\r\n\x1a\n" +
-         chunk("IHDR", big_endian(width) + big_endian(height) + depth + colour +
-                           std::string(3, '\0')) +
-         extra + chunk("IDAT", packed) + chunk("IEND", "");
+         chunk("IHDR", big_endian(width) + big_endian(height) + depth + colour + std::string(3, '\0')) + extra +
+         chunk("IDAT", packed) + chunk("IEND", "");
 }
 
 std::vector<uint8_t> decode(const std::string& file, const Shape& shape) {
@@ -77,8 +72,7 @@ TEST(Png, alpha_lies_over_black) {
 }
 
 TEST(Png, another_size_is_named_before_a_pixel_is_decoded) {
-  const std::string message =
-      message_of<UsageError>([] { decode(png(3, 1, kGrey, "abc"), {1, 28, 28}); });
+  const std::string message = message_of<UsageError>([] { decode(png(3, 1, kGrey, "abc"), {1, 28, 28}); });
   EXPECT_SAYS(message, "3 wide and 1 high");
   EXPECT_SAYS(message, "expects 28 by 28");
   EXPECT_THROW(decode(png(1000000, 1000000, kGrey, "abc"), {1, 28, 28}), Error);
@@ -94,8 +88,7 @@ TEST(Png, no_cut_or_damaged_byte_brings_it_down) {
 }
 
 std::string npy(const std::string& descr, const std::string& shape, const std::string& values) {
-  std::string header =
-      "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
+  std::string header = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
   header.resize(117, ' ');
   return std::string("\x93NUMPY\1\0\x76\0", 10) + header + "\n" + values;
 }
@@ -104,8 +97,7 @@ TEST(LoadExamples, pictures_arrays_and_rows_of_bytes_are_the_same_examples) {
   const TemporaryFolder folder;
   const std::string pixels = "abcdef";
   const Dataset set = load_examples(
-      {folder.write("a.png", png(3, 2, kGrey, pixels)),
-       folder.write("b.npy", npy("|u1", "(2, 3)", pixels)),
+      {folder.write("a.png", png(3, 2, kGrey, pixels)), folder.write("b.npy", npy("|u1", "(2, 3)", pixels)),
        folder.write("c.npy", npy("|u1", "(2, 1, 2, 3)", pixels + pixels)),
        folder.write("d.csv", "97,98,99,100,101,102\n97,98,99,100,101,102\n")},
       {1, 2, 3});
@@ -114,9 +106,8 @@ TEST(LoadExamples, pictures_arrays_and_rows_of_bytes_are_the_same_examples) {
   EXPECT_EQ(set.labels, std::vector<int32_t>(6, -1));
   for (size_t i = 0; i < 36; ++i) EXPECT_EQ(set.values.values<uint8_t>()[i], 'a' + i % 6);
   const std::string f = folder.path();
-  EXPECT_EQ(set.example_names,
-            (std::vector<std::string>{f + "/a.png", f + "/b.npy", f + "/c.npy:0", f + "/c.npy:1",
-                                      f + "/d.csv:1", f + "/d.csv:2"}));
+  EXPECT_EQ(set.example_names, (std::vector<std::string>{f + "/a.png", f + "/b.npy", f + "/c.npy:0", f + "/c.npy:1",
+                                                         f + "/d.csv:1", f + "/d.csv:2"}));
   const BatchReader reader(set, {{0.5}, {0.25}});
   std::array<float, 12> x;
   reader.read(std::array<int64_t, 2>{0, 5}, 0, 1, x.data(), nullptr);
@@ -127,9 +118,8 @@ TEST(LoadExamples, floats_beside_bytes_turn_all_into_floats) {
   const TemporaryFolder folder;
   const float half = 0.5f;
   const std::string raw(reinterpret_cast<const char*>(&half), 4);
-  const Dataset set = load_examples({folder.write("a.png", png(1, 1, kGrey, "\xff")),
-                                     folder.write("b.npy", npy("<f4", "(1, 1)", raw))},
-                                    {1, 1, 1});
+  const Dataset set = load_examples(
+      {folder.write("a.png", png(1, 1, kGrey, "\xff")), folder.write("b.npy", npy("<f4", "(1, 1)", raw))}, {1, 1, 1});
   EXPECT_EQ(set.values.dtype(), DType::kF32);
   EXPECT_EQ(set.values.values<float>()[0], 1.0f);
   EXPECT_EQ(set.values.values<float>()[1], 0.5f);
@@ -149,7 +139,9 @@ TEST(LoadExamples, rows_of_a_table_have_features_only) {
 TEST(LoadExamples, refuses_what_does_not_fit_the_model) {
   const TemporaryFolder folder;
   const std::string array = folder.write("a.npy", npy("|u1", "(2, 3)", "abcdef"));
-  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({array}, {1, 28, 28}); }),
+  EXPECT_SAYS(message_of<UsageError>([&] {
+                load_examples({array}, {1, 28, 28});
+              }),
               "shape [2, 3], the model expects examples of [1, 28, 28]");
   const std::string picture = folder.write("a.png", png(1, 1, kGrey, "a"));
   EXPECT_SAYS(message_of<UsageError>([&] { load_examples({picture}, {4}); }), "4 features");

@@ -25,7 +25,8 @@ std::string without_gz(const std::string& name) {
   return name.ends_with(".gz") ? name.substr(0, name.size() - 3) : name;
 }
 
-// Names of the files by name without .gz, sorted; of a file that is there twice the plain one, which is quicker to read.
+// Names of the files by name without .gz, sorted; of a file that is there twice the plain one, which is quicker to
+// read.
 std::map<std::string, std::string> list_files(const std::string& path) {
   std::map<std::string, std::string> files;
   std::error_code error;

@@ -22,7 +22,8 @@ struct NpyArray {
 };
 
 // Versions 1.0, 2.0 and 3.0; u1, i4, i8, f4 and f8, little-endian, C order. `file` is unpacked already.
-// Throws FormatError, with the offset, on everything else: Fortran order, object arrays, other types, a size that is not
+// Throws FormatError, with the offset, on everything else: Fortran order, object arrays, other types, a size that is
+// not
 // the file's.
 NpyArray parse_npy(std::span<const std::byte> file, const std::string& name);
 

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {

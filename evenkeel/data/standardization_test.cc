@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "evenkeel/data/dataset.h"
-#include "evenkeel/data/test_files.h"
+#include "evenkeel/data/files_test.h"
 
 namespace evenkeel::data {
 namespace {
@@ -39,17 +39,15 @@ std::pair<double, double> reference(const Dataset& set, int64_t c) {
   for (int64_t i = 0; i < set.count; ++i) {
     for (int64_t k = 0; k < plane; ++k) {
       const auto at = static_cast<size_t>((i * set.example_shape[0] + c) * plane + k);
-      values.push_back(set.values.dtype() == DType::kU8
-                           ? set.values.values<uint8_t>()[at] / 255.0L
-                           : static_cast<long double>(set.values.values<float>()[at]));
+      values.push_back(set.values.dtype() == DType::kU8 ? set.values.values<uint8_t>()[at] / 255.0L
+                                                        : static_cast<long double>(set.values.values<float>()[at]));
     }
   }
   long double sum = 0, squares = 0;
   for (const long double v : values) sum += v;
   const long double mean = sum / static_cast<long double>(values.size());
   for (const long double v : values) squares += (v - mean) * (v - mean);
-  return {static_cast<double>(mean),
-          static_cast<double>(sqrtl(squares / static_cast<long double>(values.size())))};
+  return {static_cast<double>(mean), static_cast<double>(sqrtl(squares / static_cast<long double>(values.size())))};
 }
 
 TEST(Standardization, agrees_with_two_passes_in_long_double) {

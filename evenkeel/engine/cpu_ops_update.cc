@@ -83,7 +83,7 @@ float* offset(float* p, int64_t i) { return p == nullptr ? nullptr : p + i; }
 
 StepFunction compile(const SgdUpdate& op, CpuExecutable& e, const Node& node) {
   return [=, u = updated(e, node)](const RunArguments& a) {
-    const kernels::SgdOptions o{static_cast<float>(a.learning_rate), op.momentum, op.weight_decay, op.nesterov,
+    const kernels::SgdOptions o{a.learning_rate, op.momentum, op.weight_decay, op.nesterov,
                                 a.step == 1};
     for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
       kernels::sgd_update(u.weight + i, u.gradient + i, u.scale(), count, o, offset(u.state0, i));
@@ -94,7 +94,7 @@ StepFunction compile(const SgdUpdate& op, CpuExecutable& e, const Node& node) {
 StepFunction compile(const AdamUpdate& op, CpuExecutable& e, const Node& node) {
   return [=, u = updated(e, node)](const RunArguments& a) {
     const kernels::AdamOptions o{
-        static_cast<float>(a.learning_rate), op.beta1, op.beta2, op.eps, op.weight_decay, op.decoupled, a.step};
+        a.learning_rate, op.beta1, op.beta2, op.eps, op.weight_decay, op.decoupled, a.step};
     for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
       kernels::adam_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, u.state1 + i);
     });
@@ -103,7 +103,7 @@ StepFunction compile(const AdamUpdate& op, CpuExecutable& e, const Node& node) {
 
 StepFunction compile(const RmspropUpdate& op, CpuExecutable& e, const Node& node) {
   return [=, u = updated(e, node)](const RunArguments& a) {
-    const kernels::RmspropOptions o{static_cast<float>(a.learning_rate), op.alpha, op.eps, op.weight_decay,
+    const kernels::RmspropOptions o{a.learning_rate, op.alpha, op.eps, op.weight_decay,
                                     op.momentum};
     for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
       kernels::rmsprop_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, offset(u.state1, i));

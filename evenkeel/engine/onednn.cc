@@ -82,6 +82,9 @@ class Primitive final : public TilePrimitive {
   void unpack(const float* packed, float* plain) const override { reorder(descs_.packed, packed, descs_.plain, plain); }
 
   void run(int thread, const Arguments& arguments) override {
+    // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a
+    // batch of one tile, that would be all cores, and other bits.
+    const SingleThreadScope single;
     Thread& state = *threads_[static_cast<size_t>(thread)];
     set(state.a, arguments.a);
     set(state.b, arguments.b);

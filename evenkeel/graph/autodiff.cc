@@ -129,7 +129,7 @@ class Differentiator {
     const ValueId dresidual = residual == kNoValue ? kNoValue : gradient_value(residual);
     emit(node, NormGradientInput{op.activation, uses_batch_statistics(scale)},
          {x, dy, scale, gamma, beta, residual, sums}, {dx, dresidual});
-    accumulate(x, dx);
+    if (needs(x)) accumulate(x, dx);
     if (dresidual != kNoValue) accumulate(residual, dresidual);
   }
   bool uses_batch_statistics(ValueId scale) const {
@@ -167,7 +167,7 @@ class Differentiator {
   std::vector<ValueId> gradient_;  // of forward values
 };
 
-Op update_op(const OptimizerOptions& o, float decay) {
+Op update_op(const OptimizerOptions& o, double decay) {
   switch (o.kind) {
     case OptimizerKind::kSgd:
       return SgdUpdate{0, decay, false};
@@ -261,7 +261,7 @@ Graph with_updates(Graph graph, const OptimizerOptions& options, const std::vect
   for (Node& node : late) graph.nodes.push_back(std::move(node));
   for (size_t i = 0; i < updated.size(); ++i) {
     const ParameterInfo& info = *updated[i];
-    const float decay = info.decays || options.decay_norm_and_bias ? options.weight_decay : 0;
+    const double decay = info.decays || options.decay_norm_and_bias ? options.weight_decay : 0;
     std::vector<ValueId> inputs = {weights[i], gradients[i], factor};
     for (const char* state : state_names(options.kind)) {
       const std::string name = std::string("optimizer.") + state + "." + info.name;

@@ -20,11 +20,11 @@ Graph with_gradients(Graph graph, bool input_gradient = false);
 enum class OptimizerKind { kSgd, kMomentum, kNesterov, kRmsprop, kAdam, kAdamW };
 struct OptimizerOptions {
   OptimizerKind kind = OptimizerKind::kAdamW;
-  float momentum = 0.9f;  // momentum, nesterov
-  float alpha = 0.99f;    // rmsprop
-  float beta1 = 0.9f, beta2 = 0.999f;
-  float eps = 1e-8f;
-  float weight_decay = 0;
+  double momentum = 0.9;  // momentum, nesterov
+  double alpha = 0.99;    // rmsprop
+  double beta1 = 0.9, beta2 = 0.999;  // double: 1 - 0.999f is off by 1e-5
+  double eps = 1e-8;
+  double weight_decay = 0;
   bool decay_norm_and_bias = false;  // by default weights of linear and conv layers only
   double clip_norm = 0;              // > 0: gradients are clipped to this global norm
 };

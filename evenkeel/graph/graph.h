@@ -138,15 +138,15 @@ struct
   double max_norm = 1;
 };
 struct SgdUpdate {  // weight, gradient, [factor], [momentum buffer] ->
-  float momentum = 0, weight_decay = 0;
+  double momentum = 0, weight_decay = 0;
   bool nesterov = false;
 };
 struct AdamUpdate {  // weight, gradient, [factor], m, v ->
-  float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   bool decoupled = false;  // AdamW
 };
 struct RmspropUpdate {  // weight, gradient, [factor], square average, [momentum buffer] ->
-  float alpha = 0.99f, eps = 1e-8f, weight_decay = 0, momentum = 0;
+  double alpha = 0.99, eps = 1e-8, weight_decay = 0, momentum = 0;
 };
 
 using Op =

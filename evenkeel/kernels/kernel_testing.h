@@ -22,7 +22,9 @@ namespace evenkeel::kernels {
 class GuardedFloats {
  public:
   explicit GuardedFloats(size_t count, size_t misalignment = 0)
-      : count_(count), offset_(kGuard + misalignment), tensor_(DType::kF32, {static_cast<int64_t>(count + 2 * kGuard + 16)}) {
+      : count_(count),
+        offset_(kGuard + misalignment),
+        tensor_(DType::kF32, {static_cast<int64_t>(count + 2 * kGuard + 16)}) {
     for (float& v : tensor_.values<float>()) v = kFill;
   }
   float* data() { return tensor_.values<float>().data() + offset_; }
@@ -91,7 +93,7 @@ inline double norm_error(std::span<const float> a, std::span<const double> b) {
 }
 
 inline bool same_bits(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);
 }
 
 }  // namespace evenkeel::kernels

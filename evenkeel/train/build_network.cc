@@ -6,6 +6,7 @@
 #include <set>
 
 #include "evenkeel/train/model_spec.h"
+#include "evenkeel/train/words.h"
 
 namespace evenkeel {
 namespace {
@@ -15,7 +16,7 @@ constexpr int64_t kMaxChannels = int64_t{1} << 24;
 constexpr int64_t kMaxExtent = int64_t{1} << 16;
 constexpr int64_t kMaxWindow = int64_t{1} << 12;
 constexpr int kMaxDepth = 16;         // residuals inside residuals
-constexpr int64_t kMaxLayers = 20000;  // names are compared pairwise
+constexpr int64_t kMaxLayers = 5000;  // names are compared pairwise
 
 const std::vector<std::string>& layer_types() {
   static const std::vector<std::string> types = {"conv",    "linear",  "norm",    "activation", "max_pool", "avg_pool", "global_avg_pool",
@@ -41,13 +42,6 @@ int64_t total_stride(const std::vector<LayerSpec>& layers) {
     total = std::min(total, kMaxExtent);
   }
   return total;
-}
-
-std::string did_you_mean(const std::string& word, const std::vector<std::string>& words) {
-  const std::string likely = closest_match(word, words);
-  std::string text = likely.empty() ? "; expected" : "; did you mean '" + likely + "'? Expected";
-  for (size_t i = 0; i < words.size(); ++i) text += (i == 0 ? " " : i + 1 < words.size() ? ", " : " or ") + words[i];
-  return text;
 }
 
 // The names of one list of layers. Those that are given are set aside first, so that none of those made up here meets them.

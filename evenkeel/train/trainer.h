@@ -43,7 +43,7 @@ struct TrainSettings {
 
   int64_t epochs = 3;
   int64_t batch_size = 128;
-  OptimizerOptions optimizer{.kind = OptimizerKind::kAdamW, .weight_decay = 1e-2f};
+  OptimizerOptions optimizer{.kind = OptimizerKind::kAdamW, .weight_decay = 1e-2};
   double learning_rate = 3e-3;
   ScheduleKind schedule = ScheduleKind::kOneCycle;
   double warmup_epochs = 0;

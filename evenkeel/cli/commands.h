@@ -1,0 +1,43 @@
+// The commands: each takes what was parsed, prints its result, and returns the exit code; errors are thrown.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+
+#include "evenkeel/cli/arguments.h"
+#include "evenkeel/train/model_file.h"
+
+namespace evenkeel::cli {
+
+int run_train(const Arguments& arguments);
+int run_eval(const Arguments& arguments);
+int run_predict(const Arguments& arguments);
+int run_data_info(const Arguments& arguments);
+int run_help(const Arguments& arguments);
+int run_generate(const Arguments& arguments);
+int run_version(const Arguments& arguments);
+
+// --- shared by the commands (output.cc) ---
+
+// Raised when a reader of --json output would misread a new one.
+inline constexpr int kJsonSchemaVersion = 1;
+
+// An object that begins with the schema version; keys keep their order.
+nlohmann::ordered_json json_result();
+// The one line of --json. Text that is not UTF-8 is mended.
+void print_json(const nlohmann::ordered_json& result);
+// Text on standard output. print_json and print count on the check of main that all of it was written.
+void print(const std::string& text);
+// "evenkeel: " and the message on standard error.
+void print_note(const std::string& message);
+
+// The model of a file or of the folder of a run.
+Model load_model_of(const std::string& path);
+// The path that load_model_of reads.
+std::string model_path_of(const std::string& path);
+
+// The name of a class, or its number where there is no name.
+std::string class_name(const std::vector<std::string>& names, int64_t index);
+
+}  // namespace evenkeel::cli

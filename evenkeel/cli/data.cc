@@ -1,0 +1,75 @@
+// evenkeel data info
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "evenkeel/cli/commands.h"
+#include "evenkeel/core/error.h"
+#include "evenkeel/data/dataset.h"
+
+namespace evenkeel::cli {
+namespace {
+
+nlohmann::ordered_json json_of(const data::DataInfo& info) {
+  nlohmann::ordered_json json = json_result();
+  json["data"] = info.name;
+  json["example_shape"] = info.example_shape;
+  json["dtype"] = name_of(info.dtype);
+  json["classes"] = info.class_names;
+  json["features"] = info.feature_names;
+  for (const auto& [name, split] :
+       {std::pair{"train", &info.train}, std::pair{"validation", &info.validation}, std::pair{"test", &info.test}}) {
+    json[name] = {{"examples", split->count}, {"per_class", split->per_class}};
+  }
+  json["standardization"] = {{"mean", info.standardization.mean}, {"std", info.standardization.std}};
+  json["min"] = info.min;
+  json["max"] = info.max;
+  return json;
+}
+
+std::string classes_text(const data::DataInfo& info) {
+  size_t width = 5;
+  for (const std::string& name : info.class_names) width = std::max(width, name.size());
+  std::string text = fmt::format("\n{:<{}}{:>10}{:>10}\n", "class", width, "train", "test");
+  const auto count_of = [](const data::SplitInfo& split, size_t c) {
+    return c < split.per_class.size() ? split.per_class[c] : 0;
+  };
+  for (size_t c = 0; c < info.class_names.size(); ++c) {
+    text += fmt::format("{:<{}}{:>10}{:>10}\n", info.class_names[c], width, count_of(info.train, c),
+                        count_of(info.test, c));
+  }
+  return text;
+}
+
+std::string inputs_text(const data::DataInfo& info) {
+  size_t width = 8;
+  for (const std::string& name : info.feature_names) width = std::max(width, name.size());
+  const bool image = info.example_shape.size() == 3;
+  std::string text = fmt::format("\n{:<{}}{:>14}{:>14}\n", image ? "channel" : "feature", width, "mean", "deviation");
+  const data::Standardization& s = info.standardization;
+  for (size_t i = 0; i < s.mean.size(); ++i) {
+    const std::string name = i < info.feature_names.size() ? info.feature_names[i] : std::to_string(image ? i : i + 1);
+    text += fmt::format("{:<{}}{:>14.6g}{:>14.6g}\n", name, width, s.mean[i], s.std[i]);
+  }
+  return text;
+}
+
+}  // namespace
+
+int run_data_info(const Arguments& arguments) {
+  data::LoadOptions options;
+  options.label_column = arguments.label.value_or("");
+  const data::DataInfo info = data::describe(data::load(arguments.data, options));
+  if (arguments.json) {
+    print_json(json_of(info));
+    return kExitGood;
+  }
+  print(fmt::format("{}: examples of {} ({}), values {:.6g} to {:.6g}\n", info.name, to_string(info.example_shape),
+                    info.dtype == DType::kU8 ? "bytes" : "floats", info.min, info.max));
+  print(fmt::format("{} classes, {} examples to train, {} to test\n", info.class_names.size(), info.train.count,
+                    info.test.count));
+  print(classes_text(info) + inputs_text(info));
+  return kExitGood;
+}
+
+}  // namespace evenkeel::cli

@@ -1,0 +1,42 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "evenkeel/cli/commands.h"
+#include "evenkeel/core/error.h"
+
+namespace evenkeel::cli {
+
+nlohmann::ordered_json json_result() { return {{"schema_version", kJsonSchemaVersion}}; }
+
+void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+void print_json(const nlohmann::ordered_json& result) {
+  print(result.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+void print_note(const std::string& message) {
+  const std::string line = "evenkeel: " + message + "\n";
+  std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+std::string model_path_of(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) return path;
+  const std::filesystem::path inside = std::filesystem::path(path) / "model.safetensors";
+  if (!std::filesystem::exists(inside, error)) {
+    throw UsageError(fmt::format(
+        "the folder '{}' holds no model.safetensors; give a model file or the folder of a run that has ended", path));
+  }
+  return inside.string();
+}
+
+Model load_model_of(const std::string& path) { return load_model(model_path_of(path)); }
+
+std::string class_name(const std::vector<std::string>& names, int64_t index) {
+  return index >= 0 && index < static_cast<int64_t>(names.size()) ? names[static_cast<size_t>(index)]
+                                                                  : std::to_string(index);
+}
+
+}  // namespace evenkeel::cli

@@ -1,0 +1,92 @@
+// evenkeel predict
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "evenkeel/cli/commands.h"
+#include "evenkeel/cli/process.h"
+#include "evenkeel/cli/terminal.h"
+#include "evenkeel/core/error.h"
+
+namespace evenkeel::cli {
+namespace {
+
+// The `top` most probable classes of a row, the most probable first; equal ones by number.
+std::vector<int64_t> most_probable(std::span<const float> probabilities, int64_t top) {
+  std::vector<int64_t> classes(probabilities.size());
+  std::iota(classes.begin(), classes.end(), 0);
+  const auto count = std::min<std::ptrdiff_t>(top, std::ssize(classes));
+  std::partial_sort(classes.begin(), classes.begin() + count, classes.end(), [&](int64_t a, int64_t b) {
+    const float pa = probabilities[static_cast<size_t>(a)], pb = probabilities[static_cast<size_t>(b)];
+    return pa != pb ? pa > pb : a < b;
+  });
+  classes.resize(static_cast<size_t>(count));
+  return classes;
+}
+
+nlohmann::ordered_json json_of(const data::Dataset& dataset, const Model& model, const EvalResult& result,
+                               int64_t top) {
+  nlohmann::ordered_json json = json_result();
+  json["examples"] = result.examples;
+  nlohmann::ordered_json& list = json["predictions"] = nlohmann::ordered_json::array();
+  const auto classes = static_cast<size_t>(model.spec.classes);
+  for (size_t i = 0; i < result.predictions.size(); ++i) {
+    const std::span<const float> row(result.probabilities.data() + i * classes, classes);
+    const std::vector<int64_t> best = most_probable(row, top);
+    nlohmann::ordered_json entry{{"name", dataset.example_names[i]},
+                                 {"class", class_name(model.class_names, best[0])},
+                                 {"class_index", best[0]},
+                                 {"probability", row[static_cast<size_t>(best[0])]}};
+    for (const int64_t c : best) {
+      if (top > 1)
+        entry["top"].push_back(
+            {{"class", class_name(model.class_names, c)}, {"probability", row[static_cast<size_t>(c)]}});
+    }
+    list.push_back(std::move(entry));
+  }
+  return json;
+}
+
+// One line per example: name, then class and probability, as often as asked for. Columns on a terminal, tabs elsewhere.
+std::string text_of(const data::Dataset& dataset, const Model& model, const EvalResult& result, int64_t top,
+                    bool columns) {
+  const auto classes = static_cast<size_t>(model.spec.classes);
+  size_t name_width = 0, class_width = 0;
+  for (const std::string& name : dataset.example_names) name_width = std::max(name_width, name.size());
+  for (int64_t c = 0; c < model.spec.classes; ++c)
+    class_width = std::max(class_width, class_name(model.class_names, c).size());
+  std::string text;
+  for (size_t i = 0; i < result.predictions.size(); ++i) {
+    const std::span<const float> row(result.probabilities.data() + i * classes, classes);
+    text += columns ? fmt::format("{:<{}}", dataset.example_names[i], name_width) : dataset.example_names[i];
+    for (const int64_t c : most_probable(row, top)) {
+      const std::string name = class_name(model.class_names, c);
+      const float probability = row[static_cast<size_t>(c)];
+      text += columns ? fmt::format("  {:<{}}  {:.4f}", name, class_width, probability)
+                      : fmt::format("\t{}\t{:.6g}", name, probability);
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace
+
+int run_predict(const Arguments& arguments) {
+  const int threads = take_threads(arguments.threads);
+  Model model = load_model_of(arguments.model);
+  if (arguments.top > model.spec.classes) {
+    throw UsageError(fmt::format("--top: found {}, but the model has {} classes", arguments.top, model.spec.classes));
+  }
+  const data::Dataset dataset = data::load_examples(arguments.files, model.spec.input);
+  const EvalResult result = evaluate(model, dataset, {.batch_size = arguments.batch_size, .threads = threads});
+  if (arguments.json) {
+    print_json(json_of(dataset, model, result, arguments.top));
+  } else {
+    print(text_of(dataset, model, result, arguments.top, terminal_of(stdout, arguments.color).interactive));
+  }
+  return kExitGood;
+}
+
+}  // namespace evenkeel::cli

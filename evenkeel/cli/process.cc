@@ -1,0 +1,64 @@
+#include "evenkeel/cli/process.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "evenkeel/core/parallel.h"
+
+namespace evenkeel::cli {
+namespace {
+
+// A signal handler sees nothing but these.
+std::atomic<bool> stop_asked{false};
+std::atomic<int> stop_signal{0};
+std::atomic<bool> be_quiet{false};
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+
+void on_signal(int signal) {
+  stop_signal = signal;
+  stop_asked = true;
+  if (be_quiet) return;
+  constexpr char kText[] = "\nevenkeel: stopping after this step; once more to stop at once\n";
+  const int saved = errno;
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText, sizeof kText - 1);
+  errno = saved;
+}
+
+int cores_of_affinity_mask() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+}
+
+}  // namespace
+
+int take_threads(int asked) {
+  const int threads = asked > 0 ? asked : available_cores();  // read before the pinning, which narrows it to one core
+  if (threads > 1 && threads == cores_of_affinity_mask()) pin_threads(threads);
+  return threads;
+}
+
+StopSignals::StopSignals(bool quiet) {
+  be_quiet = quiet;
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  // The second signal finds the usual behaviour again; system calls go on.
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+StopSignals::~StopSignals() {
+  signal(SIGINT, SIG_DFL);
+  signal(SIGTERM, SIG_DFL);
+}
+
+const std::atomic<bool>& StopSignals::stop() const { return stop_asked; }
+int StopSignals::exit_code() const { return 128 + stop_signal; }
+const char* StopSignals::name() const { return stop_signal == SIGTERM ? "SIGTERM" : "Ctrl-C"; }
+
+}  // namespace evenkeel::cli

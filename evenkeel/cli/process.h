@@ -1,0 +1,26 @@
+// What concerns the process as a whole, which only the program may touch: threads and signals.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+namespace evenkeel::cli {
+
+// The number of threads to use: `asked`, or the cores this process may use when 0. Pins the threads to the cores when they take all of
+// them: with fewer, pinning could put two processes on one core and leave another idle. Call once, before any work.
+int take_threads(int asked);
+
+// While it lives, SIGINT and SIGTERM ask for a stop instead of ending the process; the second one ends it.
+class StopSignals {
+ public:
+  explicit StopSignals(bool quiet);
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  const std::atomic<bool>& stop() const;
+  int exit_code() const;     // 128 + the signal
+  const char* name() const;  // "Ctrl-C" or "SIGTERM"
+};
+
+}  // namespace evenkeel::cli

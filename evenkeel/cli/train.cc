@@ -1,0 +1,145 @@
+// evenkeel train
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "evenkeel/cli/commands.h"
+#include "evenkeel/cli/process.h"
+#include "evenkeel/cli/terminal.h"
+#include "evenkeel/core/error.h"
+#include "evenkeel/kernels/norm.h"
+
+namespace evenkeel::cli {
+namespace {
+
+// What is seen while a run goes on: a line that is redrawn on a terminal, elsewhere one line per epoch.
+class Display {
+ public:
+  explicit Display(const Arguments& arguments)
+      : arguments_(arguments), terminal_(terminal_of(stderr, arguments.color)), line_(stderr, terminal_) {}
+
+  TrainObserver observer(const std::atomic<bool>& stop) {
+    TrainObserver observer;
+    observer.stop = &stop;
+    if (arguments_.quiet) return observer;
+    observer.note = [this](const std::string& text) {
+      line_.clear();
+      print_note(text);
+    };
+    if (terminal_.interactive)
+      observer.progress = [this](const Progress& progress) { line_.draw(progress); };
+    else if (arguments_.verbose)
+      observer.progress = [this](const Progress& progress) { log(progress); };
+    observer.epoch = [this](const EpochSummary& epoch) {
+      line_.clear();
+      fmt::print(stderr, "{}\n", epoch_text(epoch));
+    };
+    return observer;
+  }
+
+  void clear() { line_.clear(); }
+
+ private:
+  // --verbose without a terminal: a line every ten seconds.
+  void log(const Progress& p) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_log_ < std::chrono::seconds(10)) return;
+    last_log_ = now;
+    fmt::print(stderr, "epoch {}/{}  step {}/{}  loss {:.4f}  learning rate {:.3g}  {:.0f} images/s  {} left\n",
+               p.epoch, p.epochs, p.step, p.steps, p.loss, p.learning_rate, p.images_per_s,
+               duration_text(p.seconds_left));
+  }
+
+  const Arguments& arguments_;
+  const Terminal terminal_;
+  ProgressLine line_;
+  std::chrono::steady_clock::time_point last_log_ = std::chrono::steady_clock::now();
+};
+
+// A word as a shell reads it back.
+std::string quoted(const std::string& word) {
+  constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:@%+";
+  if (!word.empty() && word.find_first_not_of(kPlain) == word.npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+// The command that goes on with this run: the same words, and --resume.
+std::string resume_command(const Arguments& arguments, const TrainResult& result) {
+  std::string line = "evenkeel";
+  for (const std::string& word : arguments.words) line += " " + quoted(word);
+  if (arguments.given.count("out") == 0) line += " --out " + quoted(result.run_dir);
+  if (arguments.given.count("resume") == 0) line += " --resume";
+  return line;
+}
+
+nlohmann::ordered_json json_of(const TrainResult& result) {
+  nlohmann::ordered_json json = json_result();
+  const auto path = [](const std::string& text) {
+    return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
+  };
+  json["status"] = result.status;
+  json["epochs"] = result.epochs;
+  json["steps"] = result.steps;
+  json["train_loss"] = result.train_loss;
+  json["train_accuracy"] = result.train_accuracy;
+  json["test_loss"] = result.test_loss;
+  json["test_accuracy"] = result.test_accuracy;
+  json["images_per_s"] = result.images_per_s;
+  json["seconds"] = result.seconds;
+  json["parameters"] = result.parameters;
+  json["peak_memory_bytes"] = result.peak_memory_bytes;
+  json["model"] = path(result.model_path);
+  json["run"] = path(result.run_dir);
+  if (!result.message.empty()) json["message"] = result.message;
+  return json;
+}
+
+std::string text_of(const TrainResult& r, bool dry_run) {
+  if (dry_run) {
+    return fmt::format("dry run: one batch of everything works (loss {:.4f}, {} parameters, {}); nothing was written\n",
+                       r.train_loss, r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
+  }
+  std::string text =
+      fmt::format("{:<14}{}, loss {:.4f}\n", "test accuracy", percent_text(r.test_accuracy), r.test_loss);
+  text += fmt::format("{:<14}{}\n", "model", r.model_path.empty() ? "not written" : r.model_path);
+  text += fmt::format("{:<14}{}\n", "run", r.run_dir);
+  text +=
+      fmt::format("{:<14}{}, {:.0f} images/s, {} parameters, peak memory {}\n", "training", duration_text(r.seconds),
+                  r.images_per_s, r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
+  return text;
+}
+
+void say_settings(const TrainSettings& settings) {
+  print_note(fmt::format("{} threads, {} kernels", settings.threads, kernels::target_name()));
+  for (const auto& [name, value] : settings_map(settings)) print_note(fmt::format("  {:<22}{}", name, value));
+}
+
+}  // namespace
+
+int run_train(const Arguments& arguments) {
+  TrainSettings settings = arguments.train;
+  settings.threads = take_threads(settings.threads);
+  if (arguments.verbose) say_settings(settings);
+
+  const StopSignals signals(arguments.quiet);
+  Display display(arguments);
+  const TrainObserver observer = display.observer(signals.stop());
+  const TrainResult result = train(settings, observer);
+  display.clear();
+
+  if (arguments.json) print_json(json_of(result));
+  if (result.status == "interrupted") {
+    print_note(fmt::format("stopped by {} after step {} and saved; go on with:\n  {}", signals.name(), result.steps,
+                           resume_command(arguments, result)));
+    return signals.exit_code();
+  }
+  if (result.status == "not finite") {
+    throw Error(result.message.empty() ? "training met a value that is not finite" : result.message, kExitNotFinite);
+  }
+  if (!arguments.json) print(text_of(result, settings.dry_run));
+  return kExitGood;
+}
+
+}  // namespace evenkeel::cli

@@ -1,0 +1,61 @@
+#include "evenkeel/model.h"
+
+#include <algorithm>
+
+#include "evenkeel/train/evaluator.h"
+#include "evenkeel/train/model_file.h"
+
+namespace evenkeel {
+
+struct SavedModel::State {
+  Model model;
+  std::unique_ptr<Evaluator> evaluator;
+  int64_t parameters = 0;
+};
+
+SavedModel::SavedModel(const std::string& path, int threads) : state_(std::make_unique<State>()) {
+  state_->model = load_model(path);
+  EvalSettings settings;
+  settings.threads = threads;
+  state_->evaluator = std::make_unique<Evaluator>(state_->model.spec, state_->model.store, settings);
+  for (const ParameterInfo& info : build_network(state_->model.spec, Mode::kInference).parameters) {
+    state_->parameters += element_count(info.shape);
+  }
+}
+SavedModel::~SavedModel() = default;
+SavedModel::SavedModel(SavedModel&&) noexcept = default;
+SavedModel& SavedModel::operator=(SavedModel&&) noexcept = default;
+
+const std::vector<int64_t>& SavedModel::input_shape() const { return state_->model.spec.input; }
+const std::vector<std::string>& SavedModel::class_names() const { return state_->model.class_names; }
+int64_t SavedModel::parameter_count() const { return state_->parameters; }
+
+std::vector<float> SavedModel::probabilities(std::span<const float> x, int64_t n) {
+  const Shape& input = state_->model.spec.input;
+  if (n < 1 || static_cast<int64_t>(x.size()) != n * element_count(input)) {
+    throw UsageError("expected " + std::to_string(n) + " examples of " + to_string(input) + ", found " + std::to_string(x.size()) + " floats");
+  }
+  data::Dataset examples;
+  examples.name = "the examples given";
+  examples.example_shape = input;
+  examples.count = n;
+  Shape shape = input;
+  shape.insert(shape.begin(), n);
+  examples.values = Tensor(DType::kF32, shape);
+  std::copy(x.begin(), x.end(), examples.values.values<float>().begin());
+  examples.labels.assign(static_cast<size_t>(n), -1);
+  return state_->evaluator->run(examples, state_->model.standardization).probabilities;
+}
+
+std::vector<int32_t> SavedModel::predict(std::span<const float> x, int64_t n) {
+  const std::vector<float> p = probabilities(x, n);
+  const auto classes = static_cast<int64_t>(p.size()) / n;
+  std::vector<int32_t> result;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto row = p.begin() + i * classes;
+    result.push_back(static_cast<int32_t>(std::max_element(row, row + classes) - row));
+  }
+  return result;
+}
+
+}  // namespace evenkeel

@@ -1,0 +1,31 @@
+#include "evenkeel/network.h"
+
+#include "evenkeel/train/trainer.h"
+
+namespace evenkeel {
+
+TrainReport train_network(const TrainOptions& options) {
+  TrainSettings settings;
+  settings.data = options.data;
+  settings.model = options.model;
+  settings.out = options.out;
+  settings.epochs = options.epochs;
+  settings.batch_size = options.batch_size;
+  settings.optimizer.kind = optimizer_from_name(options.optimizer);
+  settings.optimizer.weight_decay = static_cast<float>(options.weight_decay);
+  settings.learning_rate = options.learning_rate;
+  settings.schedule = schedule_from_name(options.schedule);
+  settings.seed = options.seed;
+  settings.threads = options.threads;
+  settings.max_steps = options.max_steps;
+  settings.resume = options.resume;
+  TrainObserver observer;
+  if (options.on_epoch) {
+    observer.epoch = [&](const EpochSummary& s) { options.on_epoch(s.epoch, s.train_loss, s.test_accuracy.value_or(0)); };
+  }
+  const TrainResult result = train(settings, observer);
+  return {result.status, result.train_loss, result.test_accuracy, result.images_per_s, result.epochs,
+          result.steps,  result.parameters, result.model_path,    result.run_dir};
+}
+
+}  // namespace evenkeel

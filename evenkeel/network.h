@@ -1,0 +1,47 @@
+// Training from C++: what `evenkeel train` does, as a call.
+//
+//   evenkeel::TrainOptions options;             // the defaults of the command line
+//   options.data = "fashion-mnist";
+//   options.model = "mlp";
+//   evenkeel::TrainReport report = evenkeel::train_network(options);
+//   evenkeel::SavedModel model(report.model_path);
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "evenkeel/export.h"
+
+namespace evenkeel {
+
+struct TrainOptions {
+  std::string data = "fashion-mnist";
+  std::string model = "cnn";  // a name of the zoo or a TOML file
+  std::string out;            // run folder; "" = a new one below runs/
+  int64_t epochs = 3;
+  int64_t batch_size = 128;
+  std::string optimizer = "adamw";
+  double learning_rate = 3e-3;
+  std::string schedule = "one-cycle";
+  double weight_decay = 1e-2;
+  uint64_t seed = 1;
+  int threads = 0;        // 0: the cores this process may use
+  int64_t max_steps = 0;  // > 0: stop after so many
+  bool resume = false;
+  // Called after every epoch with its number (from 1), the training loss and the test accuracy; may be empty.
+  std::function<void(int64_t epoch, double train_loss, double test_accuracy)> on_epoch;
+};
+
+struct TrainReport {
+  std::string status;  // "finished" or "not finite"
+  double train_loss = 0, test_accuracy = 0, images_per_s = 0;
+  int64_t epochs = 0, steps = 0, parameters = 0;
+  std::string model_path, run_dir;
+};
+
+// Trains and writes a run folder with model, checkpoints and log. Throws std::runtime_error with one sentence for anything that the options or
+// the files have wrong; prints nothing.
+EK_API TrainReport train_network(const TrainOptions& options);
+
+}  // namespace evenkeel
