@@ -188,6 +188,19 @@ Json measure_model(const Options& options, const std::string& model) {
   return result;
 }
 
+// Says so when even the quietest slices were disturbed more than once each: such numbers are worth little, such ratios a bit more.
+void warn_if_busy(Json& document) {
+  int64_t slices = 0, switches = 0;
+  for (const Json& result : document["results"]) {
+    for (const Json& contender : result["contenders"]) {
+      slices += contender["slices_kept"].get<int64_t>();
+      switches += contender["switches_in_kept"].get<int64_t>();
+    }
+  }
+  if (switches > slices)
+    document["warnings"].push_back("other processes took cores away all the time: measure again on a quiet machine");
+}
+
 // Runs this program again, once per heap, and joins what they found.
 Json measure_heaps(const Options& options, const std::vector<std::string>& arguments) {
   Json joined;
@@ -484,6 +497,7 @@ int run(int argc, char** argv) {
       if (isatty(STDERR_FILENO)) fmt::print(stderr, "{} heap: {}\n", options.heap, model);
       document["results"].push_back(measure_model(options, model));
     }
+    warn_if_busy(document);
   }
   fmt::print("{}", options.json ? document.dump(2) + "\n" : as_text(document, options.markdown));
   return kExitGood;

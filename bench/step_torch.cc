@@ -1,5 +1,8 @@
 // The peer of bench/step: the zoo's networks in libtorch's C++ front end, under the same state-dict names, so that both sides can start
 // from the same parameters. Written to be fast: activations and residual sums in place, gradients accumulated into kept buffers.
+// Before torch.h: clang 14 in C++20 mode instantiates vectors of IValue as soon as it sees them, where torch.h has only declared it.
+#include <ATen/core/ivalue.h>
+
 #include <torch/torch.h>
 
 #include <algorithm>

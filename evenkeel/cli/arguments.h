@@ -45,8 +45,8 @@ struct Arguments {
   ColorChoice color = ColorChoice::kAuto;
 };
 
-// Parses argv[1..]. Throws UsageError in one sentence: an unknown command or option (with the closest known one), a missing or
-// impossible value (option, found, expected).
+// Parses argv[1..]. Throws UsageError in one sentence: an unknown command or option (with the closest known one), a
+// missing or impossible value (option, found, expected).
 Arguments parse(const std::vector<std::string>& words);
 
 // Checks that concern the values of several options, and defaults that follow from others. Called by parse.

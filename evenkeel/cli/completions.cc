@@ -1,5 +1,5 @@
-// Completions for the three shells, from the option table. Each script finds the command among the words before the cursor, then
-// offers its options, or the words of the option just before.
+// Completions for the three shells, from the option table. Each script finds the command among the words before the
+// cursor, then offers its options, or the words of the option just before.
 #include <fmt/format.h>
 
 #include <algorithm>

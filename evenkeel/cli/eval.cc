@@ -19,15 +19,19 @@ std::string setting(const Model& model, const std::string& name) {
   return found == model.training.end() ? "" : found->second;
 }
 
+uint64_t seed_of(const Arguments& arguments, const Model& model) {
+  if (arguments.seed) return *arguments.seed;
+  return number_from<uint64_t>(setting(model, "seed")).value_or(1);
+}
+
 // What the model was trained on is the default of everything: the same seed makes the same splits.
 data::LoadOptions load_options(const Arguments& arguments, const Model& model, bool same_data) {
   data::LoadOptions options;
   if (same_data) options.label_column = setting(model, "label");
   options.validation_fraction = number_from<double>(setting(model, "validation")).value_or(0);
-  options.seed = number_from<uint64_t>(setting(model, "seed")).value_or(1);
+  options.seed = seed_of(arguments, model);
   if (arguments.label) options.label_column = *arguments.label;
   if (arguments.validation) options.validation_fraction = *arguments.validation;
-  if (arguments.seed) options.seed = *arguments.seed;
   return options;
 }
 
@@ -144,7 +148,7 @@ int run_eval(const Arguments& arguments) {
                                 .batch_size = arguments.batch_size,
                                 .threads = threads,
                                 .corrupt = arguments.corrupt,
-                                .seed = arguments.seed.value_or(1)};
+                                .seed = seed_of(arguments, model)};
     rows.push_back({name, evaluate(model, dataset, settings)});
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,4 +1,5 @@
-// The one table of commands and options: the parser, --help, docs/cli.md, the man page and the completions come from it.
+// The one table of commands and options: the parser, --help, docs/cli.md, the man page and the completions come from
+// it.
 //
 //   for (const Option& option : options_of("train")) std::puts(option.name.c_str());
 #pragma once
@@ -14,7 +15,8 @@ namespace evenkeel::cli {
 
 // How the text of an option gets into Arguments, and how it is shown.
 struct Binding {
-  // Assigns the value; returns nothing when all is well, else what was expected instead ("a whole number of at least 1").
+  // Assigns the value; returns nothing when all is well, else what was expected instead ("a whole number of at least
+  // 1").
   std::function<std::optional<std::string>(Arguments&, const std::string&)> set;
   std::function<std::string(const Arguments&)> show;  // the value as text: from fresh Arguments it is the default
   std::vector<std::string> words;                     // where only these are allowed

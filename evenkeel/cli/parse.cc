@@ -25,7 +25,8 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
   return closest.empty() ? "" : fmt::format("; did you mean '{}{}'", prefix, closest);
 }
 
-// "what is wrong; what to try", or where the first part ends in a suggestion, "what is wrong; did you mean 'x'? What to try".
+// "what is wrong; what to try", or where the first part ends in a suggestion, "what is wrong; did you mean 'x'? What to
+// try".
 std::string joined_sentence(const std::string& wrong, const std::string& suggestion, const std::string& remedy) {
   if (suggestion.empty()) return wrong + "; " + remedy;
   return wrong + suggestion + "? (" + remedy + ")";
@@ -57,8 +58,8 @@ const Option* option_named(const std::string& word, const std::string& command) 
   return elsewhere;
 }
 
-// "--name value" and "-n value" become "--name=value": the value may begin with a dash (--label -1), and one that is missing is found
-// here, where the message can say what it should have been.
+// "--name value" and "-n value" become "--name=value": the value may begin with a dash (--label -1), and one that is
+// missing is found here, where the message can say what it should have been.
 std::vector<std::string> join_values(const std::vector<std::string>& words, const std::string& command) {
   std::vector<std::string> joined;
   for (size_t i = 0; i < words.size(); ++i) {
@@ -166,10 +167,11 @@ std::map<std::string, CLI::App*> build(CLI::App& root, Arguments& arguments) {
                                    did_you_mean(bare, names, "--"), see_help(command)));
 }
 
-void refuse_extras(const std::vector<std::string>& extras, const std::string& command) {
+void refuse_extras(std::vector<std::string> extras, const std::string& command) {
+  std::erase(extras, "--");  // CLI11 leaves the mark itself over
   if (extras.empty()) return;
   for (const std::string& word : extras) {
-    if (word.size() > 1 && word[0] == '-' && word != "--" && !(command.empty() && extras.front()[0] != '-'))
+    if (word.size() > 1 && word[0] == '-' && !(command.empty() && extras.front()[0] != '-'))
       refuse_option(word, command);
   }
   const std::string& word = extras.front();

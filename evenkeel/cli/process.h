@@ -6,8 +6,9 @@
 
 namespace evenkeel::cli {
 
-// The number of threads to use: `asked`, or the cores this process may use when 0. Pins the threads to the cores when they take all of
-// them: with fewer, pinning could put two processes on one core and leave another idle. Call once, before any work.
+// The number of threads to use: `asked`, or the cores this process may use when 0. Pins the threads to the cores when
+// they take all of them: with fewer, pinning could put two processes on one core and leave another idle. Call once,
+// before any work.
 int take_threads(int asked);
 
 // While it lives, SIGINT and SIGTERM ask for a stop instead of ending the process; the second one ends it.

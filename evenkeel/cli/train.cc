@@ -136,7 +136,8 @@ int run_train(const Arguments& arguments) {
     return signals.exit_code();
   }
   if (result.status == "not finite") {
-    throw Error(result.message.empty() ? "training met a value that is not finite" : result.message, kExitNotFinite);
+    const std::string kept = result.run_dir.empty() ? "" : "; the last good checkpoint is kept in " + result.run_dir;
+    throw Error(result.message + kept, kExitNotFinite);
   }
   if (!arguments.json) print(text_of(result, settings.dry_run));
   return kExitGood;

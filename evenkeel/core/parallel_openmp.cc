@@ -1,21 +1,20 @@
 #include <omp.h>
 
-#include <algorithm>
-
 #include "evenkeel/core/parallel.h"
 
 namespace evenkeel {
 namespace internal {
 
 void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
-  const int team = static_cast<int>(std::min<int64_t>(threads, count));
-  if (team <= 1 || omp_in_parallel()) {
+  if (threads <= 1 || count <= 1 || omp_in_parallel()) {
     const FlushDenormals flush;
     for (int64_t i = 0; i < count; ++i) body(context, i, 0);
     return;
   }
+  // Always the whole team, some with empty shares: libgomp ends the threads that a smaller team leaves over, and new ones would
+  // inherit the one core that the calling thread is pinned to.
   // Static, contiguous shares: neighbouring blocks meet the same core again in the next loop, where they are in its cache.
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
     const int thread = omp_get_thread_num();

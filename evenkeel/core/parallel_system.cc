@@ -40,12 +40,17 @@ std::vector<int> cores_of_affinity_mask() {
 }  // namespace
 
 int available_cores() {
-  const int mask = std::max<int>(1, static_cast<int>(cores_of_affinity_mask().size()));
-  const int quota = cgroup_cores();
-  return quota > 0 ? std::min(mask, quota) : mask;
+  // Asked once: pinning narrows the mask of the calling thread.
+  static const int cores = [] {
+    const int mask = std::max<int>(1, static_cast<int>(cores_of_affinity_mask().size()));
+    const int quota = cgroup_cores();
+    return quota > 0 ? std::min(mask, quota) : mask;
+  }();
+  return cores;
 }
 
 void pin_threads(int threads) {
+  available_cores();  // before the mask is narrowed
   const std::vector<int> cores = cores_of_affinity_mask();
   if (threads < 1 || static_cast<int>(cores.size()) < threads) return;
   // As many indices as threads, taken one each: whichever thread takes an index pins itself to that thread's core.

@@ -29,6 +29,11 @@ ConvShape conv_shape(const Conv& conv, const Shape& x, const Shape& weight, cons
           conv.group};
 }
 
+// Of one example, forward; each gradient costs the same.
+int64_t conv_flops(const ConvShape& s) {
+  return 2 * s.out_channels * s.out_h * s.out_w * s.in_channels / s.group * s.kernel_h * s.kernel_w;
+}
+
 // Tile by tile: out tile = primitive(in tile, packed weights, bias). Tiles read whole rows: those beyond the batch are zeroed first, and what
 // is written there is never read as a result.
 StepFunction tile_step(CpuExecutable& e, TilePrimitive* primitive, ValueId in, ValueId weight, ValueId bias,
@@ -40,7 +45,7 @@ StepFunction tile_step(CpuExecutable& e, TilePrimitive* primitive, ValueId in, V
   return [=, threads = e.threads(), x = e.data<float>(in), y = e.data<float>(out),
           b = e.data<float>(bias)](const RunArguments& a) {
     zero_rows(x, in_row, a.n, round_up(a.n, kTileExamples));
-    for_tiles(a.n, threads, [&](int64_t first, int64_t, int thread) {
+    for_tiles(a.n, team_for_flops(threads, a.n * example_flops), [&](int64_t first, int64_t, int thread) {
       primitive->run(thread, {.a = x + first * in_row, .packed = packed, .bias = b, .out = y + first * out_row});
     });
   };
@@ -53,13 +58,13 @@ TileOptions tile_options(CpuExecutable& e, const Node& node, int64_t examples, b
 StepFunction compile(const Gemm&, CpuExecutable& e, const Node& node) {
   const int64_t in = e.elements(node.inputs[0]), out = e.elements(node.outputs[0]);
   TilePrimitive* p = e.keep(linear_forward(in, out, tile_options(e, node, kTileExamples, node.inputs[2] != kNoValue)));
-  return tile_step(e, p, node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[0]);
+  return tile_step(e, p, 2 * in * out, node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[0]);
 }
 
 StepFunction compile(const GemmGradInput&, CpuExecutable& e, const Node& node) {
   const int64_t out = e.elements(node.inputs[0]), in = e.elements(node.outputs[0]);
   TilePrimitive* p = e.keep(linear_backward_data(in, out, tile_options(e, node, kTileExamples, false)));
-  return tile_step(e, p, node.inputs[0], node.inputs[1], kNoValue, node.outputs[0]);
+  return tile_step(e, p, 2 * in * out, node.inputs[0], node.inputs[1], kNoValue, node.outputs[0]);
 }
 
 StepFunction compile(const Conv& conv, CpuExecutable& e, const Node& node) {
@@ -67,7 +72,7 @@ StepFunction compile(const Conv& conv, CpuExecutable& e, const Node& node) {
   const ConvShape shape =
       conv_shape(conv, g.value(node.inputs[0]).shape, g.value(node.inputs[1]).shape, g.value(node.outputs[0]).shape);
   TilePrimitive* p = e.keep(conv_forward(shape, tile_options(e, node, kTileExamples, node.inputs[2] != kNoValue)));
-  return tile_step(e, p, node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[0]);
+  return tile_step(e, p, conv_flops(shape), node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[0]);
 }
 
 StepFunction compile(const ConvGradInput& op, CpuExecutable& e, const Node& node) {
@@ -75,7 +80,7 @@ StepFunction compile(const ConvGradInput& op, CpuExecutable& e, const Node& node
   const ConvShape shape =
       conv_shape(op.conv, g.value(node.outputs[0]).shape, g.value(node.inputs[1]).shape, g.value(node.inputs[0]).shape);
   TilePrimitive* p = e.keep(conv_backward_data(shape, tile_options(e, node, kTileExamples, false)));
-  return tile_step(e, p, node.inputs[0], node.inputs[1], kNoValue, node.outputs[0]);
+  return tile_step(e, p, conv_flops(shape), node.inputs[0], node.inputs[1], kNoValue, node.outputs[0]);
 }
 
 // out[0 .. count) = sum of `parts` arrays that lie `stride` floats apart, in the binary tree ((0+1)+(2+3))+... The arrays are overwritten.
@@ -96,6 +101,7 @@ StepFunction compile(const ConvGradWeight& op, CpuExecutable& e, const Node& nod
   const size_t weight_bytes = static_cast<size_t>(e.elements(dw_id)) * sizeof(float);
   const int64_t rows = group_rows(e.plan().batch, weight_bytes);
   const bool bias = db_id != kNoValue;
+  const int64_t flops = conv_flops(shape);
   TilePrimitive* p = e.keep(conv_backward_weights(shape, tile_options(e, node, rows, bias)));
   const int64_t groups = (e.plan().batch + rows - 1) / rows;
   const int64_t packed = round_up(static_cast<int64_t>(p->packed_bytes() / sizeof(float)), 16);
@@ -108,7 +114,7 @@ StepFunction compile(const ConvGradWeight& op, CpuExecutable& e, const Node& nod
     const int64_t used = (a.n + rows - 1) / rows;
     zero_rows(x, x_row, a.n, used * rows);
     zero_rows(dy, dy_row, a.n, used * rows);
-    parallel_for(used, threads, [&](int64_t group, int thread) {
+    parallel_for(used, team_for_flops(threads, a.n * flops), [&](int64_t group, int thread) {
       float* out = partials + group * stride;
       p->run(thread, {.a = x + group * rows * x_row,
                       .b = dy + group * rows * dy_row,
@@ -116,7 +122,7 @@ StepFunction compile(const ConvGradWeight& op, CpuExecutable& e, const Node& nod
                       .dbias = bias ? out + packed : nullptr});
     });
     constexpr int64_t kSlice = 4096;  // floats: 8 partials of a slice stay in the L2 cache while they are added
-    parallel_for((stride + kSlice - 1) / kSlice, threads, [&](int64_t slice, int) {
+    parallel_for((stride + kSlice - 1) / kSlice, team_for_bytes(threads, used * stride * static_cast<int64_t>(sizeof(float))), [&](int64_t slice, int) {
       fold_parts(partials, used, stride, slice * kSlice, std::min(stride, (slice + 1) * kSlice));
     });
     p->unpack(partials, dw);
@@ -140,7 +146,7 @@ StepFunction compile(const GemmGradWeight&, CpuExecutable& e, const Node& node) 
   return [=, threads = e.threads()](const RunArguments& a) {
     zero_rows(x, in, a.n, capacity);
     zero_rows(dy, out, a.n, capacity);
-    parallel_for((out + kSliceRows - 1) / kSliceRows, threads, [&](int64_t slice, int thread) {
+    parallel_for((out + kSliceRows - 1) / kSliceRows, team_for_flops(threads, 2 * a.n * in * out), [&](int64_t slice, int thread) {
       const int64_t first = slice * kSliceRows;
       const int64_t end = std::min(out, first + kSliceRows);
       TilePrimitive* p = end - first == kSliceRows ? whole : rest;

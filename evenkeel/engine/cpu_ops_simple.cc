@@ -21,10 +21,9 @@ namespace {
 // f(first element, elements) over the tiles of a batched value.
 template <class F>
 void for_elements(int64_t n, int64_t row, int threads, F&& f) {
-  // One thread below 128 KiB touched: a fork and join of the team costs as much as the copy (perf: 0.4 us against 0.3 us).
-  constexpr int64_t kSerialElements = 16 * 1024;
-  if (n * row <= kSerialElements) return f(int64_t{0}, n * row);
-  for_tiles(n, threads, [&](int64_t first, int64_t rows, int) { f(first * row, rows * row); });
+  const int team = team_for_bytes(threads, 2 * n * row * static_cast<int64_t>(sizeof(float)));
+  if (team == 1) return f(int64_t{0}, n * row);
+  for_tiles(n, team, [&](int64_t first, int64_t rows, int) { f(first * row, rows * row); });
 }
 
 StepFunction compile(const Activate& op, CpuExecutable& e, const Node& node) {
@@ -61,7 +60,8 @@ template <class X, class Y, class F>
 StepFunction each_example(CpuExecutable& e, ValueId in, ValueId out, F f) {
   const int64_t in_row = e.elements(in), out_row = e.elements(out);
   return [=, x = e.data<X>(in), y = e.data<Y>(out), threads = e.threads()](const RunArguments& a) {
-    for_tiles(a.n, threads, [&](int64_t first, int64_t rows, int) {
+    const int team = team_for_bytes(threads, a.n * (in_row + out_row) * static_cast<int64_t>(sizeof(float)));
+    for_tiles(a.n, team, [&](int64_t first, int64_t rows, int) {
       for (int64_t i = first; i < first + rows; ++i) f(x + i * in_row, y + i * out_row, i);
     });
   };
@@ -193,6 +193,8 @@ StepFunction compile(const Softmax&, CpuExecutable& e, const Node& node) {
   });
 }
 
+constexpr int64_t kFlopsPerExp = 500;  // 20 ns in double, in flops of a core
+
 // loss and correct from f(row, label) -> LossSums of one example.
 template <class F>
 StepFunction loss_step(CpuExecutable& e, const Node& node, F f) {
@@ -202,7 +204,7 @@ StepFunction loss_step(CpuExecutable& e, const Node& node, F f) {
   return [=, z = e.data<float>(node.inputs[0]), loss = e.data<double>(node.outputs[0]),
           correct = e.data<double>(node.outputs[1]), threads = e.threads()](const RunArguments& a) {
     auto* partials = reinterpret_cast<LossSums*>(*scratch);
-    parallel_for(block_count(a.n), threads, [&](int64_t block, int) {
+    parallel_for(block_count(a.n), team_for_flops(threads, a.n * k * kFlopsPerExp), [&](int64_t block, int) {
       LossSums sums;
       const int64_t end = std::min(a.n, (block + 1) * kBlockExamples);
       for (int64_t i = block * kBlockExamples; i < end; ++i) sums = merge(sums, f(z + i * k, a.labels[i]));
@@ -235,7 +237,7 @@ StepFunction compile(const SoftmaxCrossEntropyGradient& op, CpuExecutable& e, co
   const int64_t k = e.elements(node.inputs[0]);
   return [=, smoothing = op.label_smoothing, z = e.data<float>(node.inputs[0]), dz = e.data<float>(node.outputs[0]),
           threads = e.threads()](const RunArguments& a) {
-    for_tiles(a.n, threads, [&](int64_t first, int64_t rows, int) {
+    for_tiles(a.n, team_for_flops(threads, a.n * k * kFlopsPerExp), [&](int64_t first, int64_t rows, int) {
       for (int64_t i = first; i < first + rows; ++i) {
         int64_t largest = 0;
         const double log_sum = log_sum_exp(z + i * k, k, &largest);

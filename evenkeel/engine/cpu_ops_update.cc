@@ -1,6 +1,8 @@
 // The guard, clipping by norm and the optimizers.
 #include <cmath>
+#include <limits>
 
+#include "evenkeel/core/moments.h"
 #include "evenkeel/engine/cpu_executable.h"
 #include "evenkeel/kernels/activation.h"
 
@@ -24,6 +26,14 @@ struct Checked {
 
 bool all_finite(const Checked& c) {
   if (c.element == Element::kF32) return kernels::all_finite(reinterpret_cast<const float*>(c.data), c.count);
+  if (c.element == Element::kMoments) {
+    // Running statistics are kept in fp32: what would overflow there is refused, too.
+    const auto* moments = reinterpret_cast<const Moments*>(c.data);
+    return std::all_of(moments, moments + c.count, [](const Moments& m) {
+      constexpr double kLargest = std::numeric_limits<float>::max();
+      return std::abs(m.mean) <= kLargest && m.m2 <= kLargest * std::max(1.0, m.count - 1);
+    });
+  }
   const auto* values = reinterpret_cast<const double*>(c.data);
   const int64_t doubles = c.count * static_cast<int64_t>(size_bytes(c.element) / sizeof(double));
   return std::all_of(values, values + doubles, [](double v) { return std::isfinite(v); });
@@ -83,8 +93,7 @@ float* offset(float* p, int64_t i) { return p == nullptr ? nullptr : p + i; }
 
 StepFunction compile(const SgdUpdate& op, CpuExecutable& e, const Node& node) {
   return [=, u = updated(e, node)](const RunArguments& a) {
-    const kernels::SgdOptions o{a.learning_rate, op.momentum, op.weight_decay, op.nesterov,
-                                a.step == 1};
+    const kernels::SgdOptions o{a.learning_rate, op.momentum, op.weight_decay, op.nesterov, a.step == 1};
     for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
       kernels::sgd_update(u.weight + i, u.gradient + i, u.scale(), count, o, offset(u.state0, i));
     });
@@ -93,8 +102,7 @@ StepFunction compile(const SgdUpdate& op, CpuExecutable& e, const Node& node) {
 
 StepFunction compile(const AdamUpdate& op, CpuExecutable& e, const Node& node) {
   return [=, u = updated(e, node)](const RunArguments& a) {
-    const kernels::AdamOptions o{
-        a.learning_rate, op.beta1, op.beta2, op.eps, op.weight_decay, op.decoupled, a.step};
+    const kernels::AdamOptions o{a.learning_rate, op.beta1, op.beta2, op.eps, op.weight_decay, op.decoupled, a.step};
     for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
       kernels::adam_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, u.state1 + i);
     });
@@ -103,8 +111,7 @@ StepFunction compile(const AdamUpdate& op, CpuExecutable& e, const Node& node) {
 
 StepFunction compile(const RmspropUpdate& op, CpuExecutable& e, const Node& node) {
   return [=, u = updated(e, node)](const RunArguments& a) {
-    const kernels::RmspropOptions o{a.learning_rate, op.alpha, op.eps, op.weight_decay,
-                                    op.momentum};
+    const kernels::RmspropOptions o{a.learning_rate, op.alpha, op.eps, op.weight_decay, op.momentum};
     for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
       kernels::rmsprop_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, offset(u.state1, i));
     });

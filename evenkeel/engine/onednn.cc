@@ -65,6 +65,43 @@ struct Roles {
   bool out_is_packed;
 };
 
+// Runs a primitive by the C call: the C++ one makes a hash map of the arguments into a vector, an allocation per call.
+void execute(const dnnl::primitive& primitive, const dnnl::stream& stream,
+             const std::vector<dnnl_exec_arg_t>& arguments) {
+  check(dnnl_primitive_execute(primitive.get(), stream.get(), static_cast<int>(arguments.size()), arguments.data()),
+        "run a primitive");
+}
+
+memory empty_memory(const memory::desc& desc) { return memory(desc, cpu_engine(), DNNL_MEMORY_NONE); }
+
+// A change of layout, made once: a new reorder per step would cost allocations and a search of oneDNN's cache.
+class Reorder {
+ public:
+  Reorder(const memory::desc& from, const memory::desc& to)
+      : stream_(cpu_engine()), from_(empty_memory(from)), to_(empty_memory(to)) {
+    const dnnl::reorder::primitive_desc pd(cpu_engine(), from, cpu_engine(), to, user_scratchpad());
+    primitive_ = dnnl::reorder(pd);
+    arguments_ = {{DNNL_ARG_FROM, from_.get()}, {DNNL_ARG_TO, to_.get()}};
+    if (pd.scratchpad_desc().get_size() == 0) return;
+    scratch_ = allocate_aligned(pd.scratchpad_desc().get_size());
+    scratchpad_ = memory(pd.scratchpad_desc(), cpu_engine(), scratch_.get());
+    arguments_.push_back({DNNL_ARG_SCRATCHPAD, scratchpad_.get()});
+  }
+  void run(const float* from, float* to) {
+    const SingleThreadScope single;
+    from_.set_data_handle(const_cast<float*>(from));
+    to_.set_data_handle(to);
+    execute(primitive_, stream_, arguments_);
+  }
+
+ private:
+  dnnl::stream stream_;
+  memory from_, to_, scratchpad_;
+  dnnl::primitive primitive_;
+  AlignedBytes scratch_;
+  std::vector<dnnl_exec_arg_t> arguments_;
+};
+
 class Primitive final : public TilePrimitive {
  public:
   // descs: by the names of Arguments.
@@ -74,12 +111,24 @@ class Primitive final : public TilePrimitive {
   Primitive(dnnl::primitive primitive, Descs descs, const Roles& roles, int threads)
       : primitive_(std::move(primitive)), descs_(std::move(descs)), roles_(roles) {
     for (int t = 0; t < threads; ++t) threads_.push_back(make_thread());
+    if (packed_bytes() == 0) return;
+    if (roles_.out_is_packed) {
+      reorder_ = std::make_unique<Reorder>(descs_.packed, descs_.plain);
+    } else {
+      reorder_ = std::make_unique<Reorder>(descs_.plain, descs_.packed);
+    }
   }
 
   size_t packed_bytes() const override { return descs_.packed.get_size(); }
 
-  void pack(const float* plain, float* packed) const override { reorder(descs_.plain, plain, descs_.packed, packed); }
-  void unpack(const float* packed, float* plain) const override { reorder(descs_.packed, packed, descs_.plain, plain); }
+  void pack(const float* plain, float* packed) override {
+    EK_ASSERT(reorder_ != nullptr && !roles_.out_is_packed);
+    reorder_->run(plain, packed);
+  }
+  void unpack(const float* packed, float* plain) override {
+    EK_ASSERT(reorder_ != nullptr && roles_.out_is_packed);
+    reorder_->run(packed, plain);
+  }
 
   void run(int thread, const Arguments& arguments) override {
     // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a
@@ -96,10 +145,7 @@ class Primitive final : public TilePrimitive {
       set(state.packed, arguments.packed);
       set(state.out, arguments.out);
     }
-    // The C call: the C++ one makes a hash map of the arguments into a vector, an allocation per call.
-    check(dnnl_primitive_execute(primitive_.get(), state.stream.get(), static_cast<int>(state.arguments.size()),
-                                 state.arguments.data()),
-          "run a primitive");
+    execute(primitive_, state.stream, state.arguments);
   }
 
  private:
@@ -110,18 +156,9 @@ class Primitive final : public TilePrimitive {
     std::vector<dnnl_exec_arg_t> arguments;
   };
 
-  static memory empty_memory(const memory::desc& desc) { return memory(desc, cpu_engine(), DNNL_MEMORY_NONE); }
   static void set(memory& m, const float* data) {
     if (m.get(true) != nullptr) m.set_data_handle(const_cast<float*>(data));
   }
-  static void reorder(const memory::desc& from, const float* source, const memory::desc& to, float* target) {
-    dnnl::stream stream(cpu_engine());
-    memory source_memory(from, cpu_engine(), const_cast<float*>(source));
-    memory target_memory(to, cpu_engine(), target);
-    dnnl::reorder(source_memory, target_memory).execute(stream, source_memory, target_memory);
-    stream.wait();
-  }
-
   std::unique_ptr<Thread> make_thread() const {
     auto state = std::make_unique<Thread>();
     state->stream = dnnl::stream(cpu_engine());
@@ -147,6 +184,7 @@ class Primitive final : public TilePrimitive {
   dnnl::primitive primitive_;
   Descs descs_;
   Roles roles_;
+  std::unique_ptr<Reorder> reorder_;  // plain -> packed, or back where the output is packed
   std::vector<std::unique_ptr<Thread>> threads_;
 };
 

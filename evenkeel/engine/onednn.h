@@ -22,9 +22,10 @@ class TilePrimitive {
   virtual ~TilePrimitive() = default;
   // Bytes of the packed weights (forward, backward data) or of the packed weight gradient (backward weights). 64-byte aligned memory.
   virtual size_t packed_bytes() const = 0;
-  // Plain (PyTorch's layout) -> packed, and back.
-  virtual void pack(const float* plain, float* packed) const = 0;
-  virtual void unpack(const float* packed, float* plain) const = 0;
+  // Plain (PyTorch's layout) -> packed weights (forward and backward data of those that have packed_bytes), and packed -> plain weight
+  // gradient (backward weights). One call at a time per primitive.
+  virtual void pack(const float* plain, float* packed) = 0;
+  virtual void unpack(const float* packed, float* plain) = 0;
   // forward:          a = x tile,  packed, bias (or null) -> out = y tile
   // backward data:    a = dy tile, packed                 -> out = dx tile
   // backward weights: a = x tile, b = dy tile             -> out = packed dweight, dbias (or null): assigned

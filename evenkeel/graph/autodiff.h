@@ -20,8 +20,8 @@ Graph with_gradients(Graph graph, bool input_gradient = false);
 enum class OptimizerKind { kSgd, kMomentum, kNesterov, kRmsprop, kAdam, kAdamW };
 struct OptimizerOptions {
   OptimizerKind kind = OptimizerKind::kAdamW;
-  double momentum = 0.9;  // momentum, nesterov
-  double alpha = 0.99;    // rmsprop
+  double momentum = 0.9;              // momentum, nesterov
+  double alpha = 0.99;                // rmsprop
   double beta1 = 0.9, beta2 = 0.999;  // double: 1 - 0.999f is off by 1e-5
   double eps = 1e-8;
   double weight_decay = 0;

@@ -77,7 +77,8 @@ TEST(Gradients, the_input_has_none_unless_asked_for) {
 TEST(Gradients, the_input_has_none_either_when_the_first_layer_is_a_norm_with_a_learned_residual) {
   GraphBuilder b(Mode::kTrain);
   const ValueId x = b.input({4});
-  b.softmax_cross_entropy(b.add("add", b.batch_norm("bn", x, {}), b.linear("fc", x, {.out_features = 4})), b.labels(), 0);
+  b.softmax_cross_entropy(b.add("add", b.batch_norm("bn", x, {}), b.linear("fc", x, {.out_features = 4})), b.labels(),
+                          0);
   const Graph graph = with_gradients(b.take());
   EXPECT_EQ(graph.find("grad:x"), kNoValue);
   EXPECT_NE(graph.find("grad:fc.weight"), kNoValue);
@@ -92,13 +93,15 @@ TEST(Gradients, of_a_value_used_twice_are_added) {
   const Node& sum = graph.nodes[sums[0]];
   const Node& conv = graph.nodes[places_of<ConvGradInput>(graph)[0]];
   const Node& norm = graph.nodes[places_of<NormGradientInput>(graph)[0]];  // of bn2: the first in the backward walk
-  EXPECT_EQ(std::set<ValueId>(sum.inputs.begin(), sum.inputs.end()), (std::set<ValueId>{conv.outputs[0], norm.outputs[1]}));
+  EXPECT_EQ(std::set<ValueId>(sum.inputs.begin(), sum.inputs.end()),
+            (std::set<ValueId>{conv.outputs[0], norm.outputs[1]}));
 }
 
 TEST(Gradients, of_a_sum_go_to_both_sides_without_a_copy) {
   GraphBuilder b(Mode::kTrain);
   const ValueId x = b.input({4});
-  b.softmax_cross_entropy(b.add("add", b.linear("a", x, {.out_features = 3}), b.linear("b", x, {.out_features = 3})), b.labels(), 0);
+  b.softmax_cross_entropy(b.add("add", b.linear("a", x, {.out_features = 3}), b.linear("b", x, {.out_features = 3})),
+                          b.labels(), 0);
   const Graph graph = with_gradients(b.take());
   const auto weights = places_of<GemmGradWeight>(graph);
   ASSERT_EQ(weights.size(), 2u);
@@ -171,8 +174,8 @@ TEST(Updates, stand_behind_the_guard_which_looks_at_loss_statistics_and_gradient
 
 TEST(Updates, list_the_states_of_their_optimizer) {
   const std::map<std::string, std::vector<std::string>> expected = {
-      {"sgd", {}}, {"momentum", {"momentum"}}, {"nesterov", {"momentum"}}, {"rmsprop", {"square_average"}}, {"adam", {"m", "v"}},
-      {"adamw", {"m", "v"}}};
+      {"sgd", {}},          {"momentum", {"momentum"}}, {"nesterov", {"momentum"}}, {"rmsprop", {"square_average"}},
+      {"adam", {"m", "v"}}, {"adamw", {"m", "v"}}};
   for (const auto& [name, kinds] : expected) {
     std::vector<StateInfo> states;
     step_of({.kind = optimizer_from_name(name)}, &states);
@@ -187,7 +190,8 @@ TEST(Updates, list_the_states_of_their_optimizer) {
 TEST(Updates, decay_weights_only_unless_asked) {
   for (const bool all : {false, true}) {
     std::vector<StateInfo> states;
-    const Graph graph = step_of({.kind = OptimizerKind::kAdamW, .weight_decay = 0.5f, .decay_norm_and_bias = all}, &states);
+    const Graph graph =
+        step_of({.kind = OptimizerKind::kAdamW, .weight_decay = 0.5f, .decay_norm_and_bias = all}, &states);
     for (const size_t i : places_of<AdamUpdate>(graph)) {
       const Node& node = graph.nodes[i];
       const std::string& weight = graph.value(node.inputs[0]).name;
@@ -205,7 +209,8 @@ TEST(Updates, read_the_clipping_factor_when_there_is_one) {
   const auto clips = places_of<ClipByNorm>(clipped);
   ASSERT_EQ(clips.size(), 1u);
   EXPECT_EQ(clipped.nodes[clips[0]].inputs.size(), 8u);
-  for (const size_t i : places_of<SgdUpdate>(clipped)) EXPECT_EQ(clipped.nodes[i].inputs[2], clipped.nodes[clips[0]].outputs[0]);
+  for (const size_t i : places_of<SgdUpdate>(clipped))
+    EXPECT_EQ(clipped.nodes[i].inputs[2], clipped.nodes[clips[0]].outputs[0]);
   const Graph plain = step_of({.kind = OptimizerKind::kSgd}, &states);
   EXPECT_TRUE(places_of<ClipByNorm>(plain).empty());
   for (const size_t i : places_of<SgdUpdate>(plain)) EXPECT_EQ(plain.nodes[i].inputs[2], kNoValue);

@@ -8,7 +8,8 @@ namespace evenkeel {
 namespace {
 
 // Every message names the node: a user looks for the layer, not for a line of ours.
-void expect_refused(const std::string& name, const std::string& part, const std::function<void(GraphBuilder&)>& action) {
+void expect_refused(const std::string& name, const std::string& part,
+                    const std::function<void(GraphBuilder&)>& action) {
   GraphBuilder b(Mode::kTrain);
   try {
     action(b);
@@ -28,19 +29,29 @@ int count_of(const Graph& graph) {
 }
 
 TEST(Builder, shape_errors_name_the_node) {
-  expect_refused("conv7", "channels x height x width", [](GraphBuilder& b) { b.conv("conv7", b.input({10}), {.out_channels = 4}); });
-  expect_refused("conv8", "does not fit", [](GraphBuilder& b) { b.conv("conv8", b.input({3, 4, 4}), {.out_channels = 4, .kernel = 5}); });
+  expect_refused("conv7", "channels x height x width",
+                 [](GraphBuilder& b) { b.conv("conv7", b.input({10}), {.out_channels = 4}); });
+  expect_refused("conv8", "does not fit", [](GraphBuilder& b) {
+    b.conv("conv8", b.input({3, 4, 4}), {.out_channels = 4, .kernel = 5});
+  });
   expect_refused("conv9", "groups = 2", [](GraphBuilder& b) {
     b.conv("conv9", b.input({3, 4, 4}), {.out_channels = 4, .groups = 2});
   });
-  expect_refused("conv9", "at least 1", [](GraphBuilder& b) { b.conv("conv9", b.input({3, 4, 4}), {.out_channels = 0}); });
+  expect_refused("conv9", "at least 1", [](GraphBuilder& b) {
+    b.conv("conv9", b.input({3, 4, 4}), {.out_channels = 0});
+  });
   expect_refused("fc", "at least 1", [](GraphBuilder& b) { b.linear("fc", b.input({3}), {.out_features = 0}); });
-  expect_refused("pool", "does not fit", [](GraphBuilder& b) { b.max_pool("pool", b.input({3, 1, 4}), {.kernel = 2}); });
+  expect_refused("pool", "does not fit", [](GraphBuilder& b) {
+    b.max_pool("pool", b.input({3, 1, 4}), {.kernel = 2});
+  });
   expect_refused("pool", "at most half", [](GraphBuilder& b) {
     b.average_pool("pool", b.input({3, 4, 4}), {.kernel = 2, .padding = 2});
   });
-  expect_refused("pool", "at most 16", [](GraphBuilder& b) { b.max_pool("pool", b.input({3, 40, 40}), {.kernel = 17}); });
-  expect_refused("gap", "channels x height x width", [](GraphBuilder& b) { b.global_average_pool("gap", b.input({3})); });
+  expect_refused("pool", "at most 16", [](GraphBuilder& b) {
+    b.max_pool("pool", b.input({3, 40, 40}), {.kernel = 17});
+  });
+  expect_refused("gap", "channels x height x width",
+                 [](GraphBuilder& b) { b.global_average_pool("gap", b.input({3})); });
   expect_refused("add", "same shape", [](GraphBuilder& b) {
     const ValueId x = b.input({3});
     b.add("add", x, b.linear("fc", x, {.out_features = 4}));
@@ -71,7 +82,8 @@ TEST(Builder, extents_of_windows_are_those_of_pytorch) {
   const ValueId x = b.input({3, 28, 17});
   EXPECT_EQ(b.shape(b.conv("a", x, {.out_channels = 6, .kernel = 3, .stride = 2, .padding = 1})), (Shape{6, 14, 9}));
   EXPECT_EQ(b.shape(b.conv("b", x, {.out_channels = 6, .kernel = 3, .padding = 2, .dilation = 2})), (Shape{6, 28, 17}));
-  EXPECT_EQ(b.shape(b.conv("c", x, {.out_channels = 6, .kernel = 7, .stride = 2, .padding = 3, .groups = 3})), (Shape{6, 14, 9}));
+  EXPECT_EQ(b.shape(b.conv("c", x, {.out_channels = 6, .kernel = 7, .stride = 2, .padding = 3, .groups = 3})),
+            (Shape{6, 14, 9}));
   EXPECT_EQ(b.shape(b.max_pool("d", x, {.kernel = 2})), (Shape{3, 14, 8}));
   EXPECT_EQ(b.shape(b.max_pool("e", x, {.kernel = 3, .stride = 2, .padding = 1})), (Shape{3, 14, 9}));
   EXPECT_EQ(b.shape(b.global_average_pool("f", x)), (Shape{3, 1, 1}));

@@ -68,7 +68,8 @@ TEST(Fuse, of_two_norms_that_are_added_the_first_takes_the_other_as_its_residual
   GraphBuilder b(Mode::kTrain);
   const ValueId x = b.input({3, 4, 4});
   const ValueId body = b.batch_norm("bn", b.conv("conv", x, {.out_channels = 3, .padding = 1, .bias = false}), {});
-  const ValueId shortcut = b.batch_norm("down.1", b.conv("down.0", x, {.out_channels = 3, .kernel = 1, .bias = false}), {});
+  const ValueId shortcut =
+      b.batch_norm("down.1", b.conv("down.0", x, {.out_channels = 3, .kernel = 1, .bias = false}), {});
   b.set_name("y", b.activate("relu", b.add("add", body, shortcut), kRelu));
   const Graph graph = b.take();
   const auto norms = nodes_of<Normalize>(graph);

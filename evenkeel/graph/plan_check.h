@@ -32,7 +32,8 @@ inline std::string first_fault_of(const Plan& plan) {
     for (const ValueId id : node.outputs) {
       if (!in_arena(id)) continue;
       const size_t offset = plan.offset[static_cast<size_t>(id)];
-      if (offset == kNotInArena || offset % kUnit != 0) return node.name + ": no aligned place for " + graph.value(id).name;
+      if (offset == kNotInArena || offset % kUnit != 0)
+        return node.name + ": no aligned place for " + graph.value(id).name;
       size_t first = 0, last = 0;
       units(id, &first, &last);
       if (last > owner.size()) return node.name + ": " + graph.value(id).name + " ends outside the arena";

@@ -68,7 +68,9 @@ TEST(Plan, the_arena_is_smaller_than_the_sum_of_its_values) {
 TEST(Plan, inputs_parameters_and_buffers_have_no_place_in_the_arena) {
   const Plan plan = training_plan(dense(), 16);
   for (size_t id = 0; id < plan.offset.size(); ++id) {
-    if (plan.graph.values[id].role != Role::kComputed) { EXPECT_EQ(plan.offset[id], kNotInArena) << plan.graph.values[id].name; }
+    if (plan.graph.values[id].role != Role::kComputed) {
+      EXPECT_EQ(plan.offset[id], kNotInArena) << plan.graph.values[id].name;
+    }
   }
   EXPECT_EQ(plan.parameter_count, 6 * 8 + 8 + 8 + 8 * 3 + 3);
 }

@@ -19,8 +19,8 @@ constexpr int kMaxDepth = 16;         // residuals inside residuals
 constexpr int64_t kMaxLayers = 5000;  // names are compared pairwise
 
 const std::vector<std::string>& layer_types() {
-  static const std::vector<std::string> types = {"conv",    "linear",  "norm",    "activation", "max_pool", "avg_pool", "global_avg_pool",
-                                                 "flatten", "dropout", "residual"};
+  static const std::vector<std::string> types = {"conv",     "linear",          "norm",    "activation", "max_pool",
+                                                 "avg_pool", "global_avg_pool", "flatten", "dropout",    "residual"};
   return types;
 }
 
@@ -68,7 +68,8 @@ class Names {
     if (!layer.norm_name.empty()) return layer.norm_name;
     for (const std::string stem : {"conv", "fc"}) {
       const std::string number = name.starts_with(stem) ? name.substr(stem.size()) : "";
-      if (number.empty() || !std::all_of(number.begin(), number.end(), [](unsigned char c) { return std::isdigit(c); })) continue;
+      if (number.empty() || !std::all_of(number.begin(), number.end(), [](unsigned char c) { return std::isdigit(c); }))
+        continue;
       return taken_.insert("bn" + number).second ? "bn" + number : next_free("bn");
     }
     return name + ".bn";
@@ -116,8 +117,8 @@ class NetworkBuilder {
     x = builder_.flatten("logits.flatten", layers(spec_.layers, "", x, 0));
     const Shape& logits = builder_.shape(x);
     if (logits[0] != spec_.classes) {
-      throw UsageError("the network ends in " + std::to_string(logits[0]) + " outputs for " + std::to_string(spec_.classes) +
-                       " classes; end it with a linear layer without 'out'");
+      throw UsageError("the network ends in " + std::to_string(logits[0]) + " outputs for " +
+                       std::to_string(spec_.classes) + " classes; end it with a linear layer without 'out'");
     }
     builder_.set_name("logits", x);
     if (builder_.mode() != Mode::kTrain) builder_.set_name("probabilities", builder_.softmax("probabilities", x));
@@ -165,7 +166,8 @@ class NetworkBuilder {
     if (std::find(types.begin(), types.end(), layer.type) == types.end()) {
       throw UsageError("layer '" + name + "': unknown type '" + layer.type + "'" + did_you_mean(layer.type, types));
     }
-    if (++layer_count_ > kMaxLayers) throw UsageError("a network has at most " + std::to_string(kMaxLayers) + " layers");
+    if (++layer_count_ > kMaxLayers)
+      throw UsageError("a network has at most " + std::to_string(kMaxLayers) + " layers");
     const auto within = [&](const char* key, int64_t value, int64_t most) {
       if (value >= 0 && value <= most) return;
       throw UsageError("layer '" + name + "': " + key + " must be from 0 to " + std::to_string(most) + ", found " +
@@ -232,8 +234,9 @@ class NetworkBuilder {
 
   void settle_bias(Resolved& r, const LayerSpec* next) {
     const bool own_norm = r.norm && r.norm_first;
-    const bool next_norm = !r.norm && r.activation.kind == ActivationKind::kIdentity && next != nullptr && next->type == "norm" &&
-                           next->norm.value_or(NormKind::kBatch) == NormKind::kBatch && spec_.norm != NormKind::kNone;
+    const bool next_norm = !r.norm && r.activation.kind == ActivationKind::kIdentity && next != nullptr &&
+                           next->type == "norm" && next->norm.value_or(NormKind::kBatch) == NormKind::kBatch &&
+                           spec_.norm != NormKind::kNone;
     r.bias = r.layer->bias.value_or(!own_norm && !next_norm);
     if (r.bias && (own_norm || next_norm)) redundant_biases_.push_back(r.name);
   }
@@ -275,7 +278,8 @@ class NetworkBuilder {
   ValueId weighted(const Resolved& r, ValueId x, bool is_head) {
     const LayerSpec& l = *r.layer;
     const int64_t out = l.out == 0 && is_head ? spec_.classes : l.out;
-    if (out < 1) throw UsageError("layer '" + r.name + "': 'out' is missing; only the last layer takes it from the classes");
+    if (out < 1)
+      throw UsageError("layer '" + r.name + "': 'out' is missing; only the last layer takes it from the classes");
     if (l.type == "linear") return builder_.linear(r.name, x, {.out_features = out, .bias = r.bias});
     return builder_.conv(r.name, x,
                          {.out_channels = out,
@@ -302,10 +306,19 @@ class NetworkBuilder {
 
   ValueId residual(const Resolved& r, ValueId x, int depth) {
     const LayerSpec& l = *r.layer;
-    if (depth >= kMaxDepth) throw UsageError("layer '" + r.name + "': residual blocks nest at most " + std::to_string(kMaxDepth) + " deep");
-    if (l.body.empty()) throw UsageError("residual '" + r.name + "': it has no body; give it layers as [[layer.body]] tables");
+    if (depth >= kMaxDepth)
+      throw UsageError("layer '" + r.name + "': residual blocks nest at most " + std::to_string(kMaxDepth) + " deep");
+    if (l.body.empty())
+      throw UsageError("residual '" + r.name + "': it has no body; give it layers as [[layer.body]] tables");
     const ValueId body = layers(l.body, r.name + ".", x, depth + 1);
-    const ValueId added = builder_.add(r.name, body, shortcut(r, x, builder_.shape(body)));
+    const ValueId around = shortcut(r, x, builder_.shape(body));
+    if (around != x && builder_.shape(around) != builder_.shape(body)) {
+      throw UsageError("residual '" + r.name + "': the body gives " + to_string(builder_.shape(body)) +
+                       ", but its shortcut " + to_string(builder_.shape(around)) +
+                       "; pad the body's windows so that a stride of s leaves 1/s of the image, "
+                       "rounded up");
+    }
+    const ValueId added = builder_.add(r.name, body, around);
     return builder_.activate(r.name + ".activation", added, r.activation);
   }
 
@@ -338,9 +351,10 @@ class NetworkBuilder {
   std::vector<std::string> warnings() const {
     std::vector<std::string> texts;
     if (!redundant_biases_.empty()) {
-      texts.push_back("bias = true of " + listed(redundant_biases_) +
-                      " is redundant: the batch norm that follows subtracts the mean, and the bias with it, and adds its own beta; "
-                      "leave 'bias' out");
+      texts.push_back(
+          "bias = true of " + listed(redundant_biases_) +
+          " is redundant: the batch norm that follows subtracts the mean, and the bias with it, and adds its own beta; "
+          "leave 'bias' out");
     }
     if (!dropped_norms_.empty()) {
       texts.push_back("the norm of " + listed(dropped_norms_) + " is left out: the network's norm is none");

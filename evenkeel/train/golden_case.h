@@ -57,7 +57,7 @@ class GoldenFile {
 
 // ||a - b|| / ||b||, and ||a|| where b is 0; infinite when a value is not finite or the sizes differ.
 template <class A, class B>
-double distance(std::span<A> a, std::span<B> b) {
+double norm_error(const A& a, const B& b) {
   if (a.size() != b.size()) return INFINITY;
   double error = 0, size = 0;
   for (size_t i = 0; i < b.size(); ++i) {
@@ -71,7 +71,7 @@ double distance(std::span<A> a, std::span<B> b) {
 
 // The largest error as a share of the largest |b|.
 template <class A, class B>
-double largest_error(std::span<A> a, std::span<B> b) {
+double largest_error(const A& a, const B& b) {
   if (a.size() != b.size()) return INFINITY;
   double error = 0, size = 0;
   for (size_t i = 0; i < b.size(); ++i) {
@@ -84,7 +84,8 @@ double largest_error(std::span<A> a, std::span<B> b) {
 }
 
 inline bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() && (a.bytes() == 0 || std::memcmp(a.raw(), b.raw(), a.bytes()) == 0);
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         (a.bytes() == 0 || std::memcmp(a.raw(), b.raw(), a.bytes()) == 0);
 }
 
 // The formulas of tests/golden/README.md: inputs that both sides make to the same bits.

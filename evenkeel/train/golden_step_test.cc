@@ -43,10 +43,10 @@ TEST_P(GoldenStep, loss_logits_and_gradients_are_pytorchs) {
   const double loss = c.file.doubles("loss64")[0];
   EXPECT_LE(std::abs(net.loss() - loss), 1e-6 * std::abs(loss));
   const Tensor logits = net.read("logits");
-  EXPECT_LE(distance(logits.values<float>(), c.file.doubles("logits64")), 1e-5);
+  EXPECT_LE(norm_error(logits.values<float>(), c.file.doubles("logits64")), 1e-5);
   for (const ParameterInfo& info : net.network().parameters) {
     const Tensor gradient = net.read("grad:" + info.name);
-    EXPECT_LE(distance(gradient.values<float>(), c.file.doubles("grad64." + info.name)), 1e-5) << info.name;
+    EXPECT_LE(norm_error(gradient.values<float>(), c.file.doubles("grad64." + info.name)), 1e-5) << info.name;
   }
 }
 
@@ -60,11 +60,12 @@ void expect_state(Net& net, const StepCase& c, const std::string& when, const st
     }
     const auto expected = c.file.doubles(when + "64." + optimizer + "." + name);
     const double off = name.find("running_") != std::string::npos ? largest_error(tensor.values<float>(), expected)
-                                                                   : distance(tensor.values<float>(), expected);
+                                                                  : norm_error(tensor.values<float>(), expected);
     EXPECT_LE(off, 1e-5) << when << " " << name;
   }
   const Tensor logits = net.logits(c.x.data(), c.labels.data(), c.n);
-  EXPECT_LE(distance(logits.values<float>(), c.file.doubles(when + "64." + optimizer + ".eval_logits")), 1e-5) << when;
+  EXPECT_LE(norm_error(logits.values<float>(), c.file.doubles(when + "64." + optimizer + ".eval_logits")), 1e-5)
+      << when;
 }
 
 TEST_P(GoldenStep, every_optimizer_makes_pytorchs_steps) {
@@ -182,7 +183,7 @@ TEST_P(GoldenStep, a_ragged_batch_trains_as_if_planned_for_its_size) {
       if (name == "logits" || name.find("running_") != std::string::npos || tensor.dtype() == DType::kI64) {
         EXPECT_TRUE(same_bits(other, tensor)) << name;
       } else {
-        EXPECT_LE(distance(other.values<float>(), tensor.values<float>()), 1e-6) << name;
+        EXPECT_LE(norm_error(other.values<float>(), tensor.values<float>()), 1e-6) << name;
       }
     }
   }

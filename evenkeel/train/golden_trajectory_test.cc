@@ -136,7 +136,7 @@ TEST_P(MlpTrajectory, of_thirty_steps_stays_within_1e_4_of_fp64) {
   EXPECT_LE(worst(t.losses, t.file.doubles("loss64")), 1e-4);
   EXPECT_LE(worst({&t.eval_loss, 1}, t.file.doubles("eval_loss64")), 1e-4);
   t.for_final_tensors([&](const std::string& name, const std::vector<float>& some, double size) {
-    EXPECT_LE(distance(std::span(some), t.file.doubles("final64." + name)), 1e-4) << name;
+    EXPECT_LE(norm_error(some, t.file.doubles("final64." + name)), 1e-4) << name;
     const double expected = t.file.doubles("norm64." + name)[0];
     EXPECT_NEAR(size, expected, 1e-4 * expected) << name;
   });
@@ -157,7 +157,7 @@ TEST_P(CnnTrajectory, of_thirty_steps_is_no_further_from_fp64_than_3_times_pytor
   EXPECT_LE(worst({&t.eval_loss, 1}, eval_exact), 3 * worst_run(t.file.doubles("eval_loss32"), eval_exact));
   t.for_final_tensors([&](const std::string& name, const std::vector<float>& some, double) {
     const auto runs = t.file.doubles("distance32." + name);
-    const double off = distance(std::span(some), t.file.doubles("final64." + name));
+    const double off = norm_error(some, t.file.doubles("final64." + name));
     EXPECT_LE(off, 3 * *std::max_element(runs.begin(), runs.end())) << name;
   });
 }

@@ -24,7 +24,8 @@ uint64_t name_hash(std::string_view name) {
 }
 
 void fill_uniform(std::span<float> values, double bound, RandomStream random) {
-  for (float& value : values) value = static_cast<float>(bound * (2.0 * static_cast<double>(random.next_uniform()) - 1.0));
+  for (float& value : values)
+    value = static_cast<float>(bound * (2.0 * static_cast<double>(random.next_uniform()) - 1.0));
 }
 
 void fill_normal(std::span<float> values, double sigma, RandomStream random) {
@@ -38,12 +39,23 @@ Tensor initial_value(const ParameterInfo& info, uint64_t seed) {
   const auto fan_in = static_cast<double>(info.fan_in);
   const auto fan_out = static_cast<double>(info.fan_out);
   switch (info.init) {
-    case Init::kZero: break;  // tensors start at 0
-    case Init::kOne: std::fill(values.begin(), values.end(), 1.0f); break;
-    case Init::kTorchDefault: fill_uniform(values, 1 / std::sqrt(fan_in), random); break;
-    case Init::kHe: fill_normal(values, std::sqrt(2 / fan_in), random); break;
-    case Init::kXavier: fill_uniform(values, std::sqrt(6 / (fan_in + fan_out)), random); break;
-    case Init::kNormal: fill_normal(values, info.init_scale, random); break;
+    case Init::kZero:
+      break;  // tensors start at 0
+    case Init::kOne:
+      std::fill(values.begin(), values.end(), 1.0f);
+      break;
+    case Init::kTorchDefault:
+      fill_uniform(values, 1 / std::sqrt(fan_in), random);
+      break;
+    case Init::kHe:
+      fill_normal(values, std::sqrt(2 / fan_in), random);
+      break;
+    case Init::kXavier:
+      fill_uniform(values, std::sqrt(6 / (fan_in + fan_out)), random);
+      break;
+    case Init::kNormal:
+      fill_normal(values, info.init_scale, random);
+      break;
   }
   return tensor;
 }
@@ -127,7 +139,8 @@ class MetadataReader {
     const auto it = file_.metadata.find("format");
     if (it == file_.metadata.end() || it->second != kFormatName) {
       fail("this file was not written by evenkeel (expected format = 'evenkeel' in its metadata, found " +
-           (it == file_.metadata.end() ? "none" : "'" + it->second + "'") + "); train a model, or give its model.safetensors");
+           (it == file_.metadata.end() ? "none" : "'" + it->second + "'") +
+           "); train a model, or give its model.safetensors");
     }
     const std::string& version = text("format_version");
     int64_t number = 0;
@@ -191,7 +204,8 @@ class MetadataReader {
     const Json object = json("training");
     std::map<std::string, std::string> settings;
     if (!object.is_object()) fail("metadata 'training' should be an object");
-    for (const auto& [key, value] : object.items()) settings[key] = value.is_string() ? value.get<std::string>() : value.dump();
+    for (const auto& [key, value] : object.items())
+      settings[key] = value.is_string() ? value.get<std::string>() : value.dump();
     return settings;
   }
 
@@ -226,8 +240,8 @@ void take_tensors(const TensorFile& file, const Network& network, const Metadata
     if (it == there.end()) reader.fail("tensor '" + expected.name + "' of the architecture is missing");
     const Tensor& tensor = *it->second;
     if (tensor.shape() != expected.shape || tensor.dtype() != expected.dtype) {
-      reader.fail("tensor '" + expected.name + "': expected " + name_of(expected.dtype) + " " + to_string(expected.shape) +
-                  ", found " + name_of(tensor.dtype()) + " " + to_string(tensor.shape()));
+      reader.fail("tensor '" + expected.name + "': expected " + name_of(expected.dtype) + " " +
+                  to_string(expected.shape) + ", found " + name_of(tensor.dtype()) + " " + to_string(tensor.shape()));
     }
     if (!plausible(expected.name, tensor)) reader.fail("tensor '" + expected.name + "' has a negative value");
     store->add(expected.name, tensor.clone());

@@ -2,10 +2,24 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <exception>
 #include <filesystem>
-#include <span>
 #include <string_view>
 
+// toml++ 3.3 takes some of a file's mistakes for its own ("[[[" breaks an assertion of its parser), and in release builds its assertions
+// become promises to the compiler. A model file may hold any text: here they throw, in every build.
+namespace evenkeel {
+namespace {
+struct ParserConfused : std::exception {
+  const char* what() const noexcept override { return "a key or a bracket stands where it cannot"; }
+};
+constexpr void parser_expects(bool truth) {
+  if (!truth) throw ParserConfused();
+}
+}  // namespace
+}  // namespace evenkeel
+#undef NDEBUG
+#define TOML_ASSERT(expression) ::evenkeel::parser_expects(static_cast<bool>(expression))
 #include <toml++/toml.h>
 
 #include "evenkeel/model_io/atomic_file.h"
@@ -63,8 +77,8 @@ struct TypeKeys {
 const std::vector<TypeKeys>& type_keys() {
   static const std::vector<TypeKeys> all = {
       {"conv",
-       {"out", "kernel", "stride", "padding", "dilation", "groups", "bias", "norm", "activation", "slope", "placement", "norm_name",
-        "zero_gamma"}},
+       {"out", "kernel", "stride", "padding", "dilation", "groups", "bias", "norm", "activation", "slope", "placement",
+        "norm_name", "zero_gamma"}},
       {"linear", {"out", "bias", "norm", "activation", "slope", "placement", "norm_name", "zero_gamma"}},
       {"norm", {"zero_gamma"}},
       {"activation", {"activation", "slope"}},
@@ -103,8 +117,8 @@ class TableReader {
     if (node == nullptr) return;
     *value = exact<int64_t>(*node, key, "a whole number");
     if (*value < least || *value > kMaxInteger) {
-      fail(*node, "'" + key + "' must be from " + std::to_string(least) + " to " + std::to_string(kMaxInteger) + ", found " +
-                      std::to_string(*value));
+      fail(*node, "'" + key + "' must be from " + std::to_string(least) + " to " + std::to_string(kMaxInteger) +
+                      ", found " + std::to_string(*value));
     }
   }
   // A number for which good() holds; condition says so in words.
@@ -112,7 +126,8 @@ class TableReader {
   void read(const std::string& key, double* value, const char* condition, Good good) {
     const toml::node* node = find(key);
     if (node == nullptr) return;
-    *value = node->is_integer() ? static_cast<double>(*node->value_exact<int64_t>()) : exact<double>(*node, key, "a number");
+    *value =
+        node->is_integer() ? static_cast<double>(*node->value_exact<int64_t>()) : exact<double>(*node, key, "a number");
     if (!std::isfinite(*value) || !good(*value)) {
       fail(*node, "'" + key + "' must be " + condition + ", found " + std::to_string(*value));
     }
@@ -221,8 +236,8 @@ void require_keys_of_type(TableReader& reader, const toml::table& table, const L
     if (std::find(allowed.begin(), allowed.end(), word) != allowed.end()) continue;
     for (const TypeKeys& entry : type_keys()) {
       if (std::find(entry.keys.begin(), entry.keys.end(), word) == entry.keys.end()) continue;
-      reader.fail(node, "'" + word + "' has no meaning for a layer of type \"" + layer.type + "\", only for \"" + entry.type +
-                            "\" and the like; remove it");
+      reader.fail(node, "'" + word + "' has no meaning for a layer of type \"" + layer.type + "\", only for \"" +
+                            entry.type + "\" and the like; remove it");
     }
   }
 }
@@ -247,7 +262,8 @@ LayerSpec read_layer(const toml::table& table, const std::string& file, int dept
   if (type == "activation") read_optional_activation(reader, &layer);
   if (type == "avg_pool") reader.read("count_include_pad", &layer.count_include_pad);
   if (type == "dropout") {
-    reader.read("probability", &layer.probability, "at least 0 and less than 1", [](double p) { return p >= 0 && p < 1; });
+    reader.read("probability", &layer.probability, "at least 0 and less than 1",
+                [](double p) { return p >= 0 && p < 1; });
   }
   if (type == "residual") {
     layer.shortcut = shortcut_words()[reader.read_word("shortcut", shortcut_words(), 0)];
@@ -262,9 +278,11 @@ LayerSpec read_layer(const toml::table& table, const std::string& file, int dept
 std::vector<LayerSpec> read_layers(TableReader& reader, const std::string& key, int depth) {
   const std::string example = depth == 0 ? "[[layer]]" : "[[layer.body]]";
   const toml::node* node = reader.find(key);
-  if (node == nullptr) reader.fail((depth == 0 ? "the network has no layers" : "a residual has no body") + ("; add tables " + example));
+  if (node == nullptr)
+    reader.fail((depth == 0 ? "the network has no layers" : "a residual has no body") + ("; add tables " + example));
   const toml::array* array = node->as_array();
-  if (array == nullptr) reader.fail(*node, "'" + key + "' must be a list of tables, written as " + example + " in double brackets");
+  if (array == nullptr)
+    reader.fail(*node, "'" + key + "' must be a list of tables, written as " + example + " in double brackets");
   if (depth > kMaxDepth) reader.fail(*node, "residual blocks nest at most " + std::to_string(kMaxDepth) + " deep");
   std::vector<LayerSpec> layers;
   for (const toml::node& element : *array) {
@@ -306,8 +324,8 @@ int64_t read_classes(TableReader& reader, int64_t data) {
   reader.read("classes", &classes, 1);
   if (classes < 1) reader.fail("'classes' is missing; add for instance classes = 10");
   if (data > 0 && classes != data) {
-    reader.fail(*reader.find("classes"), "'classes' is " + std::to_string(classes) + ", but the data has " + std::to_string(data) +
-                                             "; remove the key to take it from the data");
+    reader.fail(*reader.find("classes"), "'classes' is " + std::to_string(classes) + ", but the data has " +
+                                             std::to_string(data) + "; remove the key to take it from the data");
   }
   return classes;
 }
@@ -339,7 +357,8 @@ ModelSpec read_model(const toml::table& table, const std::string& file, const Sh
   reader.read("init_sigma", &spec.init_sigma, "positive", [](double sigma) { return sigma > 0; });
   reader.read("zero_gamma", &spec.zero_gamma);
   spec.loss = loss_words()[reader.read_word("loss", loss_words(), 0)];
-  reader.read("label_smoothing", &spec.label_smoothing, "at least 0 and less than 1", [](double s) { return s >= 0 && s < 1; });
+  reader.read("label_smoothing", &spec.label_smoothing, "at least 0 and less than 1",
+              [](double s) { return s >= 0 && s < 1; });
   const toml::node* layers = reader.find("layer");
   if (layers == nullptr) reader.finish("the description of the network");  // "layers" is told what it should be
   spec.layers = read_layers(reader, "layer", 0);
@@ -426,15 +445,53 @@ void write_layers(TableWriter& out, const std::vector<LayerSpec>& layers, const 
   for (const LayerSpec& layer : layers) write_layer(out, layer, path);
 }
 
+// toml++ 3.3 may do anything (a default that it calls unreachable) on a letter beyond ASCII outside quotes and comments, where TOML
+// has no place for one. Such a letter is refused here, before the parser sees it.
+void require_ascii_outside_quotes(std::string_view text, const std::string& file) {
+  size_t line = 1;
+  std::string_view until;  // what ends the string or the comment that we are in; "" outside
+  size_t at = text.starts_with("\xEF\xBB\xBF") ? 3 : 0;
+  while (at < text.size()) {
+    const char c = text[at];
+    if (c == '\n') ++line;
+    size_t step = 1;
+    if (until.empty()) {
+      if (static_cast<unsigned char>(c) >= 0x80) {
+        throw UsageError(file + ", line " + std::to_string(line) +
+                         ": not TOML: letters beyond ASCII stand only in quotes and comments");
+      }
+      if (c == '#') until = "\n";
+      for (const std::string_view quote : {"'", "\"", "'''", "\"\"\""}) {  // the longest that fits wins
+        if (!text.substr(at).starts_with(quote)) continue;
+        until = quote;
+        step = quote.size();
+      }
+    } else if (text.substr(at).starts_with(until)) {
+      step = until.size();
+      until = {};
+    } else if (c == '\n' && until.size() == 1) {
+      until = {};  // a quote left open: the parser says so
+    } else if (c == '\\' && until.front() == '"') {
+      step = 2;
+      if (at + 1 < text.size() && text[at + 1] == '\n') ++line;
+    }
+    at += step;
+  }
+}
+
 }  // namespace
 
-ModelSpec parse_model_toml(const std::string& text, const std::string& name_for_messages, const Shape& input, int64_t classes) {
+ModelSpec parse_model_toml(const std::string& text, const std::string& name_for_messages, const Shape& input,
+                           int64_t classes) {
+  require_ascii_outside_quotes(text, name_for_messages);
   toml::table table;
   try {
     table = toml::parse(text, name_for_messages);
   } catch (const toml::parse_error& error) {
-    throw UsageError(name_for_messages + ", line " + std::to_string(error.source().begin.line) + ": not TOML: " +
-                     std::string(error.description()));
+    throw UsageError(name_for_messages + ", line " + std::to_string(error.source().begin.line) +
+                     ": not TOML: " + std::string(error.description()));
+  } catch (const ParserConfused& error) {
+    throw UsageError(name_for_messages + ": not TOML: " + error.what());
   }
   return read_model(table, name_for_messages, input, classes);
 }

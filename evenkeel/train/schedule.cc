@@ -10,9 +10,9 @@ namespace evenkeel {
 namespace {
 
 // PyTorch's defaults of OneCycleLR.
-constexpr double kRise = 0.3;            // pct_start
-constexpr double kStartDivisor = 25;     // div_factor
-constexpr double kFinalDivisor = 1e4;    // final_div_factor
+constexpr double kRise = 0.3;          // pct_start
+constexpr double kStartDivisor = 25;   // div_factor
+constexpr double kFinalDivisor = 1e4;  // final_div_factor
 
 // From `start` at 0 to `end` at 1 along half a cosine.
 double cosine_between(double start, double end, double fraction) {

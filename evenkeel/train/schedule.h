@@ -15,7 +15,7 @@ struct Schedule {
   // Step i of the first W = warmup_steps has learning_rate * (i + 1) / (W + 1); the schedule then starts at step W.
   // Without effect on one-cycle, which has its own.
   int64_t warmup_steps = 0;
-  int64_t step_every = 1;    // step: multiplied by `factor` every so many steps (given in epochs on the command line)
+  int64_t step_every = 1;  // step: multiplied by `factor` every so many steps (given in epochs on the command line)
   double factor = 0.1;
   double final_fraction = 0;  // cosine: where it ends, as a fraction
 };

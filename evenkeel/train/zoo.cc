@@ -62,13 +62,13 @@ std::vector<LayerSpec> mlp(const Shape& input) {
 }
 
 std::vector<LayerSpec> cnn(const Shape&) {
-  return {conv("conv1", 32),         max_pool("pool1"), conv("conv2", 64),           max_pool("pool2"),
+  return {conv("conv1", 32),  max_pool("pool1"), conv("conv2", 64),           max_pool("pool2"),
           conv("conv3", 128), max_pool("pool3"), plain("flatten", "flatten"), linear("fc")};
 }
 
 std::vector<LayerSpec> cnn_gap(const Shape&) {
-  return {conv("conv1", 32),   conv("conv2", 64),       max_pool("pool1"),
-          conv("conv3", 128), plain("global_avg_pool", "gap"), linear("fc")};
+  return {conv("conv1", 32), conv("conv2", 64), max_pool("pool1"), conv("conv3", 128), plain("global_avg_pool", "gap"),
+          linear("fc")};
 }
 
 std::vector<LayerSpec> lenet(const Shape&) {
@@ -144,8 +144,8 @@ struct ZooEntry {
   bool needs_image;
   std::vector<LayerSpec> (*layers)(const Shape& input);
 };
-constexpr ZooEntry kZoo[] = {{"cnn", true, cnn},           {"mlp", false, mlp},          {"cnn-gap", true, cnn_gap},
-                             {"lenet", true, lenet},       {"resnet20", true, resnet20}, {"vgg11", true, vgg11},
+constexpr ZooEntry kZoo[] = {{"cnn", true, cnn},          {"mlp", false, mlp},          {"cnn-gap", true, cnn_gap},
+                             {"lenet", true, lenet},      {"resnet20", true, resnet20}, {"vgg11", true, vgg11},
                              {"resnet18", true, resnet18}};
 
 std::string all_names() {
@@ -194,11 +194,12 @@ ModelSpec zoo_model(const std::string& name, const Shape& input, int64_t classes
 
 ModelSpec find_model(const std::string& name_or_path, const Shape& input, int64_t classes) {
   const auto& names = zoo_names();
-  if (std::find(names.begin(), names.end(), name_or_path) != names.end()) return zoo_model(name_or_path, input, classes);
+  if (std::find(names.begin(), names.end(), name_or_path) != names.end())
+    return zoo_model(name_or_path, input, classes);
   std::error_code ignored;
   if (name_or_path.ends_with(".safetensors")) {
-    throw UsageError("'" + name_or_path + "' is a trained model, but the description of a network is wanted: a name (" + all_names() +
-                     ") or a TOML file; to go on with a run use --resume with its folder");
+    throw UsageError("'" + name_or_path + "' is a trained model, but the description of a network is wanted: a name (" +
+                     all_names() + ") or a TOML file; to go on with a run use --resume with its folder");
   }
   if (std::filesystem::is_regular_file(name_or_path, ignored)) return read_model_toml(name_or_path, input, classes);
   const bool like_a_file = name_or_path.find_first_of("/.") != std::string::npos;
@@ -206,7 +207,8 @@ ModelSpec find_model(const std::string& name_or_path, const Shape& input, int64_
   const std::string stem = std::filesystem::path(name_or_path).stem().string();
   const std::string likely = closest_match(stem, names);
   throw UsageError("there is no file '" + name_or_path + "', and no model of that name" +
-                   (likely.empty() ? ";" : "; did you mean the model '" + likely + "'?") + " The models are " + all_names());
+                   (likely.empty() ? ";" : "; did you mean the model '" + likely + "'?") + " The models are " +
+                   all_names());
 }
 
 }  // namespace evenkeel

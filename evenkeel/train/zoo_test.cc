@@ -34,7 +34,8 @@ TEST(Zoo, models_have_the_parameter_counts_of_their_papers_and_of_pytorch) {
   EXPECT_EQ(parameter_count(zoo_model("mlp", {20}, 3)), 20 * 512 + 1024 + 512 * 512 + 1024 + 512 * 3 + 3);
   EXPECT_EQ(parameter_count(zoo_model("cnn", {1, 28, 28}, 10)),
             9 * 32 + 64 + 9 * 32 * 64 + 128 + 9 * 64 * 128 + 256 + 128 * 3 * 3 * 10 + 10);
-  EXPECT_EQ(parameter_count(zoo_model("cnn-gap", {1, 28, 28}, 10)), 9 * 32 + 64 + 9 * 32 * 64 + 128 + 9 * 64 * 128 + 256 + 128 * 10 + 10);
+  EXPECT_EQ(parameter_count(zoo_model("cnn-gap", {1, 28, 28}, 10)),
+            9 * 32 + 64 + 9 * 32 * 64 + 128 + 9 * 64 * 128 + 256 + 128 * 10 + 10);
   EXPECT_EQ(parameter_count(zoo_model("lenet", {1, 28, 28}, 10)),
             25 * 6 + 12 + 25 * 6 * 16 + 32 + 400 * 120 + 240 + 120 * 84 + 168 + 84 * 10 + 10);
   // He et al. 2016, with the parameter-free shortcut: 0.27 million.
@@ -54,7 +55,8 @@ TEST(Zoo, state_dicts_have_the_names_of_pytorch) {
         if (key.starts_with(prefix)) expected.insert(key.substr(prefix.size()));
       }
       const std::string after = "after64.sgd.";
-      if (key.starts_with(after) && key.find(".running_") != std::string::npos) expected.insert(key.substr(after.size()));
+      if (key.starts_with(after) && key.find(".running_") != std::string::npos)
+        expected.insert(key.substr(after.size()));
     }
     EXPECT_EQ(state_names(build_network(zoo_model(name, {1, 28, 28}, 10), Mode::kTrain)), expected) << name;
   }
@@ -63,7 +65,8 @@ TEST(Zoo, state_dicts_have_the_names_of_pytorch) {
 TEST(Zoo, residual_networks_have_the_names_of_pytorch) {
   std::set<std::string> expected = {"conv1.weight"};
   const auto add_norm = [&](const std::string& name) {
-    for (const char* part : {".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"}) expected.insert(name + part);
+    for (const char* part : {".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"})
+      expected.insert(name + part);
   };
   const auto add_stages = [&](int stages, int blocks) {
     add_norm("bn1");
@@ -194,7 +197,8 @@ TEST(FindModel, a_missing_file_is_named_with_the_model_that_may_be_meant) {
   EXPECT_NE(message.find("there is no file 'resnet2.toml', and no model of that name"), std::string::npos) << message;
   EXPECT_NE(message.find("did you mean the model 'resnet20'"), std::string::npos) << message;
   EXPECT_NE(message_of<UsageError>([] { find_model("cnm", {4}, 3); }).find("did you mean 'cnn'"), std::string::npos);
-  EXPECT_NE(message_of<UsageError>([] { find_model("runs/a/model.safetensors", {4}, 3); }).find("--resume"), std::string::npos);
+  EXPECT_NE(message_of<UsageError>([] { find_model("runs/a/model.safetensors", {4}, 3); }).find("--resume"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,0 +1,187 @@
+// The option table against the library it speaks for, and the parser that is made from it.
+#include "evenkeel/cli/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "evenkeel/cli/help.h"
+#include "evenkeel/core/error.h"
+
+namespace evenkeel::cli {
+namespace {
+
+using testing::HasSubstr;
+
+std::string message_of(const std::vector<std::string>& words) {
+  try {
+    (void)parse(words);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+const Option& option_of(const std::string& command, const std::string& name) {
+  for (const Option& option : options()) {
+    if (option.name != name) continue;
+    for (const std::string& owner : option.commands) {
+      if (owner == command) return option;
+    }
+  }
+  throw UsageError("no option " + name);
+}
+
+TEST(OptionTable, the_defaults_of_train_are_those_of_the_library) {
+  const Arguments arguments = parse({"train"});
+  EXPECT_EQ(settings_map(arguments.train), settings_map(TrainSettings{}));
+}
+
+// Defaults of options that override a network's description stand in the table in words.
+TEST(OptionTable, the_defaults_in_words_are_those_of_a_network) {
+  const ModelSpec network;
+  const auto given = [](const std::string& name) {
+    return parse({"train", "--" + name, default_text(option_of("train", name))}).train;
+  };
+  EXPECT_EQ(given("norm").norm, network.norm);
+  EXPECT_EQ(given("norm-placement").placement, network.placement);
+  EXPECT_EQ(given("activation").activation, network.activation);
+  EXPECT_EQ(given("init").init, network.init);
+  EXPECT_EQ(given("init-sigma").init_sigma, network.init_sigma);
+  EXPECT_EQ(given("loss").loss, network.loss);
+  EXPECT_EQ(given("label-smoothing").label_smoothing, network.label_smoothing);
+  EXPECT_EQ(given("norm-eps").eps, network.norm_options.eps);
+  EXPECT_EQ(given("new-batch-weight").new_batch_weight, network.norm_options.new_batch_weight);
+  EXPECT_EQ(given("running-variance").biased, network.norm_options.biased);
+}
+
+TEST(OptionTable, every_setting_of_a_run_has_an_option_of_its_name) {
+  for (const auto& [name, value] : settings_map(TrainSettings{})) EXPECT_NO_THROW(option_of("train", name)) << name;
+}
+
+TEST(OptionTable, shown_defaults_are_accepted) {
+  for (const Option& option : options()) {
+    const std::string standard = option.binding.show ? option.binding.show(Arguments{}) : "";
+    if (option.binding.flag || option.positional || standard.empty()) continue;
+    if (!option.standard.empty()) continue;  // words, not a value
+    Arguments arguments;
+    EXPECT_EQ(option.binding.set(arguments, standard), std::nullopt) << option.name << " " << standard;
+  }
+}
+
+// The parser finds values before it knows the command.
+TEST(OptionTable, options_of_one_name_take_a_value_everywhere_or_nowhere) {
+  std::map<std::string, bool> flags;
+  for (const Option& option : options()) {
+    const auto [entry, added] = flags.emplace(option.name, option.binding.flag);
+    EXPECT_EQ(entry->second, option.binding.flag) << option.name;
+  }
+}
+
+TEST(OptionTable, no_command_has_a_name_or_letter_twice) {
+  for (const Command& command : commands()) {
+    std::set<std::string> names;
+    for (const Option& option : options_of(command.name)) {
+      EXPECT_TRUE(names.insert(option.name).second) << command.name << " " << option.name;
+      if (option.letter == 0) continue;
+      EXPECT_TRUE(names.insert(std::string(1, option.letter)).second) << command.name << " -" << option.letter;
+    }
+  }
+}
+
+TEST(OptionTable, every_option_has_a_sentence_and_a_command_that_exists) {
+  for (const Option& option : options()) {
+    EXPECT_TRUE(option.help.ends_with('.')) << option.name;
+    for (const std::string& command : option.commands) EXPECT_NE(find_command(command), nullptr) << option.name;
+    EXPECT_EQ(option.value.empty(), option.binding.flag || option.positional) << option.name;
+  }
+}
+
+TEST(Parse, values_stand_behind_a_space_or_an_equals_sign_and_may_be_negative) {
+  const Arguments arguments =
+      parse({"train", "-e", "7", "--label", "-1", "--learning-rate=1e-2", "--augment", "crop4,flip", "-o", "a b"});
+  EXPECT_EQ(arguments.train.epochs, 7);
+  EXPECT_EQ(arguments.train.load.label_column, "-1");
+  EXPECT_EQ(arguments.train.learning_rate, 1e-2);
+  EXPECT_EQ(arguments.train.augment, (data::Augment{.crop = 4, .flip = true}));
+  EXPECT_EQ(arguments.train.out, "a b");
+}
+
+TEST(Parse, the_last_of_several_values_counts) {
+  EXPECT_EQ(parse({"train", "--epochs", "7", "--epochs=9", "-e", "8"}).train.epochs, 8);
+}
+
+TEST(Parse, words_after_a_command_are_its_own_even_when_they_are_names_of_commands) {
+  const Arguments arguments = parse({"predict", "train", "eval", "data"});
+  EXPECT_EQ(arguments.command, "predict");
+  EXPECT_EQ(arguments.model, "train");
+  EXPECT_EQ(arguments.files, (std::vector<std::string>{"eval", "data"}));
+  EXPECT_EQ(parse({"predict", "m", "--", "-x.png"}).files, (std::vector<std::string>{"-x.png"}));
+  EXPECT_EQ(parse({"--color", "never", "data", "info", "x"}).command, "data info");
+}
+
+TEST(Parse, options_may_stand_before_and_after_the_files) {
+  const Arguments arguments = parse({"predict", "--top", "2", "m", "a.png", "--json", "b.png"});
+  EXPECT_EQ(arguments.top, 2);
+  EXPECT_TRUE(arguments.json);
+  EXPECT_EQ(arguments.files, (std::vector<std::string>{"a.png", "b.png"}));
+}
+
+TEST(Parse, weight_decay_is_adamws_unless_it_is_asked_for) {
+  EXPECT_EQ(parse({"train"}).train.optimizer.weight_decay, TrainSettings{}.optimizer.weight_decay);
+  EXPECT_EQ(parse({"train", "--optimizer", "adam"}).train.optimizer.weight_decay, 0);
+  EXPECT_EQ(parse({"train", "--optimizer", "sgd", "--weight-decay", "0.25"}).train.optimizer.weight_decay, 0.25);
+}
+
+TEST(Parse, the_seed_is_also_that_of_the_splits) { EXPECT_EQ(parse({"train", "--seed", "42"}).train.load.seed, 42u); }
+
+TEST(Parse, refuses_numbers_with_something_behind_them) {
+  for (const char* text : {"3x", "3 ", " 3", "0x3", "3,5", "+", "++3", "--3"}) {
+    EXPECT_THAT(message_of({"train", "--epochs", text}), HasSubstr("expected a whole number")) << text;
+  }
+  EXPECT_EQ(parse({"train", "--epochs", "+3"}).train.epochs, 3);
+}
+
+TEST(Parse, a_value_too_small_to_be_held_is_refused) {
+  EXPECT_THAT(message_of({"train", "--optimizer-eps", "1e-400"}), HasSubstr("expected a number above 0"));
+}
+
+TEST(Wrap, breaks_at_spaces_and_keeps_words_that_are_too_long) {
+  EXPECT_EQ(wrap("one two three", 9, 2), "one two\n  three");
+  EXPECT_EQ(wrap("incomprehensibilities are long", 5, 1), "incomprehensibilities\n are\n long");
+  EXPECT_EQ(wrap(std::string("a b") + kFixedSpace + "c", 4, 0), "a\nb c");
+  EXPECT_EQ(wrap("", 9, 2), "");
+}
+
+TEST(Progress, the_line_fits_every_width) {
+  Progress progress{.epoch = 3,
+                    .epochs = 12,
+                    .step = 50,
+                    .steps = 100,
+                    .step_in_epoch = 5,
+                    .steps_per_epoch = 10,
+                    .loss = 0.4321,
+                    .accuracy = 0.875,
+                    .learning_rate = 1e-3,
+                    .images_per_s = 12345.6,
+                    .seconds_left = 3725};
+  for (int width = 20; width < 200; ++width) {
+    const std::string text = progress_text(progress, {.interactive = true, .width = width});
+    EXPECT_LT(text.size(), static_cast<size_t>(width)) << text;
+    EXPECT_THAT(text, HasSubstr("epoch 3/12"));
+  }
+  const std::string wide = progress_text(progress, {.interactive = true, .width = 120});
+  EXPECT_THAT(wide, HasSubstr("50 %  loss 0.4321  accuracy 87.50 %  12346 images/s  1:02:05 left"));
+}
+
+TEST(Duration, is_short) {
+  EXPECT_EQ(duration_text(7.6), "8 s");
+  EXPECT_EQ(duration_text(59.9), "1:00");
+  EXPECT_EQ(duration_text(125), "2:05");
+  EXPECT_EQ(duration_text(-1), "?");
+}
+
+}  // namespace
+}  // namespace evenkeel::cli

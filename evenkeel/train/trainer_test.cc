@@ -1,0 +1,277 @@
+#include "evenkeel/train/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "evenkeel/core/rng.h"
+#include "evenkeel/model_io/test_folder.h"
+#include "evenkeel/train/run_folder.h"
+#include "evenkeel/train/run_log.h"
+
+namespace evenkeel {
+namespace {
+
+using testing::HasSubstr;
+
+void write_npy(const std::string& path, const std::string& type, const std::string& shape, const void* data, size_t bytes) {
+  std::string header = "{'descr': '" + type + "', 'fortran_order': False, 'shape': (" + shape + "), }";
+  header.resize((header.size() + 10 + 64) / 64 * 64 - 11, ' ');
+  header += '\n';
+  std::ofstream file(path, std::ios::binary);
+  const auto length = static_cast<uint16_t>(header.size());
+  file.write("\x93NUMPY\x01\x00", 8);
+  file.put(static_cast<char>(length & 0xff)).put(static_cast<char>(length >> 8));
+  file << header;
+  file.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
+}
+
+// 4 classes of 1x6x6 images: a bright quarter each, and noise.
+class TrainerTest : public testing::Test {
+ protected:
+  static constexpr int64_t kCount = 205;  // 164 to train, 41 to test
+
+  void SetUp() override {
+    std::vector<float> x(kCount * 36);
+    std::vector<int64_t> y(kCount);
+    RandomStream random(5, RandomUse::kCorrupt);
+    for (int64_t i = 0; i < kCount; ++i) {
+      y[static_cast<size_t>(i)] = i % 4;
+      for (int64_t p = 0; p < 36; ++p) {
+        const bool bright = (p / 6 / 3) * 2 + p % 6 / 3 == i % 4;
+        x[static_cast<size_t>(i * 36 + p)] = (bright ? 1.0f : 0.0f) + 0.5f * static_cast<float>(random.next_normal());
+      }
+    }
+    write_npy(folder_ / "x.npy", "<f4", std::to_string(kCount) + ", 1, 6, 6", x.data(), x.size() * sizeof(float));
+    write_npy(folder_ / "y.npy", "<i8", std::to_string(kCount) + ",", y.data(), y.size() * sizeof(int64_t));
+    std::ofstream(folder_ / "net.toml") << R"(
+name = "small"
+[[layer]]
+type = "conv"
+name = "conv1"
+out = 5
+padding = 1
+[[layer]]
+type = "max_pool"
+kernel = 2
+[[layer]]
+type = "linear"
+name = "fc1"
+out = 12
+[[layer]]
+type = "dropout"
+probability = 0.1
+[[layer]]
+type = "linear"
+name = "fc2"
+out = 4
+)";
+  }
+
+  TrainSettings settings(const std::string& out) const {
+    TrainSettings s;
+    s.data = (folder_ / "x.npy") + "," + (folder_ / "y.npy");
+    s.model = folder_ / "net.toml";
+    s.out = folder_ / out;
+    s.epochs = 3;
+    s.batch_size = 32;
+    s.learning_rate = 0.02;
+    s.threads = 2;
+    s.checkpoint_every_s = 0;
+    return s;
+  }
+
+  TestFolder folder_;
+};
+
+void expect_same_tensors(const std::string& a, const std::string& b) {
+  const TensorFile left = read_safetensors(a), right = read_safetensors(b);
+  ASSERT_EQ(left.tensors.size(), right.tensors.size());
+  for (const auto& [name, tensor] : left.tensors) {
+    const Tensor* other = right.find(name);
+    ASSERT_NE(other, nullptr) << name;
+    ASSERT_EQ(tensor.bytes(), other->bytes()) << name;
+    EXPECT_EQ(std::memcmp(tensor.raw(), other->raw(), tensor.bytes()), 0) << name;
+  }
+}
+
+TEST_F(TrainerTest, learns_and_leaves_model_log_and_two_checkpoints) {
+  std::vector<std::string> notes;
+  TrainObserver observer;
+  observer.note = [&](const std::string& text) { notes.push_back(text); };
+  int epochs = 0, steps = 0;
+  observer.epoch = [&](const EpochSummary&) { ++epochs; };
+  observer.progress = [&](const Progress&) { ++steps; };
+  const TrainResult result = train(settings("run"), observer);
+  EXPECT_EQ(result.status, "finished");
+  EXPECT_EQ(epochs, 3);
+  EXPECT_EQ(steps, 3 * 6);
+  EXPECT_EQ(result.steps, 18);
+  EXPECT_GT(result.test_accuracy, 0.9);
+  const TensorFile model = read_safetensors(result.model_path);
+  ASSERT_NE(model.find("bn1.num_batches_tracked"), nullptr);
+  EXPECT_EQ(model.find("bn1.num_batches_tracked")->values<int64_t>()[0], 18);
+  EXPECT_EQ(model.find("conv1.bias"), nullptr) << "beta replaces the bias of a layer that feeds a norm";
+  int records = 0, ends = 0;
+  for (const LogRecord& record : read_log(folder_ / "run/log.jsonl")) {
+    if (std::holds_alternative<StepRecord>(record)) ++records;
+    if (const auto* end = std::get_if<EndRecord>(&record)) ends += end->status == "finished";
+  }
+  EXPECT_EQ(records, 18);
+  EXPECT_EQ(ends, 1);
+  int checkpoints = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ / "run")) {
+    checkpoints += entry.path().filename().string().rfind("checkpoint-", 0) == 0;
+  }
+  EXPECT_EQ(checkpoints, 2);
+}
+
+TEST_F(TrainerTest, gives_the_same_bits_for_any_number_of_threads) {
+  std::string first;
+  for (const int threads : {1, 2, 3}) {
+    TrainSettings s = settings("threads-" + std::to_string(threads));
+    s.threads = threads;
+    const TrainResult result = train(s, {});
+    if (first.empty()) first = result.model_path;
+    expect_same_tensors(first, result.model_path);
+  }
+}
+
+TEST_F(TrainerTest, interrupted_anywhere_and_resumed_ends_with_the_same_bits) {
+  const TrainResult whole = train(settings("whole"), {});
+  for (const int64_t stop_at : {1, 6, 8, 17}) {
+    TrainSettings s = settings("stopped-" + std::to_string(stop_at));
+    std::atomic<bool> stop{false};
+    TrainObserver observer;
+    observer.stop = &stop;
+    observer.progress = [&](const Progress& p) { stop = p.step == stop_at; };
+    EXPECT_EQ(train(s, observer).status, "interrupted");
+    s.resume = true;
+    s.threads = 1;
+    const TrainResult resumed = train(s, {});
+    EXPECT_EQ(resumed.status, "finished");
+    EXPECT_EQ(resumed.train_loss, whole.train_loss);
+    EXPECT_EQ(resumed.test_loss, whole.test_loss);
+    expect_same_tensors(whole.model_path, resumed.model_path);
+  }
+}
+
+TEST_F(TrainerTest, resuming_a_folder_without_a_checkpoint_starts_from_the_beginning_and_says_so) {
+  TrainSettings s = settings("empty");
+  s.resume = true;
+  std::string said;
+  TrainObserver observer;
+  observer.note = [&](const std::string& text) { said += text + "\n"; };
+  EXPECT_EQ(train(s, observer).steps, 18);
+  EXPECT_THAT(said, HasSubstr("starting from the beginning"));
+}
+
+TEST_F(TrainerTest, resuming_with_other_settings_is_refused) {
+  TrainSettings s = settings("run");
+  s.max_steps = 3;
+  train(s, {});
+  s.resume = true;
+  s.batch_size = 16;
+  EXPECT_THROW(train(s, {}), UsageError);
+}
+
+TEST_F(TrainerTest, every_policy_for_the_last_batch_trains) {
+  for (const LastBatch policy : {LastBatch::kKeep, LastBatch::kMerge, LastBatch::kDrop, LastBatch::kRunning}) {
+    TrainSettings s = settings("policy-" + std::to_string(static_cast<int>(policy)));
+    s.last_batch = policy;
+    const TrainResult result = train(s, {});
+    const bool one_less = policy == LastBatch::kMerge || policy == LastBatch::kDrop;
+    EXPECT_EQ(result.steps, one_less ? 15 : 18);
+    const TensorFile model = read_safetensors(result.model_path);
+    // A batch trained through the running statistics leaves them alone.
+    EXPECT_EQ(model.find("bn1.num_batches_tracked")->values<int64_t>()[0], one_less || policy == LastBatch::kRunning ? 15 : 18);
+  }
+}
+
+TEST_F(TrainerTest, a_run_that_diverges_stops_names_the_tensor_and_keeps_a_good_checkpoint) {
+  TrainSettings s = settings("diverged");
+  s.learning_rate = 1e30;
+  s.optimizer = {.kind = OptimizerKind::kSgd};
+  s.schedule = ScheduleKind::kConstant;
+  const TrainResult result = train(s, {});
+  EXPECT_EQ(result.status, "not finite");
+  EXPECT_THAT(result.message, HasSubstr("step "));
+  EXPECT_THAT(result.message, HasSubstr("is not finite"));
+  EXPECT_TRUE(result.model_path.empty());
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "diverged/model.safetensors"));
+  s.resume = true;
+  const LatestCheckpoint latest = RunFolder::create_or_resume(s.out, true).latest_checkpoint();
+  ASSERT_TRUE(latest.found);
+  for (const auto& [name, tensor] : latest.found->state.tensors) {
+    if (tensor.dtype() != DType::kF32) continue;
+    for (const float v : tensor.values<float>()) ASSERT_TRUE(std::isfinite(v)) << name;
+  }
+}
+
+TEST_F(TrainerTest, a_batch_that_is_not_finite_can_be_skipped_and_touches_nothing) {
+  TrainSettings s = settings("skipped");
+  s.on_nonfinite = OnNonfinite::kSkip;
+  s.learning_rate = 1e30;  // the first update is finite and ruins the weights
+  s.optimizer = {.kind = OptimizerKind::kSgd};
+  s.schedule = ScheduleKind::kConstant;
+  const TrainResult result = train(s, {});
+  const TensorFile model = read_safetensors(result.model_path);
+  for (const auto& [name, tensor] : model.tensors) {
+    if (tensor.dtype() != DType::kF32) continue;
+    for (const float v : tensor.values<float>()) ASSERT_TRUE(std::isfinite(v)) << name;
+  }
+  int64_t refused = 0;
+  for (const LogRecord& record : read_log(folder_ / "skipped/log.jsonl")) {
+    if (const auto* epoch = std::get_if<EpochRecord>(&record)) refused += epoch->refused_batches;
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(model.find("bn1.num_batches_tracked")->values<int64_t>()[0] + refused, 18);
+}
+
+TEST_F(TrainerTest, a_dry_run_writes_nothing) {
+  TrainSettings s = settings("dry");
+  s.dry_run = true;
+  EXPECT_EQ(train(s, {}).status, "finished");
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "dry"));
+}
+
+TEST_F(TrainerTest, a_batch_of_one_on_a_dense_norm_is_refused_before_anything_is_written) {
+  TrainSettings s = settings("one");
+  s.batch_size = 1;
+  try {
+    train(s, {});
+    FAIL() << "nothing was thrown";
+  } catch (const UsageError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("one value per channel"));
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "one"));
+}
+
+TEST_F(TrainerTest, overfit_trains_on_the_first_examples_only) {
+  TrainSettings s = settings("overfit");
+  s.overfit = 8;
+  s.epochs = 40;
+  const TrainResult result = train(s, {});
+  EXPECT_EQ(result.steps, 40);
+  EXPECT_EQ(result.train_accuracy, 1.0);
+}
+
+TEST_F(TrainerTest, predictions_do_not_depend_on_the_batch_size) {
+  const TrainResult result = train(settings("run"), {});
+  Model model = load_model(result.model_path);
+  const data::Splits splits = data::load(settings("run").data, {.seed = 1});
+  const EvalResult one = evaluate(model, splits.test, {.batch_size = 1, .threads = 2});
+  for (const int64_t batch_size : {7, 8, 1000}) {
+    const EvalResult many = evaluate(model, splits.test, {.batch_size = batch_size, .threads = 1});
+    EXPECT_EQ(one.predictions, many.predictions);
+    EXPECT_EQ(one.probabilities, many.probabilities);
+  }
+  EXPECT_EQ(one.accuracy, result.test_accuracy);
+}
+
+}  // namespace
+}  // namespace evenkeel

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""The documents are true: shell blocks of docs/guide.md run, its C++ compiles; equations, tests and files that are cited exist.
+
+  tests/docs_test.py [PROGRAM]     PROGRAM (else EVENKEEL_PROGRAM): the built evenkeel; exit 77: something it needs is not here
+
+A block is executed when its fence says ```sh; "```sh exit=2" expects that exit code of its last command. All blocks run in order in one empty folder.
+"""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+failures = []
+
+
+def fail(message):
+    failures.append(message)
+    print(f"docs_test: {message}", file=sys.stderr)
+
+
+def sources(pattern):
+    return sorted((ROOT / "evenkeel").rglob(pattern))
+
+
+def check_equations():
+    """Every number that a comment cites is that of an equation in docs/math.md."""
+    text = (DOCS / "math.md").read_text(encoding="utf-8")
+    defined = [int(n) for n in re.findall(r"^ {4}.*\((\d+)\)$", text, re.MULTILINE)]
+    if defined != list(range(1, len(defined) + 1)):
+        fail(f"docs/math.md: the equations are not numbered 1, 2, 3, ...: {defined}")
+    for file in sources("*.h") + sources("*.cc"):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for cited in re.findall(r"\beqs?\. ([0-9][0-9, \-]*)", line):
+                for n in re.findall(r"\d+", cited):
+                    if int(n) not in defined:
+                        fail(f"{file.relative_to(ROOT)}:{number}: cites eq. {n}, which docs/math.md does not have")
+    return len(defined)
+
+
+def check_named_tests():
+    """Every `Suite.test_name` and `tests/file` in the documents exists."""
+    known = set()
+    for file in sources("*_test.cc"):
+        for suite, name in re.findall(r"\bTEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)\s*\)", file.read_text(encoding="utf-8")):
+            known.add(f"{suite}.{name}")
+    for file in (ROOT / "tests").glob("*_test.py"):
+        known.update(re.findall(r"def (test_\w+)\(self", file.read_text(encoding="utf-8")))
+    count = 0
+    for file in sorted(DOCS.glob("*.md")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for name in re.findall(r"`([A-Z]\w+\.[a-z]\w*_\w+|test_\w{8,})`", line):
+                count += 1
+                if name not in known:
+                    fail(f"{file.relative_to(ROOT)}:{number}: there is no test {name}")
+            for path in re.findall(r"`((?:tests|docs|scripts|cmake|evenkeel|bench)/[\w./-]+)`", line):
+                if not (ROOT / path).exists() and "/x" not in path:
+                    fail(f"{file.relative_to(ROOT)}:{number}: there is no {path}")
+    return count
+
+
+def check_cpp(path):
+    """The C++ blocks compile against the public headers."""
+    compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    text = path.read_text(encoding="utf-8")
+    for match in re.finditer(r"^```cpp\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if compiler is None:
+            continue
+        done = subprocess.run([compiler, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT}", "-x", "c++", "-"],
+                              input=match.group(1), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode != 0:
+            fail(f"{path.relative_to(ROOT)}:{text[:match.start()].count(chr(10)) + 1}: does not compile:\n{done.stdout}")
+
+
+def anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def check_links():
+    for file in sorted(DOCS.glob("*.md")):
+        text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, part = target.partition("#")
+            other = (file.parent / path).resolve() if path else file
+            if not other.exists():
+                fail(f"{file.relative_to(ROOT)}: the link {target} leads nowhere")
+            elif part and other.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+                if part not in [anchor(h) for h in headings]:
+                    fail(f"{file.relative_to(ROOT)}: the link {target} names no heading")
+
+
+def blocks_of(path):
+    """(line, expected exit code, commands) of each shell block."""
+    text = path.read_text(encoding="utf-8")
+    for match in re.finditer(r"^```sh(?: exit=(\d+))?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield text[:match.start()].count("\n") + 1, int(match.group(1) or 0), match.group(2)
+
+
+def run_blocks(path, program):
+    folder = tempfile.mkdtemp(prefix="evenkeel-docs-")
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+    count = 0
+    try:
+        for line, expected, commands in blocks_of(path):
+            start = time.monotonic()
+            # pipefail is off on purpose: `head` ends early and the writer before it gets SIGPIPE.
+            done = subprocess.run(["bash", "-eu", "-c", commands], cwd=folder, env=environment, text=True, timeout=300,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            count += 1
+            print(f"{path.relative_to(ROOT)}:{line}: exit {done.returncode}, {time.monotonic() - start:.1f} s")
+            if os.environ.get("DOCS_TEST_VERBOSE"):
+                print(done.stdout)
+            if done.returncode != expected:
+                fail(f"{path.relative_to(ROOT)}:{line}: expected exit code {expected}, found {done.returncode}:\n{commands}\n{done.stdout}")
+                break  # what follows may need what this made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return count
+
+
+def main():
+    equations, tests = check_equations(), check_named_tests()
+    check_links()
+    check_cpp(DOCS / "guide.md")
+    print(f"docs_test: {equations} equations, {tests} tests named in the documents")
+    program = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("EVENKEEL_PROGRAM", "")
+    missing = ""
+    if not program or not os.access(program, os.X_OK):
+        missing = f"no program '{program}'"
+    elif not pathlib.Path("/usr/share/datasets/fashion-mnist").is_dir():
+        missing = "Fashion-MNIST is not installed"
+    if not missing:
+        print(f"docs_test: {run_blocks(DOCS / 'guide.md', pathlib.Path(program).resolve())} blocks of docs/guide.md run")
+    if failures:
+        return 1
+    if missing:
+        print(f"docs_test: {missing}: the blocks of docs/guide.md were left out", file=sys.stderr)
+        return 77
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
