@@ -3,7 +3,8 @@
 
   tests/docs_test.py [PROGRAM]     PROGRAM (else EVENKEEL_PROGRAM): the built evenkeel; exit 77: something it needs is not here
 
-A block is executed when its fence says ```sh; "```sh exit=2" expects that exit code of its last command. All blocks run in order in one empty folder.
+A block is executed when its fence says ```sh; "```sh exit=2" expects that exit code of its last command. All blocks run in order
+in one empty folder. DOCS_TEST_VERBOSE=1 shows what they print.
 """
 import os
 import pathlib
@@ -54,7 +55,7 @@ def check_named_tests():
     count = 0
     for file in sorted(DOCS.glob("*.md")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            for name in re.findall(r"`([A-Z]\w+\.[a-z]\w*_\w+|test_\w{8,})`", line):
+            for name in re.findall(r"`([A-Z]\w+\.[a-z]\w*_\w+|test_\w+(?:_\w+){3,})`", line):
                 count += 1
                 if name not in known:
                     fail(f"{file.relative_to(ROOT)}:{number}: there is no test {name}")
@@ -71,8 +72,10 @@ def check_cpp(path):
     for match in re.finditer(r"^```cpp\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if compiler is None:
             continue
-        done = subprocess.run([compiler, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT}", "-x", "c++", "-"],
-                              input=match.group(1), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = [compiler, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT}", "-x", "c++", "-"]
+        done = subprocess.run(command,
+                              input=match.group(1), text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode != 0:
             fail(f"{path.relative_to(ROOT)}:{text[:match.start()].count(chr(10)) + 1}: does not compile:\n{done.stdout}")
 
@@ -119,7 +122,8 @@ def run_blocks(path, program):
             if os.environ.get("DOCS_TEST_VERBOSE"):
                 print(done.stdout)
             if done.returncode != expected:
-                fail(f"{path.relative_to(ROOT)}:{line}: expected exit code {expected}, found {done.returncode}:\n{commands}\n{done.stdout}")
+                fail(f"{path.relative_to(ROOT)}:{line}: expected exit code {expected}, found {done.returncode}:\n"
+                     f"{commands}\n{done.stdout}")
                 break  # what follows may need what this made
     finally:
         shutil.rmtree(folder, ignore_errors=True)

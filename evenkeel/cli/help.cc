@@ -135,10 +135,11 @@ std::string docs_text() {
       "<!-- Written by `evenkeel generate docs`: change the option table (evenkeel/cli/options.cc), not this file. "
       "-->\n\n";
   out += wrap(find_command("")->text +
-                  " With `--json`, standard output holds exactly one JSON object, or nothing when the command failed;"
-                  " numbers that JSON lacks (NaN, infinity) are null. Options may be written `--name value` or "
-                  "`--name=value`; given twice,"
-                  " the last one counts.",
+                  " With `--json`, standard output holds exactly one JSON object (also of a training run that was "
+                  "stopped or "
+                  "diverged: see its `status`), or nothing after an error; numbers that JSON lacks (NaN, infinity) are "
+                  "null. "
+                  "Options may be written `--name value` or `--name=value`; given twice, the last one counts.",
               120, 0) +
          "\n";
   for (const Command& command : commands()) {

@@ -285,7 +285,7 @@ const std::vector<Command>& commands() {
        "CSV files hold features only. Lines are separated by tabs unless standard output is a terminal."},
       {"data",
        "look at data sets",
-       "evenkeel data info D [OPTIONS]",
+       "evenkeel data info DATA [OPTIONS]",
        {{"evenkeel data info fashion-mnist", "sizes, classes, mean and deviation"}},
        ""},
       {"data info",

@@ -36,8 +36,8 @@ int64_t conv_flops(const ConvShape& s) {
 
 // Tile by tile: out tile = primitive(in tile, packed weights, bias). Tiles read whole rows: those beyond the batch are zeroed first, and what
 // is written there is never read as a result.
-StepFunction tile_step(CpuExecutable& e, TilePrimitive* primitive, ValueId in, ValueId weight, ValueId bias,
-                       ValueId out) {
+StepFunction tile_step(CpuExecutable& e, TilePrimitive* primitive, int64_t example_flops, ValueId in, ValueId weight,
+                       ValueId bias, ValueId out) {
   float* packed =
       e.packed_weights(primitive->packed_bytes(),
                        [primitive, plain = e.data<float>(weight)](float* target) { primitive->pack(plain, target); });

@@ -1,5 +1,7 @@
 #include "evenkeel/graph/plan.h"
 
+#include <functional>
+
 #include <gtest/gtest.h>
 
 #include "evenkeel/core/moments.h"

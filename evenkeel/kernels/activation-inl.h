@@ -1,7 +1,8 @@
 // Activations and their derivatives on one vector: the only place where they are computed.
 //
-// exp and expm1 are Highway's (1 and 4 ulp). The normal distribution function P(x) of gelu is the product of exp(-x^2/2) and a
-// rational polynomial, so that it keeps its relative precision where it is tiny. Bounds: docs/numerics.md.
+// exp and expm1 are Highway's (1 and 4 ulp). The normal distribution function P(x) of gelu is the product of
+// exp(-x^2/2) and a rational polynomial, so that it keeps its relative precision where it is tiny. Bounds:
+// docs/numerics.md.
 #if defined(EVENKEEL_KERNELS_ACTIVATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_ACTIVATION_INL_H_
 #undef EVENKEEL_KERNELS_ACTIVATION_INL_H_
@@ -65,7 +66,8 @@ HWY_INLINE Normal normal(FVec x) {
           keep_nan(x, hn::Mul(constant(0.3989422804f), gauss))};
 }
 
-// gelu_tanh(x) = x/2 * (1 + tanh(v)) = x * logistic(2v), 2v = kScale * (x + kCubic * x^3): the second form has no cancellation.
+// gelu_tanh(x) = x/2 * (1 + tanh(v)) = x * logistic(2v), 2v = kScale * (x + kCubic * x^3): the second form has no
+// cancellation.
 inline constexpr float kGeluScale = 1.5957691216f;  // 2 * sqrt(2 / pi)
 inline constexpr float kGeluCubic = 0.044715f;
 HWY_INLINE FVec gelu_argument(FVec x) {

@@ -10,9 +10,9 @@ namespace evenkeel::kernels {
 using evenkeel::Activation;
 using evenkeel::ActivationKind;
 
-// All functions below work on count floats, serially (the caller splits the range); never throw, allocate nothing, need no
-// alignment; outputs are assigned and may be the first input (same start). Error bounds of the vectorised exp, tanh and erf:
-// docs/numerics.md. Results do not depend on how a range is split.
+// All functions below work on count floats, serially (the caller splits the range); never throw, allocate nothing, need
+// no alignment; outputs are assigned and may be the first input (same start). Error bounds of the vectorised exp, tanh
+// and erf: docs/numerics.md. Results do not depend on how a range is split.
 
 // y = act(x).
 void activate(const float* x, int64_t count, const Activation& activation, float* y);
@@ -28,8 +28,9 @@ double sum_of_squares(const float* x, int64_t count);
 // True when every value is finite.
 bool all_finite(const float* x, int64_t count);
 
-// Optimizer updates of count parameters (docs/math.md, section "Updates"), as in PyTorch 1.13. grad_scale multiplies the gradient as it is
-// read (clipping). State arrays are read and assigned. Options are double because 1 - beta2 of 0.999 in float is off by 1e-5.
+// Optimizer updates of count parameters (docs/math.md, section "Updates"), as in PyTorch 1.13. grad_scale multiplies
+// the gradient as it is read (clipping). State arrays are read and assigned. Options are double because 1 - beta2 of
+// 0.999 in float is off by 1e-5.
 struct SgdOptions {
   double learning_rate, momentum, weight_decay;
   bool nesterov;
@@ -60,7 +61,8 @@ struct PoolShape {
   bool count_include_pad;  // average: divide by the whole window
 };
 // The maximum of the window's real values; the first one (row by row) wins ties; NaN wins over all, as in PyTorch.
-// index (may be null): position within the window (kh * kernel_w + kw) of the winner, one byte per output. Requires kernel_h * kernel_w <= 256.
+// index (may be null): position within the window (kh * kernel_w + kw) of the winner, one byte per output. Requires
+// kernel_h * kernel_w <= 256.
 void max_pool(const float* x, const PoolShape& shape, float* y, uint8_t* index);
 // dx: assigned (zeros included); overlapping windows add up.
 void max_pool_gradient(const float* dy, const uint8_t* index, const PoolShape& shape, float* dx);

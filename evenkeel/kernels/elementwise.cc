@@ -1,6 +1,8 @@
-// Element-wise work of the engine: activations, additions, optimizer updates. Each function reads and writes every array once.
+// Element-wise work of the engine: activations, additions, optimizer updates. Each function reads and writes every
+// array once.
 //
-// A tail is computed by the same instructions as a whole vector, so that a result does not depend on where a range was cut.
+// A tail is computed by the same instructions as a whole vector, so that a result does not depend on where a range was
+// cut.
 #include "evenkeel/kernels/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -107,7 +109,7 @@ bool all_finite_on_target(const float* x, int64_t count) {
   return hn::AllTrue(F(), hn::Eq(seen, hn::Zero(F())));
 }
 
-// ---- optimizers -------------------------------------------------------------------------------------------------------
+// ---- optimizers ---------------------------------------------------------------------------------
 
 // The gradient as it is read: scaled, plus weight_decay * w.
 template <bool kTail>

@@ -28,8 +28,9 @@ std::vector<float> ladder() {
   return x;
 }
 
-// Bounds of docs/numerics.md: relative to the result where it has full relative precision in both tails (sigmoid, silu, gelu ...),
-// and to 1 for derivatives. `ulp` counts 2^-24 of the true value; `floor` is absolute, where results leave the floats.
+// Bounds of docs/numerics.md: relative to the result where it has full relative precision in both tails (sigmoid, silu,
+// gelu ...), and to 1 for derivatives. `ulp` counts 2^-24 of the true value; `floor` is absolute, where results leave
+// the floats.
 struct Bound {
   double value_ulp, derivative;
 };
@@ -241,7 +242,7 @@ TEST(Elementwise, functions_give_the_same_bits_with_avx2_and_avx512) {
   }
 }
 
-// ---- optimizers: against scalar code in double that reads like PyTorch's documentation ------------------------------------
+// ---- optimizers: against scalar code in double that reads like PyTorch's documentation ----------
 
 struct Parameters {
   std::vector<double> w, a, b;

@@ -1,4 +1,5 @@
-// Shared by the passes of the norm: the affine parameters in fp32, z rebuilt by one arithmetic, and the tree of partial sums.
+// Shared by the passes of the norm: the affine parameters in fp32, z rebuilt by one arithmetic, and the tree of partial
+// sums.
 #if defined(EVENKEEL_KERNELS_NORM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_NORM_INL_H_
 #undef EVENKEEL_KERNELS_NORM_INL_H_
@@ -14,14 +15,14 @@ namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Channels that a pass takes at once: their parameters and sums lie on the stack and in the L1 and L2 caches. Wider rows are
-// read in strips of 2 KiB, which the prefetchers still follow.
+// Channels that a pass takes at once: their parameters and sums lie on the stack and in the L1 and L2 caches. Wider
+// rows are read in strips of 2 KiB, which the prefetchers still follow.
 inline constexpr int64_t kTile = 512;
 // Narrow rows are folded: several rows are seen as one of up to this many columns, so that vectors are full and sums of
 // neighbouring rows do not wait for each other.
 inline constexpr int64_t kFoldColumns = 128;
-// Values that a float lane sums before it is flushed to double: 16 roundings of 2^-25 on average each, which do not add up
-// over the flushes, keep sums within 1e-7.
+// Values that a float lane sums before it is flushed to double: 16 roundings of 2^-25 on average each, which do not add
+// up over the flushes, keep sums within 1e-7.
 inline constexpr int64_t kFlushRows = 16;
 
 // Rows seen as one: a function of shape only.
@@ -31,8 +32,8 @@ HWY_INLINE int64_t fold_of(int64_t rows, int64_t channels) {
 }
 
 // z = gamma * (x - mean) * rstd + beta = (x - mean_hi) * scale + shift, where mean = mean_hi + mean_lo:
-// scale = gamma * rstd, shift = beta - mean_lo * scale (eq. 4). x - mean_hi is exact or rounds by half an ulp of itself, whatever
-// the size of the mean; a form x * a + b would cancel.
+// scale = gamma * rstd, shift = beta - mean_lo * scale (eq. 6). x - mean_hi is exact or rounds by half an ulp of
+// itself, whatever the size of the mean; a form x * a + b would cancel.
 struct ChannelAffine {
   float mean_hi, scale, shift;
   double mean_lo;
@@ -52,6 +53,7 @@ struct TileAffine {
   HWY_ALIGN float mean_hi[kTile + kVirtualLanes];
   HWY_ALIGN float scale[kTile + kVirtualLanes];
   HWY_ALIGN float shift[kTile + kVirtualLanes];
+  HWY_ALIGN double mean_lo[kTile];  // of the first fold only
 
   void set(const NormAffine& affine, int64_t first, int64_t width, int64_t fold) {
     for (int64_t i = 0; i < width; ++i) {
@@ -59,6 +61,7 @@ struct TileAffine {
       mean_hi[i] = a.mean_hi;
       scale[i] = a.scale;
       shift[i] = a.shift;
+      mean_lo[i] = a.mean_lo;
     }
     for (int64_t i = width; i < width * fold; ++i) {
       mean_hi[i] = mean_hi[i - width];
@@ -101,7 +104,7 @@ HWY_INLINE FVec gated(FVec dy, FVec z, const Activation& activation) {
   return hn::Mul(dy, activation_derivative(z, activation));
 }
 
-// ---- partial sums -------------------------------------------------------------------------------------------------------
+// ---- partial sums -------------------------------------------------------------------------------
 
 // Two arrays of doubles per partial result, for a row of channels: mean and m2, or the sums of g and g * (x - mean).
 struct Partial {
@@ -114,7 +117,8 @@ HWY_INLINE Partial partial_at(std::byte* workspace, int64_t entry, int64_t chann
   return {base, base + channels};
 }
 
-// left = merge(left, right) per channel; the counts are the same for all channels. As core/moments.h, operation by operation.
+// left = merge(left, right) per channel; the counts are the same for all channels. As core/moments.h, operation by
+// operation.
 struct MergeMoments {
   HWY_INLINE static void run(Partial left, double left_count, const double* HWY_RESTRICT mean,
                              const double* HWY_RESTRICT m2, double right_count, int64_t width) {
@@ -215,8 +219,8 @@ inline constexpr int64_t kFoldTile = 32;
 template <class Merge>
 using BatchTree = TileTree<Merge, 41, kFoldTile>;
 
-// Folds the workspace's entries for the channels [first, first + width), width <= kFoldTile: pieces within blocks, then blocks.
-// Returns the count.
+// Folds the workspace's entries for the channels [first, first + width), width <= kFoldTile: pieces within blocks, then
+// blocks. Returns the count.
 template <class Merge>
 double fold_entries(const NormShape& shape, const ReductionPlan& plan, std::byte* workspace, int64_t first,
                     int64_t width, Partial out) {

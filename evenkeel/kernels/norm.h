@@ -4,9 +4,9 @@
 //   scale_of(m, eps, scale);                                            // -> mean, rstd
 //   normalize(x, shape, {scale, gamma, beta}, activation, nullptr, y, threads);
 //
-// Equation numbers are those of docs/math.md. Results do not depend on the number of threads: sums are taken per block of
-// kBlockExamples examples in a fixed order and folded by TreeFold. All functions: fp32 data, no alignment required, never throw,
-// allocate nothing; may be called from several host threads on different outputs and workspaces.
+// Equation numbers are those of docs/math.md. Results do not depend on the number of threads: sums are taken per block
+// of kBlockExamples examples in a fixed order and folded by TreeFold. All functions: fp32 data, no alignment required,
+// never throw, allocate nothing; may be called from several host threads on different outputs and workspaces.
 #pragma once
 
 #include <cstddef>
@@ -45,31 +45,33 @@ struct NormAffine {
   const float* beta = nullptr;
 };
 
-// Bytes of workspace that moments() or gradient_sums() needs for this shape (partials of every block), whatever the threads.
+// Bytes of workspace that moments() or gradient_sums() needs for this shape (partials of every block), whatever the
+// threads.
 size_t norm_workspace_bytes(const NormShape& shape);
 
-// Moments of each channel over n and s (eq. 1, 2, 7-11). x: read; out[c]: assigned. One read of memory; sums about a shift close to
-// the mean, repeated about the mean itself where the shift turns out to be far (16 * (mean - shift)^2 > var). NaN and Inf
-// propagate into mean and m2. A constant channel gives exactly that constant and m2 = 0.
+// Moments of each channel over n and s (eq. 1, 2, 7-11). x: read; out[c]: assigned. One read of memory: sums about a
+// shift close to the mean, repeated about the mean itself where the shift turns out to be far ((mean - shift)^2 > var).
+// NaN and Inf propagate into mean and m2. A constant channel gives exactly that constant and m2 = 0.
 // workspace: norm_workspace_bytes(shape) bytes, 64-byte aligned, content ignored and overwritten.
 void moments(const float* x, const NormShape& shape, std::byte* workspace, int threads, std::span<Moments> out);
 
-// y = act(gamma * (x - mean) * rstd + beta [+ residual]) (eq. 4, 5). The mean is subtracted *before* scaling. y: assigned; may be x
-// or residual (same start); residual may be null. Error of y: 4 ulp of max(|gamma*xhat|, |beta|, 1) for identity and relu.
+// y = act(gamma * (x - mean) * rstd + beta [+ residual]) (eq. 4, 5). The mean is subtracted *before* scaling. y:
+// assigned; may be x or residual (same start); residual may be null. Error of y: 4 ulp of max(|gamma*xhat|, |beta|, 1)
+// for identity and relu.
 void normalize(const float* x, const NormShape& shape, const NormAffine& affine, const Activation& activation,
                const float* residual, float* y, int threads);
 
-// Sums of g and g * (x - mean) over n and s (eq. 19, 20), where g = dy * act'(z) is the gradient at z = norm(x) [+ residual], which is
-// rebuilt from x (and residual) by exactly the forward's arithmetic: no mask and no y is kept. out[c]: assigned.
-// relu: z = 0 counts as not positive; NaN propagates. workspace as for moments().
+// Sums of g and g * (x - mean) over n and s (eq. 19, 20), where g = dy * act'(z) is the gradient at z = norm(x) [+
+// residual], which is rebuilt from x (and residual) by exactly the forward's arithmetic: no mask and no y is kept.
+// out[c]: assigned. relu: z = 0 counts as not positive; NaN propagates. workspace as for moments().
 void gradient_sums(const float* x, const float* dy, const NormShape& shape, const NormAffine& affine,
                    const Activation& activation, const float* residual, std::byte* workspace, int threads,
                    std::span<GradientSums> out);
 
-// dx = gamma * rstd * (g - (sum_g + (x - mean) * rstd^2 * sum_gx) / m), m = n * s (eq. 23); with batch_statistics = false the two sums
-// are left out (running statistics are constants): dx = gamma * rstd * g.
-// dx: assigned; may be dy (same start). dresidual (null when there was no residual, or when it needs no gradient): assigned g.
-// dgamma[c] = rstd * sum_gx and dbeta[c] = sum_g (eq. 21, 22) follow from the sums: affine_gradient().
+// dx = gamma * rstd * (g - (sum_g + (x - mean) * rstd^2 * sum_gx) / m), m = n * s (eq. 23); with batch_statistics =
+// false the two sums are left out (running statistics are constants): dx = gamma * rstd * g. dx: assigned; may be dy
+// (same start). dresidual (null when there was no residual, or when it needs no gradient): assigned g. dgamma[c] = rstd
+// * sum_gx and dbeta[c] = sum_g (eq. 21, 22) follow from the sums: affine_gradient().
 void gradient_input(const float* x, const float* dy, const NormShape& shape, const NormAffine& affine,
                     const Activation& activation, const float* residual, std::span<const GradientSums> sums,
                     bool batch_statistics, float* dx, float* dresidual, int threads);

@@ -1,6 +1,7 @@
 // y = act(gamma * (x - mean) * rstd + beta [+ residual]): the element-wise half of the norm's forward pass (eq. 4, 5).
 //
-// Reads x (and the residual) once and writes y once: 8 (12) * n * c * s bytes. The arithmetic of z is rebuild_z() of norm-inl.h.
+// Reads x (and the residual) once and writes y once: 8 (12) * n * c * s bytes. The arithmetic of z is rebuild_z() of
+// norm-inl.h.
 #include "evenkeel/kernels/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -40,7 +41,8 @@ HWY_INLINE void apply_columns(const NormJob& job, int64_t at, int64_t columns, c
 
 // Rows [begin, end) of a channels-last array.
 template <Act kAct, bool kResidual>
-void apply_rows(const NormJob& job, int64_t begin, int64_t end) {
+void apply_rows(const NormJob& shared, int64_t begin, int64_t end) {
+  const NormJob job = shared;  // a copy that no store can alias: its pointers stay in registers
   const int64_t c = job.shape.c;
   const int64_t fold = fold_of(end - begin, c);
   TileAffine tile;
@@ -57,8 +59,9 @@ void apply_rows(const NormJob& job, int64_t begin, int64_t end) {
 
 // Planes [begin, end) of a channels-first array.
 template <Act kAct, bool kResidual>
-void apply_planes(const NormJob& job, int64_t begin, int64_t end) {
+void apply_planes(const NormJob& shared, int64_t begin, int64_t end) {
   const F f;
+  const NormJob job = shared;
   const int64_t s = job.shape.s;
   for (int64_t plane = begin; plane < end; ++plane) {
     const ChannelAffine a = affine_of(job.affine, plane % job.shape.c);

@@ -1,7 +1,7 @@
 // The gradient of the norm: sums of g and g * (x - mean) per channel (eq. 19, 20), and dx (eq. 23), g = dy * act'(z).
 //
-// z is rebuilt from x (and the residual) by the forward's arithmetic, so no mask and no y is kept: gradient_sums() reads x and dy,
-// gradient_input() reads both and writes dx: 8 + 12 bytes per value. With mean = mean_hi + mean_lo,
+// z is rebuilt from x (and the residual) by the forward's arithmetic, so no mask and no y is kept: gradient_sums()
+// reads x and dy, gradient_input() reads both and writes dx: 8 + 12 bytes per value. With mean = mean_hi + mean_lo,
 //   sum g * (x - mean) = sum g * (x - mean_hi) - mean_lo * sum g
 //   dx = scale * (g - ((x - mean_hi) * slope + offset)),
 //   slope = rstd^2 * sum_gx / m,  offset = sum_g / m - mean_lo * slope.
@@ -20,7 +20,8 @@ namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-// d = x - mean_hi and g of one vector at offset `at`.
+// d = x - mean_hi and g of one vector at offset `at`. Lanes behind a tail have dy = 0, hence g = 0: they add nothing to
+// a sum.
 struct Point {
   FVec d, g;
 };
@@ -33,7 +34,7 @@ HWY_INLINE Point point_at(const NormJob& job, int64_t at, FVec mean, FVec scale,
   return {d, gated<kAct>(dy, z, job.activation)};
 }
 
-// ---- sums, channels last ----------------------------------------------------------------------------------------------
+// ---- sums, channels last ------------------------------------------------------------------------
 
 struct TileSums {
   HWY_ALIGN double g[kTile + kVirtualLanes];
@@ -42,7 +43,7 @@ struct TileSums {
 
 template <Act kAct, bool kResidual, int kVecs, bool kTail>
 HWY_INLINE void sum_strip(const NormJob& job, int64_t at, int64_t stride, int64_t rows, int64_t n,
-                          const TileAffine& tile, int64_t j, TileSums& sums) {
+                          const TileAffine& tile, int64_t j, bool assign, TileSums& sums) {
   const F f;
   FVec sum[kVecs];
   FVec product[kVecs];
@@ -50,35 +51,43 @@ HWY_INLINE void sum_strip(const NormJob& job, int64_t at, int64_t stride, int64_
   for (int64_t r = 0; r < rows; ++r) {
     for (int v = 0; v < kVecs; ++v) {
       const int64_t column = j + v * kLanes;
-      Point p = point_at<kAct, kResidual, kTail>(job, at + r * stride + column, hn::Load(f, tile.mean_hi + column),
-                                                 hn::Load(f, tile.scale + column), hn::Load(f, tile.shift + column), n);
-      if constexpr (kTail) p = {keep_first(p.d, n), keep_first(p.g, n)};
+      const Point p =
+          point_at<kAct, kResidual, kTail>(job, at + r * stride + column, hn::Load(f, tile.mean_hi + column),
+                                           hn::Load(f, tile.scale + column), hn::Load(f, tile.shift + column), n);
       sum[v] = hn::Add(sum[v], p.g);
       product[v] = hn::MulAdd(p.g, p.d, product[v]);
     }
   }
   for (int v = 0; v < kVecs; ++v) {
-    flush_to(sum[v], sums.g + j + v * kLanes);
-    flush_to(product[v], sums.gx + j + v * kLanes);
+    double* g = sums.g + j + v * kLanes;
+    double* gx = sums.gx + j + v * kLanes;
+    if (assign) {
+      write_to(sum[v], g);
+      write_to(product[v], gx);
+    } else {
+      flush_to(sum[v], g);
+      flush_to(product[v], gx);
+    }
   }
 }
 
 template <Act kAct, bool kResidual>
 void sum_rows(const NormJob& job, int64_t at, int64_t stride, int64_t rows, int64_t columns, const TileAffine& tile,
-              TileSums& sums) {
-  // Two sums per vector in registers, the parameters come from the L1 cache.
-  constexpr int kVecs = 4;
-  for (int64_t r = 0; r < rows; r += kFlushRows) {
+              bool assign, TileSums& sums) {
+  // Two sums per vector in registers, the parameters come from the L1 cache. AVX-512 takes a folded row at once: strips
+  // of it would break the sequence of addresses.
+  constexpr int kVecs = HWY_TARGET <= HWY_AVX3 ? 8 : 4;
+  for (int64_t r = 0; r < rows; r += kFlushRows, assign = false) {
     const int64_t from = at + r * stride;
     const int64_t part = std::min(kFlushRows, rows - r);
     int64_t j = 0;
     for (; j + kVecs * kLanes <= columns; j += kVecs * kLanes) {
-      sum_strip<kAct, kResidual, kVecs, false>(job, from, stride, part, kLanes, tile, j, sums);
+      sum_strip<kAct, kResidual, kVecs, false>(job, from, stride, part, kLanes, tile, j, assign, sums);
     }
     for (; j + kLanes <= columns; j += kLanes) {
-      sum_strip<kAct, kResidual, 1, false>(job, from, stride, part, kLanes, tile, j, sums);
+      sum_strip<kAct, kResidual, 1, false>(job, from, stride, part, kLanes, tile, j, assign, sums);
     }
-    if (j < columns) sum_strip<kAct, kResidual, 1, true>(job, from, stride, part, columns - j, tile, j, sums);
+    if (j < columns) sum_strip<kAct, kResidual, 1, true>(job, from, stride, part, columns - j, tile, j, assign, sums);
   }
 }
 
@@ -90,24 +99,30 @@ void piece_sums(const NormJob& job, int64_t begin, int64_t rows, int64_t first, 
   const int64_t at = begin * c + first;
   const int64_t columns = width * fold;
   TileSums sums;
-  for (int64_t i = 0; i < columns + kVirtualLanes; ++i) sums.g[i] = sums.gx[i] = 0;
   if (fold == 1) {
-    sum_rows<kAct, kResidual>(job, at, c, rows, width, tile, sums);
+    sum_rows<kAct, kResidual>(job, at, c, rows, width, tile, true, sums);
   } else {
+    for (int64_t i = 0; i < columns; ++i) sums.g[i] = sums.gx[i] = 0;
     const int64_t folded = rows / fold;
-    sum_rows<kAct, kResidual>(job, at, columns, folded, columns, tile, sums);
+    sum_rows<kAct, kResidual>(job, at, columns, folded, columns, tile, false, sums);
     const int64_t rest = rows - folded * fold;
-    if (rest > 0) sum_rows<kAct, kResidual>(job, at + folded * columns, columns, 1, rest * width, tile, sums);
+    if (rest > 0) sum_rows<kAct, kResidual>(job, at + folded * columns, columns, 1, rest * width, tile, false, sums);
     for (int64_t i = width; i < columns; ++i) {
       sums.g[i % width] += sums.g[i];
       sums.gx[i % width] += sums.gx[i];
     }
   }
-  for (int64_t i = 0; i < width; ++i) {
-    const double mean = job.affine.scale[first + i].mean;
-    const double mean_lo = mean - static_cast<double>(tile.mean_hi[i]);
+  const D d;
+  int64_t i = 0;
+  for (; i + kDoubleLanes <= width; i += kDoubleLanes) {
+    const DVec g = hn::LoadU(d, sums.g + i);
+    const DVec correction = hn::Mul(hn::LoadU(d, tile.mean_lo + i), g);
+    hn::StoreU(g, d, out.a + i);
+    hn::StoreU(hn::Sub(hn::LoadU(d, sums.gx + i), correction), d, out.b + i);
+  }
+  for (; i < width; ++i) {
     out.a[i] = sums.g[i];
-    out.b[i] = sums.gx[i] - mean_lo * sums.g[i];
+    out.b[i] = sums.gx[i] - tile.mean_lo[i] * sums.g[i];
   }
 }
 
@@ -143,10 +158,10 @@ void sums_last(const NormJob& job, const ReductionPlan& plan, int64_t begin, int
   }
 }
 
-// ---- sums, channels first ---------------------------------------------------------------------------------------------
+// ---- sums, channels first -----------------------------------------------------------------------
 
-// Sums of one channel of one block: `planes` planes from offset `at`, 16 virtual lanes, flushed at the end of each plane or of
-// kFlushRows steps.
+// Sums of one channel of one block: `planes` planes from offset `at`, 16 virtual lanes, flushed at the end of each
+// plane or of kFlushRows steps.
 template <Act kAct, bool kResidual>
 void channel_sums(const NormJob& job, int64_t at, int64_t planes, const ChannelAffine& a, double& g, double& gx) {
   const F f;
@@ -185,9 +200,8 @@ void channel_sums(const NormJob& job, int64_t at, int64_t planes, const ChannelA
           product[v] = hn::MulAdd(p.g, p.d, product[v]);
         } else {
           const Point p = point_at<kAct, kResidual, true>(job, plane + from, mean, scale, shift, n);
-          const FVec kept = keep_first(p.g, n);
-          sum[v] = hn::Add(sum[v], kept);
-          product[v] = hn::MulAdd(kept, keep_first(p.d, n), product[v]);
+          sum[v] = hn::Add(sum[v], p.g);
+          product[v] = hn::MulAdd(p.g, p.d, product[v]);
         }
       }
       if (++pending == kFlushRows) flush();
@@ -266,7 +280,7 @@ void gradient_sums_on_target(const NormJob& job) {
   });
 }
 
-// ---- dx ---------------------------------------------------------------------------------------------------------------
+// ---- dx -----------------------------------------------------------------------------------------
 
 // The line that is taken from g: (x - mean_hi) * slope + offset. 0 when the statistics are constants.
 struct Line {
@@ -314,7 +328,8 @@ HWY_INLINE void input_columns(const NormJob& job, int64_t at, int64_t columns, c
 }
 
 template <Act kAct, bool kResidual>
-void input_rows(const NormJob& job, int64_t begin, int64_t end) {
+void input_rows(const NormJob& shared, int64_t begin, int64_t end) {
+  const NormJob job = shared;  // a copy that no store can alias: its pointers stay in registers
   const int64_t c = job.shape.c;
   const int64_t fold = fold_of(end - begin, c);
   TileAffine tile;
@@ -325,8 +340,7 @@ void input_rows(const NormJob& job, int64_t begin, int64_t end) {
     const int64_t columns = width * fold;
     for (int64_t i = 0; i < columns; ++i) {
       const int64_t channel = first + i % width;
-      const double mean_lo = job.affine.scale[channel].mean - static_cast<double>(tile.mean_hi[i]);
-      const Line l = line_of(job, channel, mean_lo);
+      const Line l = line_of(job, channel, tile.mean_lo[i % width]);
       line.slope[i] = l.slope;
       line.offset[i] = l.offset;
     }
@@ -340,8 +354,9 @@ void input_rows(const NormJob& job, int64_t begin, int64_t end) {
 }
 
 template <Act kAct, bool kResidual>
-void input_planes(const NormJob& job, int64_t begin, int64_t end) {
+void input_planes(const NormJob& shared, int64_t begin, int64_t end) {
   const F f;
+  const NormJob job = shared;
   const int64_t s = job.shape.s;
   for (int64_t plane = begin; plane < end; ++plane) {
     const int64_t channel = plane % job.shape.c;

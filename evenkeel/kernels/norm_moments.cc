@@ -2,11 +2,12 @@
 //
 // Per block (or piece of one) and channel, about a shift K close to the mean:
 //   S = sum (x - K),  Q = sum (x - K)^2,  mean = K + S / count,  m2 = Q - S^2 / count,
-// float lanes flushed to double, then merged in the tree of TreeFold. Reads x once: 4 * n * c * s bytes; where a shift proves far
-// from the mean, |mean - K| > standard deviation, the piece is read again, from cache, about its mean.
+// float lanes flushed to double, then merged in the tree of TreeFold. Reads x once: 4 * n * c * s bytes; where a shift
+// proves far from the mean, |mean - K| > standard deviation, the piece is read again, from cache, about its mean.
 //
-// Why one standard deviation: S^2 / count is then half of Q at most, so that m2 keeps all but one bit of the precision of Q.
-// K is the mean of 16 values, off by a quarter of a standard deviation for random data: repeats are for odd data only.
+// Why one standard deviation: S^2 / count is then half of Q at most, so that m2 keeps all but one bit of the precision
+// of Q. K is the mean of 16 values, off by a quarter of a standard deviation for random data: repeats are for odd data
+// only.
 #include "evenkeel/kernels/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -25,7 +26,7 @@ namespace {
 // Values per channel that the shift is the mean of.
 inline constexpr int64_t kShiftSamples = 16;
 
-// ---- channels last: lanes are channels --------------------------------------------------------------------------------
+// ---- channels last: lanes are channels ----------------------------------------------------------
 
 // mean and m2 of kDoubleLanes channels. m2 is not negative; a NaN stays (MAX keeps its second operand's).
 template <bool kPowerOfTwo>
@@ -132,8 +133,8 @@ void add_rows(const float* x, int64_t stride, int64_t rows, int64_t columns, Til
   }
 }
 
-// The mean of kShiftSamples rows spread over the piece, an odd number of rows apart: an even one would meet the same column of
-// the image each time.
+// The mean of kShiftSamples rows spread over the piece, an odd number of rows apart: an even one would meet the same
+// column of the image each time.
 void sample_shift(const float* x, int64_t stride, int64_t rows, int64_t width, float* shift) {
   int64_t step = (rows - 1) / (kShiftSamples - 1);
   if (step % 2 == 0) --step;
@@ -233,7 +234,7 @@ void moments_last(const float* x, const NormShape& shape, const ReductionPlan& p
   tree.fold(out);
 }
 
-// ---- channels first: lanes are space ----------------------------------------------------------------------------------
+// ---- channels first: lanes are space ------------------------------------------------------------
 
 // Sums of one channel of one block, in two vectors of 16 virtual lanes.
 class LaneSums {
@@ -378,7 +379,7 @@ void moments_first(const float* x, const NormShape& shape, const ReductionPlan& 
   tree.fold({out.a + first, out.b + first});
 }
 
-// ---- entry ----------------------------------------------------------------------------------------------------------
+// ---- entry --------------------------------------------------------------------------------------
 
 void moments_on_target(const float* x, NormShape shape, std::byte* workspace, int threads, Moments* out) {
   const ReductionPlan plan(shape);

@@ -1,10 +1,10 @@
-// How a reduction over the batch is cut up: a function of the shape alone, so that neither threads nor instruction sets can
-// change the order of a sum.
+// How a reduction over the batch is cut up: a function of the shape alone, so that neither threads nor instruction sets
+// can change the order of a sum.
 //
-// The unit is the block of kBlockExamples examples. Blocks of much data are cut into pieces (each with its own shift, which
-// therefore fits it well, and small enough to be read again from cache); of blocks of little data a task folds an aligned
-// group of 2^group_log2 by itself. Both are parts of the same tree: an aligned power of two of leaves is one subtree of
-// TreeFold, so groups change no bit, and pieces are folded within their block first.
+// The unit is the block of kBlockExamples examples. Blocks of much data are cut into pieces (each with its own shift,
+// which therefore fits it well, and small enough to be read again from cache); of blocks of little data a task folds an
+// aligned group of 2^group_log2 by itself. Both are parts of the same tree: an aligned power of two of leaves is one
+// subtree of TreeFold, so groups change no bit, and pieces are folded within their block first.
 #pragma once
 
 #include <algorithm>

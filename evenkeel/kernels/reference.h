@@ -1,5 +1,6 @@
-// The oracle of the norm and the activations: slow, in double with sums in long double, two passes, no SIMD, no threads, and
-// another algorithm than the kernels (docs/math.md derives one from the other). It reads like Ioffe and Szegedy 2015.
+// The oracle of the norm and the activations: slow, in double with sums in long double, two passes, no SIMD, no
+// threads, and another algorithm than the kernels (docs/math.md derives one from the other). It reads like Ioffe and
+// Szegedy 2015.
 //
 //   const auto m = reference::moments(x, shape);
 //   const auto y = reference::normalize(x, shape, reference::scale_of(m, eps), gamma, beta, activation, {});
@@ -37,8 +38,8 @@ struct Gradient {
   Values dx, dresidual, dgamma, dbeta;
   std::vector<GradientSums> sums;
 };
-// The gradient of sum(dy * y) by the chain of the paper: through xhat, then the variance, then the mean. batch_statistics = false:
-// mean and rstd are constants.
+// The gradient of sum(dy * y) by the chain of the paper: through xhat, then the variance, then the mean.
+// batch_statistics = false: mean and rstd are constants.
 Gradient gradient(const Values& x, const Values& dy, const NormShape& shape, const std::vector<NormScale>& scale,
                   const Values& gamma, const Values& beta, const Activation& activation, const Values& residual,
                   bool batch_statistics);

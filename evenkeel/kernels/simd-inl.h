@@ -29,13 +29,13 @@ inline constexpr int64_t kLanes = static_cast<int64_t>(HWY_LANES(float));
 // A vector of floats as doubles is this many vectors (one where there is a single lane).
 inline constexpr int kHalves = kLanes == 1 ? 1 : 2;
 inline constexpr int64_t kDoubleLanes = kLanes / kHalves;
-// Sums whose lanes run over space use this many lanes on every target, as one AVX-512 vector or two of AVX2, so that both
-// give the same bits.
+// Sums whose lanes run over space use this many lanes on every target, as one AVX-512 vector or two of AVX2, so that
+// both give the same bits.
 inline constexpr int64_t kVirtualLanes = 16;
 inline constexpr int kParts = static_cast<int>(kVirtualLanes / kLanes);
 
-// The first n (0 < n < kLanes) floats at p, the other lanes 0. Touches no byte behind them: AVX2 and AVX-512 have loads that
-// do not fault, older targets go through the stack.
+// The first n (0 < n < kLanes) floats at p, the other lanes 0. Touches no byte behind them: AVX2 and AVX-512 have loads
+// that do not fault, older targets go through the stack.
 HWY_INLINE FVec load_tail(const float* HWY_RESTRICT p, int64_t n) {
   const F f;
 #if HWY_TARGET <= HWY_AVX2
@@ -98,6 +98,13 @@ HWY_INLINE void flush_to(FVec v, double* HWY_RESTRICT sum) {
   }
 }
 
+// out[0 .. kLanes) = v, in double.
+HWY_INLINE void write_to(FVec v, double* HWY_RESTRICT out) {
+  const D d;
+  hn::StoreU(doubles_of<0>(v), d, out);
+  if constexpr (kHalves == 2) hn::StoreU(doubles_of<1>(v), d, out + kDoubleLanes);
+}
+
 // max(v, 0), where NaN stays NaN. x86's MAX returns its second operand when either is NaN.
 HWY_INLINE FVec rectify(FVec v) {
   const FVec zero = hn::Zero(F());
@@ -108,9 +115,9 @@ HWY_INLINE FVec rectify(FVec v) {
 #endif
 }
 
-// The derivative of relu at z: 1 where z > 0, 0 where z <= 0, NaN where z is NaN. On x86 by arithmetic: scaled up twice, the
-// smallest positive float is above 1, and MIN and MAX keep a NaN in their second operand. A comparison into an AVX-512 mask
-// register was measured to cost twice the whole loop.
+// The derivative of relu at z: 1 where z > 0, 0 where z <= 0, NaN where z is NaN. On x86 by arithmetic: scaled up
+// twice, the smallest positive float is above 1, and MIN and MAX keep a NaN in their second operand. A comparison into
+// an AVX-512 mask register was measured to cost twice the whole loop.
 HWY_INLINE FVec relu_gate(FVec z) {
   const F f;
   const FVec one = hn::Set(f, 1.0f);

@@ -1,7 +1,7 @@
 // The instruction sets the kernels are compiled for. Include before any header of Highway.
 //
-// Highway compiles each kernel file once per target: a scalar emulation (for machines without SSE4), SSE4, AVX2 and AVX-512
-// on x86-64. SSSE3 is left out: it would be a fifth copy of every kernel for processors of 2006.
+// Highway compiles each kernel file once per target: a scalar emulation (for machines without SSE4), SSE4, AVX2 and
+// AVX-512 on x86-64. SSSE3 is left out: it would be a fifth copy of every kernel for processors of 2006.
 #pragma once
 
 #define HWY_DISABLED_TARGETS HWY_SSSE3

@@ -89,7 +89,8 @@ class Names {
 
 // A layer with everything settled.
 struct Resolved {
-  const LayerSpec* layer = nullptr;
+  explicit Resolved(const LayerSpec& of) : layer(of) {}
+  const LayerSpec& layer;
   std::string name, norm_name;  // whole names
   bool norm = false;            // of its own
   bool norm_first = true;       // before the activation
@@ -190,8 +191,7 @@ class NetworkBuilder {
     for (size_t i = 0; i < layers.size(); ++i) {
       const LayerSpec& layer = layers[i];
       const LayerSpec* next = i + 1 < layers.size() ? &layers[i + 1] : nullptr;
-      Resolved r;
-      r.layer = &layer;
+      Resolved r(layer);
       const std::string name = names.of(layer);
       r.name = prefix + name;
       require_layer(layer, r.name);
@@ -220,7 +220,7 @@ class NetworkBuilder {
   }
 
   void settle_norm_and_activation(Resolved& r, const LayerSpec* next, bool last, List list) {
-    const LayerSpec& layer = *r.layer;
+    const LayerSpec& layer = r.layer;
     const bool norm_follows = next != nullptr && next->type == "norm";
     const bool activation_follows = next != nullptr && next->type == "activation";
     const bool is_head = last && list == List::kNetwork;
@@ -237,7 +237,7 @@ class NetworkBuilder {
     const bool next_norm = !r.norm && r.activation.kind == ActivationKind::kIdentity && next != nullptr &&
                            next->type == "norm" && next->norm.value_or(NormKind::kBatch) == NormKind::kBatch &&
                            spec_.norm != NormKind::kNone;
-    r.bias = r.layer->bias.value_or(!own_norm && !next_norm);
+    r.bias = r.layer.bias.value_or(!own_norm && !next_norm);
     if (r.bias && (own_norm || next_norm)) redundant_biases_.push_back(r.name);
   }
 
@@ -246,9 +246,9 @@ class NetworkBuilder {
   void zero_last_gamma(std::vector<Resolved>& body) {
     if (body.empty()) return;
     Resolved& last = body.back();
-    const bool own = has_weights(*last.layer) && last.norm &&
-                     (!last.norm_first || last.activation.kind == ActivationKind::kIdentity);
-    if (own || (last.layer->type == "norm" && last.norm)) {
+    const bool own =
+        has_weights(last.layer) && last.norm && (!last.norm_first || last.activation.kind == ActivationKind::kIdentity);
+    if (own || (last.layer.type == "norm" && last.norm)) {
       last.zero_gamma = true;
     } else {
       zero_gamma_skipped_.push_back(last.name);
@@ -257,12 +257,12 @@ class NetworkBuilder {
 
   ValueId layers(const std::vector<LayerSpec>& list, const std::string& prefix, ValueId x, int depth) {
     const LayerSpec* head = prefix.empty() ? last_with_weights(list) : nullptr;
-    for (const Resolved& r : resolve(list, prefix)) x = layer(r, x, r.layer == head, depth);
+    for (const Resolved& r : resolve(list, prefix)) x = layer(r, x, &r.layer == head, depth);
     return x;
   }
 
   ValueId layer(const Resolved& r, ValueId x, bool is_head, int depth) {
-    const LayerSpec& l = *r.layer;
+    const LayerSpec& l = r.layer;
     const PoolOptions pool{kernel_of(l), stride_of(l), l.padding, l.count_include_pad};
     if (has_weights(l)) return normed(r, weighted(r, x, is_head));
     if (l.type == "norm") return r.norm ? norm(r.norm_name, x, r.zero_gamma) : x;
@@ -276,7 +276,7 @@ class NetworkBuilder {
   }
 
   ValueId weighted(const Resolved& r, ValueId x, bool is_head) {
-    const LayerSpec& l = *r.layer;
+    const LayerSpec& l = r.layer;
     const int64_t out = l.out == 0 && is_head ? spec_.classes : l.out;
     if (out < 1)
       throw UsageError("layer '" + r.name + "': 'out' is missing; only the last layer takes it from the classes");
@@ -305,7 +305,7 @@ class NetworkBuilder {
   }
 
   ValueId residual(const Resolved& r, ValueId x, int depth) {
-    const LayerSpec& l = *r.layer;
+    const LayerSpec& l = r.layer;
     if (depth >= kMaxDepth)
       throw UsageError("layer '" + r.name + "': residual blocks nest at most " + std::to_string(kMaxDepth) + " deep");
     if (l.body.empty())
@@ -323,7 +323,7 @@ class NetworkBuilder {
   }
 
   ValueId shortcut(const Resolved& r, ValueId x, const Shape& target) {
-    const LayerSpec& l = *r.layer;
+    const LayerSpec& l = r.layer;
     const int64_t stride = total_stride(l.body);
     if (l.shortcut == "identity") return x;
     if (l.shortcut == "pad") {

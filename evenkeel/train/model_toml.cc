@@ -162,7 +162,8 @@ class TableReader {
       const std::string word(key.str());
       if (std::find(asked_.begin(), asked_.end(), word) != asked_.end()) continue;
       const std::string likely = closest_match(word, asked_);
-      std::string text = "unknown key '" + word + "' in " + context;
+      std::string text = "unknown key '";
+      text.append(word).append("' in ").append(context);
       if (!likely.empty()) {
         text += "; did you mean '" + likely + "'?";
       } else {
@@ -285,9 +286,10 @@ std::vector<LayerSpec> read_layers(TableReader& reader, const std::string& key, 
     reader.fail(*node, "'" + key + "' must be a list of tables, written as " + example + " in double brackets");
   if (depth > kMaxDepth) reader.fail(*node, "residual blocks nest at most " + std::to_string(kMaxDepth) + " deep");
   std::vector<LayerSpec> layers;
+  const std::string no_table = "an element of '" + key + "' is not a table; write it as " + example;
   for (const toml::node& element : *array) {
     const toml::table* table = element.as_table();
-    if (table == nullptr) reader.fail(element, "every '" + key + "' must be a table, written as " + example);
+    if (table == nullptr) reader.fail(element, no_table);
     layers.push_back(read_layer(*table, reader.file(), depth));
   }
   if (layers.empty()) reader.fail(*node, "'" + key + "' is an empty list; add tables " + example);
@@ -445,20 +447,30 @@ void write_layers(TableWriter& out, const std::vector<LayerSpec>& layers, const 
   for (const LayerSpec& layer : layers) write_layer(out, layer, path);
 }
 
-// toml++ 3.3 may do anything (a default that it calls unreachable) on a letter beyond ASCII outside quotes and comments, where TOML
-// has no place for one. Such a letter is refused here, before the parser sees it.
-void require_ascii_outside_quotes(std::string_view text, const std::string& file) {
+// Two things that toml++ 3.3 cannot take are refused before it sees them: letters beyond ASCII outside quotes and comments, where TOML
+// has no place for them (it runs into a branch called unreachable), and keys of very many parts, a.b.c..., each a table inside the one
+// before (their destructors nest as deep as the stack).
+void require_parsable(std::string_view text, const std::string& file) {
+  constexpr int kMaxDots = 100;  // on a line
+  int dots = 0;
   size_t line = 1;
   std::string_view until;  // what ends the string or the comment that we are in; "" outside
   size_t at = text.starts_with("\xEF\xBB\xBF") ? 3 : 0;
   while (at < text.size()) {
     const char c = text[at];
-    if (c == '\n') ++line;
+    if (c == '\n') {
+      ++line;
+      dots = 0;
+    }
     size_t step = 1;
     if (until.empty()) {
       if (static_cast<unsigned char>(c) >= 0x80) {
         throw UsageError(file + ", line " + std::to_string(line) +
                          ": not TOML: letters beyond ASCII stand only in quotes and comments");
+      }
+      if (c == '.' && ++dots > kMaxDots) {
+        throw UsageError(file + ", line " + std::to_string(line) + ": a key has more than " + std::to_string(kMaxDots) +
+                         " parts");
       }
       if (c == '#') until = "\n";
       for (const std::string_view quote : {"'", "\"", "'''", "\"\"\""}) {  // the longest that fits wins
@@ -483,7 +495,7 @@ void require_ascii_outside_quotes(std::string_view text, const std::string& file
 
 ModelSpec parse_model_toml(const std::string& text, const std::string& name_for_messages, const Shape& input,
                            int64_t classes) {
-  require_ascii_outside_quotes(text, name_for_messages);
+  require_parsable(text, name_for_messages);
   toml::table table;
   try {
     table = toml::parse(text, name_for_messages);

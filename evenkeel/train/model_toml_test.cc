@@ -184,7 +184,7 @@ TEST(ModelToml, what_is_missing_is_named) {
   EXPECT_NE(refusal_of("").find("no layers"), std::string::npos);
   expect_refusal("layer = []\n", "1", "empty list");
   expect_refusal("layer = 3\n", "1", "must be a list of tables");
-  expect_refusal("layer = [3]\n", "1", "must be a table");
+  expect_refusal("layer = [3]\n", "1", "is not a table");
   expect_refusal("[layer]\ntype = \"linear\"\n", "1", "double brackets");
   expect_refusal("[[layer]]\nout = 3\n", "1", "a layer has no 'type'");
   expect_refusal("[[layer]]\ntype = \"residual\"\n", "1", "a residual has no body; add tables [[layer.body]]");
@@ -213,6 +213,10 @@ TEST(ModelToml, text_that_is_not_toml_is_refused_with_its_line) {
   }
   expect_refusal("classes = 10\nna\xc3\xafve = 3\n", "2", "letters beyond ASCII");
   expect_refusal("name = \xc5\xbd\n", "1", "letters beyond ASCII");
+  std::string path = "a";
+  for (int i = 0; i < 500000; ++i) path += ".a";
+  expect_refusal("\n" + path + " = 1\n", "2", "a key has more than 100 parts");
+  expect_refusal("[" + path + "]\n", "1", "a key has more than 100 parts");
   EXPECT_NE(refusal_of(std::string(100000, '[')), "");
   EXPECT_NE(refusal_of("a = " + std::string(100000, '[')), "");
 }

@@ -55,7 +55,8 @@ double learning_rate_at(const Schedule& s, int64_t step) {
   }
   const int64_t t = step - s.warmup_steps;
   if (s.kind == ScheduleKind::kStep) {
-    return s.learning_rate * std::pow(s.factor, static_cast<double>(t / s.step_every));
+    const int64_t drops = t / s.step_every;
+    return s.learning_rate * std::pow(s.factor, static_cast<double>(drops));
   }
   if (s.kind == ScheduleKind::kCosine) {
     const int64_t total = std::max<int64_t>(1, s.total_steps - s.warmup_steps);

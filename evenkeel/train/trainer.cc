@@ -38,8 +38,7 @@ void truncate(data::Dataset& dataset, int64_t n) {
 ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   const Shape& input = splits.train.example_shape;
   const int64_t classes = splits.train.class_count();
-  const bool is_file = s.model.ends_with(".toml") || s.model.find('/') != std::string::npos;
-  ModelSpec spec = is_file ? read_model_toml(s.model, input, classes) : zoo_model(s.model, input, classes);
+  ModelSpec spec = find_model(s.model, input, classes);
   if (spec.input != input) {
     throw UsageError("model '" + s.model + "' is made for inputs of " + to_string(spec.input) + ", but data '" +
                      s.data + "' has " + to_string(input));
