@@ -12,7 +12,7 @@ TrainReport train_network(const TrainOptions& options) {
   settings.epochs = options.epochs;
   settings.batch_size = options.batch_size;
   settings.optimizer.kind = optimizer_from_name(options.optimizer);
-  settings.optimizer.weight_decay = static_cast<float>(options.weight_decay);
+  settings.optimizer.weight_decay = options.weight_decay;
   settings.learning_rate = options.learning_rate;
   settings.schedule = schedule_from_name(options.schedule);
   settings.seed = options.seed;

@@ -139,8 +139,8 @@ class Primitive final : public TilePrimitive {
   }
 
   void run(int thread, const Arguments& arguments) override {
-    // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a
-    // batch of one tile, that would be all cores, and other bits.
+    // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a batch of
+    // one tile, that would be all cores, whatever the caller asked for.
     const SingleThreadScope single;
     Thread& state = *threads_[static_cast<size_t>(thread)];
     set(state.b, arguments.b);
