@@ -33,7 +33,8 @@ int64_t SavedModel::parameter_count() const { return state_->parameters; }
 std::vector<float> SavedModel::probabilities(std::span<const float> x, int64_t n) {
   const Shape& input = state_->model.spec.input;
   if (n < 1 || static_cast<int64_t>(x.size()) != n * element_count(input)) {
-    throw UsageError("expected " + std::to_string(n) + " examples of " + to_string(input) + ", found " + std::to_string(x.size()) + " floats");
+    throw UsageError("expected " + std::to_string(n) + " examples of " + to_string(input) + ", found " +
+                     std::to_string(x.size()) + " floats");
   }
   data::Dataset examples;
   examples.name = "the examples given";

@@ -21,7 +21,9 @@ TrainReport train_network(const TrainOptions& options) {
   settings.resume = options.resume;
   TrainObserver observer;
   if (options.on_epoch) {
-    observer.epoch = [&](const EpochSummary& s) { options.on_epoch(s.epoch, s.train_loss, s.test_accuracy.value_or(0)); };
+    observer.epoch = [&](const EpochSummary& s) {
+      options.on_epoch(s.epoch, s.train_loss, s.test_accuracy.value_or(0));
+    };
   }
   const TrainResult result = train(settings, observer);
   return {result.status, result.train_loss, result.test_accuracy, result.images_per_s, result.epochs,

@@ -2,7 +2,7 @@
 
 #include <clocale>
 
-#include "evenkeel/data/files_test.h"
+#include "evenkeel/data/files_testing.h"
 
 namespace evenkeel::data {
 namespace {

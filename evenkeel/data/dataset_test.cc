@@ -4,7 +4,7 @@
 #include <numeric>
 #include <set>
 
-#include "evenkeel/data/files_test.h"
+#include "evenkeel/data/files_testing.h"
 
 namespace evenkeel::data {
 namespace {

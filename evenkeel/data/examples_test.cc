@@ -4,7 +4,7 @@
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/data/png.h"
-#include "evenkeel/data/files_test.h"
+#include "evenkeel/data/files_testing.h"
 
 namespace evenkeel::data {
 namespace {

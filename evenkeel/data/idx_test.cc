@@ -1,6 +1,6 @@
 #include "evenkeel/data/idx.h"
 
-#include "evenkeel/data/files_test.h"
+#include "evenkeel/data/files_testing.h"
 
 namespace evenkeel::data {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "evenkeel/data/files_test.h"
+#include "evenkeel/data/files_testing.h"
 
 namespace evenkeel::data {
 namespace {

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "evenkeel/data/dataset.h"
-#include "evenkeel/data/files_test.h"
+#include "evenkeel/data/files_testing.h"
 
 namespace evenkeel::data {
 namespace {

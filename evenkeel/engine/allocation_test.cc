@@ -106,8 +106,9 @@ TEST(Allocation, is_seen_by_the_counter) {
 TEST(Allocation, does_not_happen_in_a_training_step_after_the_first) {
   EXPECT_EQ(allocations_of_a_step(1), 0);
   EXPECT_EQ(allocations_of_a_step(2), 0);
-  // 110 primitives and changes of layout in these two steps: five each, when this was written.
-  EXPECT_LE(foreign_allocations, 1000);
+  // About 110 primitives and changes of layout in these two steps; measured: 570 in all with AVX-512, 1030 with SSE4.1, whose
+  // forward products run in halves of a tile. The bound is twice that: it is there to see a count that grows with the data.
+  EXPECT_LE(foreign_allocations, 2000);
 }
 
 }  // namespace

@@ -186,7 +186,8 @@ std::vector<Executable::NodeTime> CpuExecutable::profile(const RunArguments& arg
   const auto begin = Clock::now();
   run_steps(arguments, [&](const Step& step) {
     const auto start = Clock::now();
-    if (times.empty()) times.push_back({"(input and packed weights)", "", std::chrono::duration<double>(start - begin).count()});
+    if (times.empty())
+      times.push_back({"(input and packed weights)", "", std::chrono::duration<double>(start - begin).count()});
     step.run(arguments);
     times.push_back({step.name, name_of(step.node->op), std::chrono::duration<double>(Clock::now() - start).count()});
   });

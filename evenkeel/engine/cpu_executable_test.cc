@@ -48,13 +48,18 @@ struct Net {
       store.add(info.name, std::move(tensor));
     }
     for (const StateInfo& info : states) store.add(info.name, Tensor(DType::kF32, info.shape));
-    executable = cpu_backend(threads)->compile(make_plan(std::move(graph), {.batch = std::max(batch, plan_batch)}), store);
+    executable =
+        cpu_backend(threads)->compile(make_plan(std::move(graph), {.batch = std::max(batch, plan_batch)}), store);
     for (int64_t i = 0; i < batch * 90; ++i) x.push_back(static_cast<float>(random.next_normal()));
     for (int64_t i = 0; i < batch; ++i) labels.push_back(static_cast<int32_t>(i % 4));
   }
 
   RunResult run(int64_t step = 1) {
-    return executable->run({.x = x.data(), .labels = labels.data(), .n = static_cast<int64_t>(labels.size()), .learning_rate = 0.1, .step = step});
+    return executable->run({.x = x.data(),
+                            .labels = labels.data(),
+                            .n = static_cast<int64_t>(labels.size()),
+                            .learning_rate = 0.1,
+                            .step = step});
   }
 };
 
@@ -106,7 +111,8 @@ TEST(CpuExecutable, a_batch_smaller_than_the_plan_gives_the_loss_and_statistics_
     // What an earlier, larger batch left in memory must not matter.
     Net full(64);
     roomy.executable->run({.x = full.x.data(), .labels = full.labels.data(), .n = 64, .learning_rate = 0});
-    for (auto& [name, bytes] : bytes_of(exact.store)) std::memcpy(roomy.store.writable(name).raw(), bytes.data(), bytes.size());
+    for (auto& [name, bytes] : bytes_of(exact.store))
+      std::memcpy(roomy.store.writable(name).raw(), bytes.data(), bytes.size());
     exact.run();
     roomy.run();
     EXPECT_EQ(exact.executable->scalar("loss"), roomy.executable->scalar("loss"));

@@ -122,9 +122,10 @@ StepFunction compile(const ConvGradWeight& op, CpuExecutable& e, const Node& nod
                       .dbias = bias ? out + packed : nullptr});
     });
     constexpr int64_t kSlice = 4096;  // floats: 8 partials of a slice stay in the L2 cache while they are added
-    parallel_for((stride + kSlice - 1) / kSlice, team_for_bytes(threads, used * stride * static_cast<int64_t>(sizeof(float))), [&](int64_t slice, int) {
-      fold_parts(partials, used, stride, slice * kSlice, std::min(stride, (slice + 1) * kSlice));
-    });
+    parallel_for((stride + kSlice - 1) / kSlice,
+                 team_for_bytes(threads, used * stride * static_cast<int64_t>(sizeof(float))), [&](int64_t slice, int) {
+                   fold_parts(partials, used, stride, slice * kSlice, std::min(stride, (slice + 1) * kSlice));
+                 });
     p->unpack(partials, dw);
     if (bias) std::memcpy(db, partials + packed, static_cast<size_t>(shape.out_channels) * sizeof(float));
   };
@@ -146,18 +147,19 @@ StepFunction compile(const GemmGradWeight&, CpuExecutable& e, const Node& node) 
   return [=, threads = e.threads()](const RunArguments& a) {
     zero_rows(x, in, a.n, capacity);
     zero_rows(dy, out, a.n, capacity);
-    parallel_for((out + kSliceRows - 1) / kSliceRows, team_for_flops(threads, 2 * a.n * in * out), [&](int64_t slice, int thread) {
-      const int64_t first = slice * kSliceRows;
-      const int64_t end = std::min(out, first + kSliceRows);
-      TilePrimitive* p = end - first == kSliceRows ? whole : rest;
-      p->run(thread, {.a = x, .b = dy + first, .out = dw + first * in});
-      if (db == nullptr) return;
-      for (int64_t column = first; column < end; ++column) {
-        double sum = 0;  // in the order of the examples
-        for (int64_t i = 0; i < a.n; ++i) sum += static_cast<double>(dy[i * out + column]);
-        db[column] = static_cast<float>(sum);
-      }
-    });
+    parallel_for((out + kSliceRows - 1) / kSliceRows, team_for_flops(threads, 2 * a.n * in * out),
+                 [&](int64_t slice, int thread) {
+                   const int64_t first = slice * kSliceRows;
+                   const int64_t end = std::min(out, first + kSliceRows);
+                   TilePrimitive* p = end - first == kSliceRows ? whole : rest;
+                   p->run(thread, {.a = x, .b = dy + first, .out = dw + first * in});
+                   if (db == nullptr) return;
+                   for (int64_t column = first; column < end; ++column) {
+                     double sum = 0;  // in the order of the examples
+                     for (int64_t i = 0; i < a.n; ++i) sum += static_cast<double>(dy[i * out + column]);
+                     db[column] = static_cast<float>(sum);
+                   }
+                 });
   };
 }
 

@@ -85,7 +85,8 @@ TEST(Checkpoint, a_missing_tensor_or_another_shape_is_refused_by_name) {
   TensorFile file = checkpoint_of(some_state(), kSettings, small_store(1));
   ParameterStore store = small_store(1);
   store.add("fc.bias", Tensor(DType::kF32, {2}));
-  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }), HasSubstr("'fc.bias' is missing"));
+  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }),
+              HasSubstr("'fc.bias' is missing"));
   file.tensors.emplace_back("fc.bias", Tensor(DType::kF32, {3}));
   EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }),
               HasSubstr("'fc.bias' has shape [3], expected [2]"));
@@ -95,11 +96,14 @@ TEST(Checkpoint, a_newer_format_and_a_file_of_another_kind_are_refused) {
   TensorFile file = checkpoint_of(some_state(), kSettings, small_store(1));
   ParameterStore store = small_store(1);
   file.metadata["format_version"] = "2";
-  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }), HasSubstr("use a newer evenkeel"));
+  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }),
+              HasSubstr("use a newer evenkeel"));
   file.metadata["format_version"] = "one";
-  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }), HasSubstr("format_version"));
+  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }),
+              HasSubstr("format_version"));
   file.metadata.erase("format");
-  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }), HasSubstr("not a checkpoint"));
+  EXPECT_THAT(message_of<FormatError>([&] { restore_checkpoint(file, "c", kSettings, store); }),
+              HasSubstr("not a checkpoint"));
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // file, and the same operations inside a graph, where dy comes from a loss.
 #include "evenkeel/engine/onednn.h"
 #include "evenkeel/kernels/norm.h"
-#include "evenkeel/train/golden_case.h"
+#include "evenkeel/train/golden_testing.h"
 #include "evenkeel/train/schedule.h"
 
 namespace evenkeel::golden {

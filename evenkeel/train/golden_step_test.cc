@@ -1,6 +1,6 @@
 // One step and three steps from a given state against PyTorch (tests/golden/step_*), and what holds for every step: the same bits whatever
 // the threads, and the same result whatever the batch is planned for.
-#include "evenkeel/train/golden_case.h"
+#include "evenkeel/train/golden_testing.h"
 
 namespace evenkeel::golden {
 namespace {

@@ -1,6 +1,6 @@
 // Thirty training steps of the zoo's mlp and cnn against PyTorch (tests/golden/trajectory_*). fp32 training is chaotic: what is asked of cnn is
 // to stay as near to fp64 as PyTorch's own fp32 runs do (tests/golden/README.md).
-#include "evenkeel/train/golden_case.h"
+#include "evenkeel/train/golden_testing.h"
 
 namespace evenkeel::golden {
 namespace {

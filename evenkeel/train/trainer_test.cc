@@ -18,7 +18,8 @@ namespace {
 
 using testing::HasSubstr;
 
-void write_npy(const std::string& path, const std::string& type, const std::string& shape, const void* data, size_t bytes) {
+void write_npy(const std::string& path, const std::string& type, const std::string& shape, const void* data,
+               size_t bytes) {
   std::string header = "{'descr': '" + type + "', 'fortran_order': False, 'shape': (" + shape + "), }";
   header.resize((header.size() + 10 + 64) / 64 * 64 - 11, ' ');
   header += '\n';
@@ -188,7 +189,8 @@ TEST_F(TrainerTest, every_policy_for_the_last_batch_trains) {
     EXPECT_EQ(result.steps, one_less ? 15 : 18);
     const TensorFile model = read_safetensors(result.model_path);
     // A batch trained through the running statistics leaves them alone.
-    EXPECT_EQ(model.find("bn1.num_batches_tracked")->values<int64_t>()[0], one_less || policy == LastBatch::kRunning ? 15 : 18);
+    EXPECT_EQ(model.find("bn1.num_batches_tracked")->values<int64_t>()[0],
+              one_less || policy == LastBatch::kRunning ? 15 : 18);
   }
 }
 
