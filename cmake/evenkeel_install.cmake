@@ -1,4 +1,5 @@
-# What `cmake --install` puts in place: public headers, library, the CMake package, evenkeel.pc.
+# What `cmake --install` puts in place: public headers, library, the CMake package, evenkeel.pc, license, the command line's
+# reference, man page and completions. (The program itself: CMakeLists.txt.)
 
 include(CMakePackageConfigHelpers)
 
@@ -18,16 +19,34 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/evenkeel-config-version.
 install(FILES "${PROJECT_BINARY_DIR}/evenkeel-config.cmake" "${PROJECT_BINARY_DIR}/evenkeel-config-version.cmake"
         DESTINATION "${package_folder}")
 
-# oneDNN has no .pc file of its own, and OpenMP none at all: they stand in Libs.private.
-set(EVENKEEL_PC_LIBS_PRIVATE "-ldnnl ${OpenMP_CXX_FLAGS} -lstdc++ -lm -pthread")
+# There is one library, archive or shared. Whoever links the archive needs its dependencies, so that they stand in Requires and
+# Libs, not in their private forms, which pkg-config shows only when asked for --static. oneDNN has no .pc file of its own, and
+# OpenMP none at all.
 if(BUILD_SHARED_LIBS)
-  set(EVENKEEL_PC_REQUIRES_PRIVATE "")
-  set(EVENKEEL_PC_LIBS_PRIVATE "")
+  set(EVENKEEL_PC_REQUIRES "")
+  set(EVENKEEL_PC_LIBS "")
 else()
-  set(EVENKEEL_PC_REQUIRES_PRIVATE "libhwy fmt tomlplusplus zlib libpng")
+  set(EVENKEEL_PC_REQUIRES "libhwy fmt tomlplusplus zlib libpng")
+  set(EVENKEEL_PC_LIBS "-ldnnl ${OpenMP_CXX_FLAGS} -lstdc++ -lm -pthread")
 endif()
 # Relative to the file itself, so that the installed tree may be moved.
 file(RELATIVE_PATH EVENKEEL_PC_TO_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 string(REGEX REPLACE "/$" "" EVENKEEL_PC_TO_PREFIX "${EVENKEEL_PC_TO_PREFIX}")
 configure_file(cmake/evenkeel.pc.in "${PROJECT_BINARY_DIR}/evenkeel.pc" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/evenkeel.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+
+install(FILES LICENSE docs/cli.md DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+
+# The program writes its man page and completions itself; one built for another machine, or under a sanitizer, is not run here.
+if(TARGET evenkeel AND NOT CMAKE_CROSSCOMPILING AND NOT EVENKEEL_SANITIZE AND NOT EVENKEEL_FUZZ)
+  set(generated "${PROJECT_BINARY_DIR}/generated")
+  file(MAKE_DIRECTORY "${generated}")
+  function(evenkeel_generate what name folder installed_name)
+    add_custom_command(TARGET evenkeel POST_BUILD COMMAND evenkeel generate ${what} > "${generated}/${name}" VERBATIM)
+    install(FILES "${generated}/${name}" DESTINATION "${folder}" RENAME "${installed_name}")
+  endfunction()
+  evenkeel_generate(man evenkeel.1 "${CMAKE_INSTALL_MANDIR}/man1" evenkeel.1)
+  evenkeel_generate(completion-bash evenkeel.bash "${CMAKE_INSTALL_DATADIR}/bash-completion/completions" evenkeel)
+  evenkeel_generate(completion-zsh evenkeel.zsh "${CMAKE_INSTALL_DATADIR}/zsh/site-functions" _evenkeel)
+  evenkeel_generate(completion-fish evenkeel.fish "${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d" evenkeel.fish)
+endif()

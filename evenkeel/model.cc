@@ -17,6 +17,7 @@ SavedModel::SavedModel(const std::string& path, int threads) : state_(std::make_
   state_->model = load_model(path);
   EvalSettings settings;
   settings.threads = threads;
+  settings.batch_size = 32;  // few at a time is what it is asked; many are cut into batches
   state_->evaluator = std::make_unique<Evaluator>(state_->model.spec, state_->model.store, settings);
   for (const ParameterInfo& info : build_network(state_->model.spec, Mode::kInference).parameters) {
     state_->parameters += element_count(info.shape);
@@ -32,7 +33,7 @@ int64_t SavedModel::parameter_count() const { return state_->parameters; }
 
 std::vector<float> SavedModel::probabilities(std::span<const float> x, int64_t n) {
   const Shape& input = state_->model.spec.input;
-  if (n < 1 || static_cast<int64_t>(x.size()) != n * element_count(input)) {
+  if (n < 1 || x.size() % static_cast<size_t>(n) != 0 || static_cast<int64_t>(x.size()) / n != element_count(input)) {
     throw UsageError("expected " + std::to_string(n) + " examples of " + to_string(input) + ", found " +
                      std::to_string(x.size()) + " floats");
   }

@@ -1,5 +1,7 @@
 #include "evenkeel/network.h"
 
+#include <limits>
+
 #include "evenkeel/train/trainer.h"
 
 namespace evenkeel {
@@ -22,12 +24,12 @@ TrainReport train_network(const TrainOptions& options) {
   TrainObserver observer;
   if (options.on_epoch) {
     observer.epoch = [&](const EpochSummary& s) {
-      options.on_epoch(s.epoch, s.train_loss, s.test_accuracy.value_or(0));
+      options.on_epoch(s.epoch, s.train_loss, s.test_accuracy.value_or(std::numeric_limits<double>::quiet_NaN()));
     };
   }
   const TrainResult result = train(settings, observer);
-  return {result.status, result.train_loss, result.test_accuracy, result.images_per_s, result.epochs,
-          result.steps,  result.parameters, result.model_path,    result.run_dir};
+  return {result.status, result.message, result.train_loss, result.images_per_s, result.test_accuracy,
+          result.epochs, result.steps,   result.parameters, result.model_path,   result.run_dir};
 }
 
 }  // namespace evenkeel

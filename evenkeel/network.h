@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "evenkeel/export.h"
@@ -29,13 +30,15 @@ struct TrainOptions {
   int threads = 0;        // 0: the cores this process may use
   int64_t max_steps = 0;  // > 0: stop after so many
   bool resume = false;
-  // Called after every epoch with its number (from 1), the training loss and the test accuracy; may be empty.
+  // Called after every epoch with its number (from 1), the training loss and the test accuracy (NaN without test examples); may be empty.
   std::function<void(int64_t epoch, double train_loss, double test_accuracy)> on_epoch;
 };
 
 struct TrainReport {
-  std::string status;  // "finished" or "not finite"
-  double train_loss = 0, test_accuracy = 0, images_per_s = 0;
+  std::string status;   // "finished", or "not finite": then no model was written
+  std::string message;  // not finite: step and tensor, in one sentence
+  double train_loss = 0, images_per_s = 0;
+  std::optional<double> test_accuracy;  // none without test examples
   int64_t epochs = 0, steps = 0, parameters = 0;
   std::string model_path, run_dir;
 };

@@ -700,6 +700,133 @@ class CommandLine(unittest.TestCase):
         wide.write_text('[[layer]]\ntype = "flatten"\n[[layer]]\ntype = "linear"\nout = 16777216\n[[layer]]\ntype = "linear"\n')
         self.refuse(4, "train", "--data", self.data, "--model", wide, "--out", "run", preexec_fn=limit, says="memory")
 
+    def test_a_limit_on_the_size_of_files_is_an_error_with_a_message(self):
+        def limit():  # Python ignores SIGXFSZ; a shell does not
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+        words = ["train", "--data", self.data, "--model", "mlp", "--max-steps", 2, "--batch-size", 32, "--out", "run"]
+        self.refuse(4, *words, preexec_fn=limit, says="run")
+
+    def test_options_without_effect_are_warned_about_in_one_line(self):
+        words = self.train_words("run", "--dry-run", "--momentum", "0.5", "--zero-gamma")
+        lines = [line for line in self.succeed(*words).stderr.splitlines() if "no effect" in line]
+        self.assertEqual(len(lines), 2, lines)
+        self.assertIn("--momentum has no effect: --optimizer is adamw", lines[0])
+        self.assertIn("no residual blocks", lines[1])
+        self.assertNotIn("no effect", self.succeed(*words, "--quiet").stderr)
+
+    def test_statistics_of_a_network_without_a_norm_are_warned_about(self):
+        self.succeed(*self.train_words("plain", "--norm", "none", epochs=1))
+        self.assertIn("--statistics has no effect", self.succeed("eval", "plain", "--statistics", "batch").stderr)
+        self.assertNotIn("no effect", self.succeed("eval", "plain").stderr)
+        self.assertNotIn("no effect", self.succeed("eval", self.trained(), "--statistics", "batch").stderr)
+
+    def test_a_terminal_of_80_columns_shows_the_time_left(self):
+        text = self.on_terminal(*self.train_words("run"))
+        self.assertRegex(text, r"epoch 1/2 [=.]+.*  loss [\d.]+  accuracy [\d.]+ %  \d+ images/s  \d+ s left")
+
+    # --- data that do not mean what the model was trained on ---
+    def floats_of(self, name, images, divisor, shape=None):
+        values = [byte / divisor for image in images for byte in image]
+        (self.folder / name).write_bytes(npy(shape or (len(images), SIDE, SIDE), "<f4", struct.pack(f"<{len(values)}f", *values)))
+        return name
+
+    def trained_on_floats(self, divisor):
+        """A model of the pictures as floats: bytes / divisor."""
+        images, labels = pictures(96, 1)
+        x = self.floats_of(f"train{divisor}.npy", images, divisor)
+        (self.folder / "labels.npy").write_bytes(npy((96,), "<i8", struct.pack("<96q", *labels)))
+        self.succeed(*self.train_words(f"by{divisor}", data=f"{x},labels.npy", epochs=5))
+        return f"by{divisor}"
+
+    def classes_of(self, model, *files):
+        return [int(p["class"]) for p in self.json_of("predict", model, *files)["predictions"]]
+
+    def test_pixels_on_another_scale_are_scaled_or_refused_but_never_guessed(self):
+        images, labels = pictures(6, 9)
+        (self.folder / "bytes.npy").write_bytes(npy((6, SIDE, SIDE), "|u1", b"".join(images)))
+        (self.folder / "wide.npy").write_bytes(npy((6, SIDE, SIDE), "<i8", struct.pack("<384q", *b"".join(images))))
+        (self.folder / "0.png").write_bytes(png(SIDE, SIDE, images[0]))
+        (self.folder / "unit.csv").write_text("\n".join(",".join(str(v / 255) for v in image) for image in images) + "\n")
+        self.floats_of("0to255.npy", images, 1)
+        self.floats_of("0to1.npy", images, 255)
+        for name in ("bytes.npy", "wide.npy", "0to1.npy", "unit.csv"):
+            self.assertEqual(self.classes_of(self.trained(), name), labels, name)
+        self.assertEqual(self.json_of("predict", self.trained(), "wide.npy")["predictions"][0]["probability"],
+                         self.json_of("predict", self.trained(), "bytes.npy")["predictions"][0]["probability"])
+        self.refuse(2, "predict", self.trained(), "0to255.npy", says=("0to255.npy", "trained on", "divide them by 255"))
+        model = self.trained_on_floats(1)
+        for name in ("bytes.npy", "wide.npy", "0to255.npy"):
+            self.assertEqual(self.classes_of(model, name), labels, name)
+        self.assertEqual(self.classes_of(model, "0.png", "0to255.npy"), labels[:1] + labels)
+        self.assertGreater(self.json_of("eval", model, "--data", self.data)["accuracy"], 0.9)  # IDX: bytes
+        self.refuse(2, "predict", model, "0to1.npy", says=("0to1.npy", "trained on", "multiply them by 255"))
+        images, labels = pictures(20, 5)
+        (self.folder / "y.npy").write_bytes(npy((20,), "<i8", struct.pack("<20q", *labels)))
+        self.refuse(2, "eval", self.trained(), "--data", self.floats_of("x255.npy", images, 1) + ",y.npy", says="divide them by 255")
+        self.refuse(2, "eval", model, "--data", self.floats_of("x1.npy", images, 255) + ",y.npy", says="multiply them by 255")
+
+    def test_columns_of_a_table_are_taken_by_name(self):
+        rows = list(csv.reader(self.table.read_text().splitlines()))
+        self.succeed("train", "--data", self.table, "--model", "mlp", "--epochs", 8, "--batch-size", 12, "--out", "run")
+        accuracy = self.json_of("eval", "run")["accuracy"]
+        self.assertGreater(accuracy, 0.9)
+
+        def write(name, order, header=True):
+            lines = [",".join(row[i] for i in order) for row in rows]
+            (self.folder / name).write_text("\n".join(lines if header else lines[1:]) + "\n")
+            return name
+
+        self.assertEqual(self.json_of("eval", "run", "--data", write("turned.csv", (2, 1, 0)))["accuracy"], accuracy)
+        self.assertEqual(self.json_of("eval", "run", "--data", write("turned.csv", (1, 0, 2)))["accuracy"], accuracy)
+        classes = [p["class"] for p in self.json_of("predict", "run", write("q.csv", (0, 1)))["predictions"]]
+        for name in (write("p.csv", (1, 0)), write("plain.csv", (0, 1), header=False)):
+            self.assertEqual([p["class"] for p in self.json_of("predict", "run", name)["predictions"]], classes, name)
+        self.refuse(2, "predict", "run", self.table, says=("'kind'", "leave the label"))
+        self.refuse(2, "predict", "run", write("label.csv", (2, 0, 1)), says=("'kind'", "leave the label"))
+        self.refuse(3, "predict", "run", write("label.csv", (2, 0, 1), header=False), says="leave it out")
+        (self.folder / "other.csv").write_text("width,weight\n1,2\n")
+        self.refuse(2, "predict", "run", "other.csv", says=("has no 'height'", "'weight'"))
+        (self.folder / "other.csv").write_text("width,weight,kind\n1,2,a\n3,4,b\n")
+        self.refuse(2, "eval", "run", "--data", "other.csv", says=("has no 'height'", "'weight'"))
+        self.refuse(2, "data", "info", self.table, "--label", "99", says="has no column '99'; columns are named")
+
+    def test_channels_last_is_refused(self):
+        (self.folder / "y.npy").write_bytes(npy((20,), "|u1", bytes(i % 2 for i in range(20))))
+        for channels in (1, 3, 4):
+            (self.folder / "x.npy").write_bytes(npy((20, 9, 8, channels), "|u1", bytes(20 * 72 * channels)))
+            self.refuse(2, "data", "info", "x.npy,y.npy", says=("channels last", "x.transpose(0, 3, 1, 2)"))
+        for shape in ((20, 3, 3, 3), (20, 16, 1, 1), (20, 1, 9, 8), (20, 3, 9, 4)):
+            (self.folder / "x.npy").write_bytes(npy(shape, "|u1", bytes(shape[0] * shape[1] * shape[2] * shape[3])))
+            self.succeed("data", "info", "x.npy,y.npy")
+        (self.folder / "one.npy").write_bytes(npy((SIDE, SIDE, 1), "|u1", bytes(64)))
+        self.refuse(2, "predict", self.trained(), "one.npy", says="channels last")
+
+    def test_wild_labels_and_a_single_class_are_refused(self):
+        good = write_idx(self.folder / "good")
+        (good / "train-labels-idx1-ubyte").write_bytes(idx_labels([i % 3 for i in range(95)] + [200]))
+        self.refuse(3, "train", "--data", good, "--out", "run", says=("label 200 at index 95", "201 classes", "only 4"))
+        (self.folder / "x.npy").write_bytes(npy((20, 2), "|u1", bytes(range(40))))
+        for labels, code in (([i % 3 for i in range(19)] + [60000], 3), ([7] * 20, 2), ([0] * 20, 2), ([1 + i % 3 for i in range(20)], 0)):
+            (self.folder / "y.npy").write_bytes(npy((20,), "<i8", struct.pack("<20q", *labels)))
+            done = self.run_program("train", "--data", "x.npy,y.npy", "--model", "mlp", "--dry-run")
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn({0: "", 2: "one class only", 3: "label 60000 at index 19"}[code], done.stderr)
+        self.assertEqual(self.json_of("data", "info", "x.npy,y.npy")["train"]["per_class"][0], 0)
+
+    def test_a_checkpoint_in_place_of_a_model_is_named(self):
+        checkpoint = sorted(self.trained().parent.glob("checkpoint-*.safetensors"))[-1]
+        self.refuse(3, "eval", checkpoint, "--data", self.data, says=("is a checkpoint", "model.safetensors"))
+
+    def test_fashion_mnist_is_known_by_all_its_spellings(self):
+        for name in ("FashionMNIST", "fashion_mnist", "Fashion-MNIST"):
+            done = self.run_program("data", "info", name, "--json")
+            if done.returncode == 0:
+                self.assertEqual(json.loads(done.stdout)["name" if "name" in done.stdout else "data"], "fashion-mnist")
+            else:
+                self.assertIn("fashion-mnist is not installed", done.stderr)
+
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:

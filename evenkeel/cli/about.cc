@@ -7,6 +7,7 @@
 #include "evenkeel/cli/help.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/kernels/norm.h"
+#include "evenkeel/train/words.h"
 #include "evenkeel/version.h"
 
 namespace evenkeel::cli {
@@ -21,7 +22,7 @@ int run_help(const Arguments& arguments) {
     for (const Command& known : commands()) {
       if (!known.hidden && !known.name.empty()) names.push_back(known.name);
     }
-    const std::string closest = closest_match(topic, names);
+    const std::string closest = likely_meant(topic, names);
     throw UsageError(fmt::format("there is no command '{}'{}; the commands are {}", topic,
                                  closest.empty() ? "" : fmt::format(" (did you mean '{}'?)", closest),
                                  fmt::join(names, ", ")));

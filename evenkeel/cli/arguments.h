@@ -19,6 +19,7 @@ struct Arguments {
   std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
   std::set<std::string> given;     // long names of the options that were there
   std::vector<std::string> words;  // the command line as typed, without the program's name
+  std::vector<std::string> warnings;  // of options without effect; one line each
 
   TrainSettings train;
 
@@ -49,7 +50,7 @@ struct Arguments {
 // missing or impossible value (option, found, expected).
 Arguments parse(const std::vector<std::string>& words);
 
-// Checks that concern the values of several options, and defaults that follow from others. Called by parse.
+// Checks that concern the values of several options, defaults that follow from others, warnings. Called by parse.
 void settle(Arguments& arguments);
 
 }  // namespace evenkeel::cli

@@ -9,6 +9,7 @@
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/data/fit.h"
 #include "evenkeel/model_io/atomic_file.h"
 
 namespace evenkeel::cli {
@@ -30,6 +31,8 @@ data::LoadOptions load_options(const Arguments& arguments, const Model& model, b
   if (same_data) options.label_column = setting(model, "label");
   options.validation_fraction = number_from<double>(setting(model, "validation")).value_or(0);
   options.seed = seed_of(arguments, model);
+  options.feature_names = model.feature_names;
+  options.known_classes = model.spec.classes;
   if (arguments.label) options.label_column = *arguments.label;
   if (arguments.validation) options.validation_fraction = *arguments.validation;
   return options;
@@ -69,6 +72,7 @@ data::Dataset load_split(const Arguments& arguments, const Model& model) {
         arguments.split == "validation" ? "; --validation F keeps a share of the training set for it" : ""));
   }
   match_classes(dataset, model);
+  data::fit_to(dataset, model.input_range);
   return dataset;
 }
 
@@ -131,11 +135,17 @@ std::string class_table(const EvalResult& result, const Model& model) {
   return text;
 }
 
+bool has_norm(const Model& model) {
+  return !build_network(model.spec, Mode::kInference, {.with_loss = false}).buffers.empty();
+}
+
 }  // namespace
 
 int run_eval(const Arguments& arguments) {
   const int threads = take_threads(arguments.threads);
   Model model = load_model_of(arguments.model);
+  if (arguments.statistics != EvalMode::kRunning && !arguments.quiet && !has_norm(model))
+    print_note("warning: --statistics has no effect: the network has no batch norm");
   const data::Dataset dataset = load_split(arguments, model);
 
   const auto start = std::chrono::steady_clock::now();

@@ -125,7 +125,7 @@ std::string help_text(const Command& command, const Terminal& terminal) {
     for (const Option& option : members)
       add_row(out, option_label(option), column, with_default(option, kFixedSpace), width, terminal);
   }
-  if (command.name.empty()) out += "\nExit codes are in docs/cli.md and the man page.\n";
+  if (command.name.empty()) out += "\nThe exit codes: `man evenkeel`, or docs/cli.md.\n";
   return out;
 }
 

@@ -1,4 +1,6 @@
 // evenkeel: parse, dispatch, and the one place that turns errors into a message and an exit code.
+#include <signal.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <exception>
@@ -56,4 +58,8 @@ int run(const std::vector<std::string>& words) {
 }  // namespace
 }  // namespace evenkeel::cli
 
-int main(int argc, char** argv) { return evenkeel::cli::run(std::vector<std::string>(argv + 1, argv + argc)); }
+int main(int argc, char** argv) {
+  // A limit on the size of files (ulimit -f) is then an error of the write, with a message and exit code 4, not a sudden end.
+  signal(SIGXFSZ, SIG_IGN);
+  return evenkeel::cli::run(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -89,7 +89,8 @@ std::vector<Option> optimization_options() {
       {kTrain, group, "schedule", 0, "NAME", "How the learning rate changes from step to step.",
        named(EK_FIELD(train.schedule), schedule_names(), schedule_from_name)},
       {kTrain, group, "warmup-epochs", 0, "X",
-       "Epochs in which the learning rate rises from 0; not for one-cycle, which has its own rise.",
+       "Epochs in which the learning rate rises from 0, as in --schedule cosine --warmup-epochs 1; one-cycle has its "
+       "own rise.",
        number(EK_FIELD(train.warmup_epochs), kNotNegative)},
       {kTrain, group, "step-epochs", 0, "X", "Epochs between the steps of --schedule step.",
        number(EK_FIELD(train.step_epochs), kPositive)},
@@ -111,7 +112,9 @@ std::vector<Option> optimization_options() {
        number(EK_FIELD(train.optimizer.eps), kPositive)},
       {kTrain, group, "clip-norm", 0, "X", "Clip the gradients to this norm over all parameters; 0 is off.",
        number(EK_FIELD(train.optimizer.clip_norm), kNotNegative)},
-      {kTrain, group, "loss", 0, "NAME", "What is made small: cross_entropy, or mse against one-hot labels.",
+      {kTrain, group, "loss", 0, "NAME",
+       "What is made small: cross_entropy, or mse against one-hot labels (what is shown as probabilities is then only "
+       "a ranking).",
        choice(EK_FIELD(train.loss), {{"cross_entropy", "cross_entropy"}, {"mse", "mse"}}), "cross_entropy"},
       {kTrain, group, "label-smoothing", 0, "X", "Share of the target spread over all classes.",
        number(EK_FIELD(train.label_smoothing), kFraction), "0"},

@@ -182,6 +182,75 @@ TEST(Progress, the_line_fits_every_width) {
   EXPECT_THAT(wide, HasSubstr("50 %  loss 0.4321  accuracy 87.50 %  12346 images/s  1:02:05 left"));
 }
 
+TEST(Progress, eighty_columns_show_all_that_matters) {
+  Progress progress{.epoch = 90,
+                    .epochs = 100,
+                    .step_in_epoch = 5,
+                    .steps_per_epoch = 10,
+                    .loss = 12.4321,
+                    .accuracy = 1,
+                    .images_per_s = 123456,
+                    .seconds_left = 37250};
+  const std::string text = progress_text(progress, {.interactive = true, .width = 80});
+  EXPECT_LT(text.size(), 80u) << text;
+  EXPECT_THAT(text, HasSubstr("  loss 12.4321  accuracy 100.00 %  123456 images/s  10:20:50 left"));
+  EXPECT_EQ(text.find("%"), text.rfind("%")) << "the share of the epoch stands only where there is room: " << text;
+  progress.epochs = progress.epoch = 3;
+  progress.loss = 0.5;
+  progress.images_per_s = 9000;
+  progress.seconds_left = 90;
+  EXPECT_THAT(progress_text(progress, {.interactive = true, .width = 80}),
+              HasSubstr("epoch 3/3 ===..  50 %  loss 0.5000  accuracy 100.00 %  9000 images/s  1:30 left"));
+}
+
+// What --OPTION VALUE ... is warned about; the messages joined.
+std::string warnings_of(std::vector<std::string> words) {
+  words.insert(words.begin(), "train");
+  std::string all;
+  for (const std::string& warning : parse(words).warnings) all += warning + "\n";
+  return all;
+}
+
+TEST(Parse, options_without_effect_are_warned_about) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--warmup-epochs", "1"}, "--warmup-epochs has no effect: --schedule is one-cycle"},
+      {{"--momentum", "0.5"}, "--momentum has no effect: --optimizer is adamw"},
+      {{"--optimizer", "sgd", "--beta1", "0.5"}, "--beta1 has no effect: --optimizer is sgd"},
+      {{"--optimizer", "nesterov", "--beta2", "0.5"}, "--beta2 has no effect"},
+      {{"--optimizer", "momentum", "--optimizer-eps", "1"}, "--optimizer-eps has no effect"},
+      {{"--rmsprop-alpha", "0.5"}, "--rmsprop-alpha has no effect"},
+      {{"--step-epochs", "2"}, "--step-epochs has no effect: --schedule is one-cycle"},
+      {{"--schedule", "cosine", "--step-factor", "0.5"}, "--step-factor has no effect: --schedule is cosine"},
+      {{"--init-sigma", "0.5"}, "--init-sigma has no effect: --init is not normal"},
+      {{"--optimizer", "sgd", "--decay-norm-and-bias"}, "--decay-norm-and-bias has no effect"},
+      {{"--norm", "none", "--norm-eps", "0.5"}, "--norm-eps has no effect: --norm is none"},
+  };
+  for (const auto& [words, expected] : cases) EXPECT_THAT(warnings_of(words), HasSubstr(expected));
+}
+
+TEST(Parse, options_with_effect_are_not_warned_about) {
+  EXPECT_EQ(warnings_of({}), "");
+  EXPECT_EQ(warnings_of({"--schedule", "cosine", "--warmup-epochs", "1"}), "");
+  EXPECT_EQ(warnings_of({"--warmup-epochs", "0"}), "");
+  EXPECT_EQ(warnings_of({"--optimizer", "nesterov", "--momentum", "0.5"}), "");
+  EXPECT_EQ(warnings_of({"--beta1", "0.5", "--beta2", "0.5", "--optimizer-eps", "1", "--decay-norm-and-bias"}), "");
+  EXPECT_EQ(warnings_of({"--optimizer", "rmsprop", "--rmsprop-alpha", "0.5", "--optimizer-eps", "1"}), "");
+  EXPECT_EQ(warnings_of({"--schedule", "step", "--step-epochs", "1", "--step-factor", "0.5"}), "");
+  EXPECT_EQ(warnings_of({"--init", "normal", "--init-sigma", "0.5"}), "");
+  EXPECT_EQ(warnings_of({"--model", "net.toml", "--init-sigma", "0.5"}), "") << "the file may say init = normal";
+}
+
+TEST(Parse, suggests_what_other_libraries_call_it) {
+  EXPECT_THAT(message_of({"train", "--lr", "1"}), HasSubstr("did you mean '--learning-rate'?"));
+  EXPECT_THAT(message_of({"train", "--batch_size", "1"}), HasSubstr("did you mean '--batch-size'?"));
+  EXPECT_THAT(message_of({"train", "--optimizer", "SGD"}), HasSubstr("did you mean 'sgd'?"));
+  EXPECT_THAT(message_of({"train", "--optimizer", "Adam"}), HasSubstr("did you mean 'adam'?"));
+  EXPECT_THAT(message_of({"train", "--activation", "swish"}), HasSubstr("did you mean 'silu'?"));
+  EXPECT_THAT(message_of({"train", "--init", "kaiming"}), HasSubstr("did you mean 'he'?"));
+  EXPECT_THAT(message_of({"train", "--init", "glorot"}), HasSubstr("did you mean 'xavier'?"));
+  EXPECT_THAT(message_of({"eval", "m", "--split", "val"}), HasSubstr("did you mean 'validation'?"));
+}
+
 TEST(Duration, is_short) {
   EXPECT_EQ(duration_text(7.6), "8 s");
   EXPECT_EQ(duration_text(59.9), "1:00");

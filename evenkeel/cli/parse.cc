@@ -9,6 +9,7 @@
 
 #include "evenkeel/cli/options.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/train/words.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -21,7 +22,7 @@ std::string see_help(const std::string& command) {
 
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates,
                          const std::string& prefix = "") {
-  const std::string closest = closest_match(word, candidates);
+  const std::string closest = likely_meant(word, candidates);
   return closest.empty() ? "" : fmt::format("; did you mean '{}{}'", prefix, closest);
 }
 
@@ -198,6 +199,42 @@ void require(const Arguments& arguments) {
   }
 }
 
+// Options that were given and change nothing: most likely something else was meant. `warn` gets the option and the reason.
+template <class Warn>
+void find_without_effect(const TrainSettings& train, Warn warn) {
+  const OptimizerKind kind = train.optimizer.kind;
+  const bool adam = kind == OptimizerKind::kAdam || kind == OptimizerKind::kAdamW;
+  const std::string optimizer = fmt::format("--optimizer is {}", name_of(kind));
+  if (kind != OptimizerKind::kMomentum && kind != OptimizerKind::kNesterov) warn("momentum", optimizer);
+  if (kind != OptimizerKind::kRmsprop) warn("rmsprop-alpha", optimizer);
+  if (!adam) warn("beta1", optimizer);
+  if (!adam) warn("beta2", optimizer);
+  if (!adam && kind != OptimizerKind::kRmsprop) warn("optimizer-eps", optimizer);
+  if (train.optimizer.weight_decay == 0) warn("decay-norm-and-bias", "--weight-decay is 0");
+
+  const std::string schedule = fmt::format("--schedule is {}", name_of(train.schedule));
+  if (train.schedule == ScheduleKind::kOneCycle && train.warmup_epochs > 0)
+    warn("warmup-epochs", schedule + ", which has its own rise; try --schedule cosine");
+  if (train.schedule != ScheduleKind::kStep) warn("step-epochs", schedule);
+  if (train.schedule != ScheduleKind::kStep) warn("step-factor", schedule);
+
+  // What is not given may stand in a TOML file.
+  const auto& names = zoo_names();
+  const bool from_zoo = std::find(names.begin(), names.end(), train.model) != names.end();
+  if (train.init ? *train.init != Init::kNormal : from_zoo) warn("init-sigma", "--init is not normal");
+  if (train.norm == NormKind::kNone) {
+    for (const char* option : {"norm-placement", "norm-eps", "new-batch-weight", "running-variance", "bias-corrected"})
+      warn(option, "--norm is none");
+  }
+}
+
+void warn_without_effect(Arguments& arguments) {
+  find_without_effect(arguments.train, [&](const std::string& option, const std::string& reason) {
+    if (arguments.given.count(option) == 0) return;
+    arguments.warnings.push_back(fmt::format("warning: --{} has no effect: {}", option, reason));
+  });
+}
+
 }  // namespace
 
 Arguments parse(const std::vector<std::string>& words) {
@@ -231,6 +268,7 @@ void settle(Arguments& arguments) {
   if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW)
     train.optimizer.weight_decay = 0;
   if (arguments.command != "train") return;
+  warn_without_effect(arguments);
   if (train.resume && train.out.empty()) {
     throw UsageError("--resume needs --out DIR, the folder of the run to go on with");
   }

@@ -79,7 +79,8 @@ int run_predict(const Arguments& arguments) {
   if (arguments.top > model.spec.classes) {
     throw UsageError(fmt::format("--top: found {}, but the model has {} classes", arguments.top, model.spec.classes));
   }
-  const data::Dataset dataset = data::load_examples(arguments.files, model.spec.input);
+  const data::Dataset dataset = data::load_examples(arguments.files, model.spec.input,
+                                                    {.range = model.input_range, .feature_names = model.feature_names});
   const EvalResult result = evaluate(model, dataset, {.batch_size = arguments.batch_size, .threads = threads});
   if (arguments.json) {
     print_json(json_of(dataset, model, result, arguments.top));

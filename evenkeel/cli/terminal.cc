@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 namespace evenkeel::cli {
 namespace {
@@ -103,8 +104,8 @@ std::string progress_text(const Progress& p, const Terminal& terminal) {
   const double fraction =
       p.steps_per_epoch > 0 ? static_cast<double>(p.step_in_epoch) / static_cast<double>(p.steps_per_epoch) : 0;
   const std::string head = fmt::format("epoch {}/{} ", p.epoch, p.epochs);
-  const std::string parts[] = {
-      fmt::format(" {:3.0f} %", 100 * fraction),
+  const std::string percent = fmt::format(" {:3.0f} %", 100 * fraction);
+  std::vector<std::string> parts = {
       fmt::format("  loss {:.4f}", p.loss),
       "  accuracy " + percent_text(p.accuracy),
       fmt::format("  {:.0f} images/s", p.images_per_s),
@@ -112,15 +113,21 @@ std::string progress_text(const Progress& p, const Terminal& terminal) {
   };
   const size_t room =
       static_cast<size_t>(terminal.width) - 1;  // the last column would move the cursor to the next line
-  constexpr size_t kBarLeast = 10, kBarMost = 40;
-  std::string tail;
-  for (const std::string& part : parts) {
-    if (head.size() + kBarLeast + tail.size() + part.size() > room) break;
-    tail += part;
-  }
-  const size_t used = head.size() + tail.size();
-  if (used + 1 > room) return head.substr(0, room);
-  return head + bar_text(fraction, static_cast<int>(std::min(kBarMost, room - used)), terminal) + tail;
+  // The bar gives way first, and the share of the epoch, which repeats it: on 80 columns the time left must be seen.
+  constexpr size_t kBarLeast = 3, kBarEnough = 5, kBarMost = 40;
+  const auto used = [&] {
+    size_t sum = head.size();
+    for (const std::string& part : parts) sum += part.size();
+    return sum;
+  };
+  while (!parts.empty() && used() > room) parts.pop_back();
+  if (used() + kBarEnough + percent.size() <= room) parts.insert(parts.begin(), percent);
+  if (used() > room) return head.substr(0, room);
+  const size_t bar = std::min(kBarMost, room - used());
+  std::string line =
+      bar < kBarLeast ? head.substr(0, head.size() - 1) : head + bar_text(fraction, static_cast<int>(bar), terminal);
+  for (const std::string& part : parts) line += part;
+  return line;
 }
 
 std::string epoch_text(const EpochSummary& e) {

@@ -36,8 +36,8 @@ std::string duration_text(double seconds);  // "8 s", "3:05", "1:02:03"
 std::string bytes_text(double bytes);       // "312 MiB"
 std::string percent_text(double fraction);  // "92.31 %"; "not measured" for NaN
 
-// One line of a training run, at most terminal.width - 1 columns: epoch, bar, loss, accuracy, images/s, time left; what
-// does not fit is left out, from the end.
+// One line of a training run, at most terminal.width - 1 columns: epoch, bar, share of the epoch, loss, accuracy, images/s,
+// time left. Where room is short the bar shrinks, then goes with the share, then what stands last.
 std::string progress_text(const Progress& progress, const Terminal& terminal);
 std::string epoch_text(const EpochSummary& epoch);
 

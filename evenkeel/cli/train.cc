@@ -84,8 +84,15 @@ nlohmann::ordered_json json_of(const TrainResult& result) {
   json["steps"] = result.steps;
   json["train_loss"] = result.train_loss;
   json["train_accuracy"] = result.train_accuracy;
-  json["test_loss"] = result.test_loss;
-  json["test_accuracy"] = result.test_accuracy;
+  const auto figure = [](const std::optional<double>& value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+  };
+  json["test_loss"] = figure(result.test_loss);
+  json["test_accuracy"] = figure(result.test_accuracy);
+  if (result.validation_accuracy) {
+    json["validation_loss"] = figure(result.validation_loss);
+    json["validation_accuracy"] = figure(result.validation_accuracy);
+  }
   json["images_per_s"] = result.images_per_s;
   json["seconds"] = result.seconds;
   json["parameters"] = result.parameters;
@@ -101,8 +108,12 @@ std::string text_of(const TrainResult& r, bool dry_run) {
     return fmt::format("dry run: one batch of everything works (loss {:.4f}, {} parameters, {}); nothing was written\n",
                        r.train_loss, r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
   }
-  std::string text =
-      fmt::format("{:<14}{}, loss {:.4f}\n", "test accuracy", percent_text(r.test_accuracy), r.test_loss);
+  std::string text;
+  const auto add = [&](const char* split, const std::optional<double>& accuracy, const std::optional<double>& loss) {
+    if (accuracy && loss) text += fmt::format("{:<14}{}, loss {:.4f}\n", split, percent_text(*accuracy), *loss);
+  };
+  add("test accuracy", r.test_accuracy, r.test_loss);
+  add("validation", r.validation_accuracy, r.validation_loss);
   text += fmt::format("{:<14}{}\n", "model", r.model_path.empty() ? "not written" : r.model_path);
   text += fmt::format("{:<14}{}\n", "run", r.run_dir);
   text +=
@@ -121,6 +132,9 @@ void say_settings(const TrainSettings& settings) {
 int run_train(const Arguments& arguments) {
   TrainSettings settings = arguments.train;
   settings.threads = take_threads(settings.threads);
+  if (!arguments.quiet) {
+    for (const std::string& warning : arguments.warnings) print_note(warning);
+  }
   if (arguments.verbose) say_settings(settings);
 
   const StopSignals signals(arguments.quiet);

@@ -180,6 +180,11 @@ bool is_scikit_learn(const Record& first, const Record& second) {
 
 FirstLine classify(const Record& first, const Record& second, const CsvOptions& options) {
   const auto has_text = [](const Field& f) { return !as_number(f.text); };
+  const auto& names = options.feature_names;
+  const auto same = [](const Field& f, const std::string& n) { return trimmed(f.text) == n; };
+  if (!names.empty() && std::equal(first.begin(), first.end(), names.begin(), names.end(), same)) {
+    return FirstLine::kHeader;  // also one of numbers alone
+  }
   if (second.empty()) {
     return std::all_of(first.begin(), first.end(), has_text) ? FirstLine::kHeader : FirstLine::kValues;
   }
@@ -220,7 +225,11 @@ class TableBuilder {
     throw FormatError(name_ + ": line " + std::to_string(line) + ", " + column_text(column) + ": " + what);
   }
   size_t find_label_column(size_t columns) const;
+  bool by_name() const;
+  void place_features();
+  [[noreturn]] void refuse_names(const std::vector<std::string>& missing, const std::vector<std::string>& more) const;
   float number(const Field& field, int64_t line, size_t column) const;
+  size_t lone_column(size_t columns) const;
   void add_label(const Field& field, int64_t line);
   void name_integer_classes(const std::vector<int64_t>& values);
   void name_text_classes();
@@ -232,14 +241,88 @@ class TableBuilder {
   std::vector<std::string> promised_names_;  // scikit-learn's first line: classes
   int64_t promised_rows_ = -1;
   size_t columns_ = 0, label_column_ = 0;
+  std::vector<size_t> place_;  // of each column among the features; the label's means nothing
   CsvTable table_;
   std::unordered_map<std::string, int32_t> label_ids_;  // by first appearance
   std::vector<std::string> label_texts_;
 };
 
+// A header of numbers counts the columns and names nothing, but `others` of them: the label.
+bool counts_only(const std::vector<std::string>& names, int64_t others) {
+  const auto numbers =
+      std::count_if(names.begin(), names.end(), [](const std::string& name) { return as_integer(name).has_value(); });
+  return numbers > 0 && std::ssize(names) - numbers <= others;
+}
+
+// `'a', 'b', ...`: a few of many.
+std::string quoted_list(const std::vector<std::string>& names) {
+  constexpr size_t kMost = 6;
+  std::string text;
+  for (size_t i = 0; i < std::min(names.size(), kMost); ++i) text += (i > 0 ? ", " : "") + excerpt(names[i]);
+  return names.size() > kMost ? text + " and " + std::to_string(names.size() - kMost) + " more" : text;
+}
+
+bool TableBuilder::by_name() const {
+  const auto& names = options_.feature_names;
+  // A name that was not UTF-8 was mended with U+FFFD when the model was written: it is not known any more.
+  const bool mended =
+      std::any_of(names.begin(), names.end(), [](const auto& n) { return n.find("\xef\xbf\xbd") != n.npos; });
+  return !header_.empty() && !names.empty() && !counts_only(header_, options_.labelled ? 1 : 0) &&
+         !counts_only(names, 0) && !mended;
+}
+
+// The one column that is no feature of the model; the last column where there is no such one.
+size_t TableBuilder::lone_column(size_t columns) const {
+  size_t found = columns, others = 0;
+  for (size_t i = 0; by_name() && i < header_.size(); ++i) {
+    const auto& names = options_.feature_names;
+    if (std::find(names.begin(), names.end(), header_[i]) != names.end()) continue;
+    found = i;
+    ++others;
+  }
+  return others == 1 ? found : columns - 1;
+}
+
+void TableBuilder::refuse_names(const std::vector<std::string>& missing, const std::vector<std::string>& more) const {
+  std::string what = name_ + ": the header";
+  if (!missing.empty()) what += " has no " + quoted_list(missing) + ", which the model needs";
+  if (!more.empty()) {
+    what +=
+        std::string(missing.empty() ? "" : ", but") + " has " + quoted_list(more) + ", which the model does not know";
+  }
+  what += "; expected the columns " + quoted_list(options_.feature_names) + " in any order";
+  what += options_.labelled ? " beside the label, which --label names" : "; leave the label and all other columns out";
+  throw UsageError(what);
+}
+
+// Where the value of each column goes: to the place of its name in the model, or in the order of the file. Equal names keep their order.
+void TableBuilder::place_features() {
+  place_.assign(columns_, 0);
+  std::vector<std::string> names, more;
+  std::vector<bool> taken(options_.feature_names.size());
+  for (size_t i = 0, next = 0; i < columns_; ++i) {
+    if (i == label_column_) continue;
+    place_[i] = next++;
+    if (!by_name()) continue;
+    size_t k = 0;
+    while (k < taken.size() && (taken[k] || options_.feature_names[k] != header_[i])) ++k;
+    if (k == taken.size()) {
+      more.push_back(header_[i]);
+    } else {
+      taken[k] = true;
+      place_[i] = k;
+    }
+  }
+  std::vector<std::string> missing;
+  for (size_t k = 0; by_name() && k < taken.size(); ++k) {
+    if (!taken[k]) missing.push_back(options_.feature_names[k]);
+  }
+  if (!missing.empty() || !more.empty()) refuse_names(missing, more);
+}
+
 size_t TableBuilder::find_label_column(size_t columns) const {
   const std::string& wanted = options_.label_column;
-  if (wanted.empty()) return columns - 1;
+  if (wanted.empty()) return lone_column(columns);
   const auto found = std::find(header_.begin(), header_.end(), wanted);
   if (found != header_.end()) return static_cast<size_t>(found - header_.begin());
   const auto number = as_integer(wanted);
@@ -247,8 +330,8 @@ size_t TableBuilder::find_label_column(size_t columns) const {
   if (number && *number >= 1 && *number <= last) return static_cast<size_t>(*number - 1);
   if (number && *number <= -1 && *number >= -last) return static_cast<size_t>(last + *number);
   const std::string close = closest_match(wanted, header_);
-  throw UsageError(name_ + " has no column '" + wanted + "'" +
-                   (close.empty() ? "" : "; did you mean '" + close + "'?") + " Columns are named by " +
+  throw UsageError(name_ + " has no column '" + wanted + "'; " +
+                   (close.empty() ? "columns" : "did you mean '" + close + "'? Columns") + " are named by " +
                    (header_.empty() ? "" : "the header or by ") + "number, 1 to " + std::to_string(columns) +
                    (header_.empty() ? "; the file has no header" : ""));
 }
@@ -271,8 +354,10 @@ void TableBuilder::set_header(const Record& header, FirstLine kind, size_t colum
                       "separated by comma, semicolon or tab");
   }
   table_.features = static_cast<int64_t>(columns) - (options_.labelled ? 1 : 0);
+  place_features();
+  table_.feature_names.resize(header_.empty() ? 0 : static_cast<size_t>(table_.features));
   for (size_t i = 0; i < header_.size(); ++i) {
-    if (i != label_column_) table_.feature_names.push_back(header_[i]);
+    if (i != label_column_) table_.feature_names[place_[i]] = header_[i];
   }
 }
 
@@ -283,7 +368,13 @@ float TableBuilder::number(const Field& field, int64_t line, size_t column) cons
   }
   if (!value) {
     std::string hint;
-    if (field.text.find(',') != std::string::npos) hint = "; write decimals with a point";
+    if (field.text.find(',') != std::string::npos) {
+      hint = "; write decimals with a point";
+    } else if (!options_.labelled) {
+      hint = "; if this is the label column, leave it out";
+    } else if (options_.label_column.empty()) {
+      hint = "; if this is the label column, name it with --label";
+    }
     fail(line, column, "found " + excerpt(field.text) + ", expected a number" + hint);
   }
   if (!(std::abs(*value) <= static_cast<double>(std::numeric_limits<float>::max()))) {
@@ -313,11 +404,13 @@ void TableBuilder::add(const Record& record, int64_t line) {
     throw FormatError(name_ + ": line " + std::to_string(line) + " has " + std::to_string(record.size()) +
                       " columns, expected " + std::to_string(columns_) + " as in the lines before");
   }
+  const size_t row = table_.values.size();
+  table_.values.resize(row + static_cast<size_t>(table_.features));
   for (size_t i = 0; i < record.size(); ++i) {
     if (i == label_column_) {
       add_label(record[i], line);
     } else {
-      table_.values.push_back(number(record[i], line, i));
+      table_.values[row + place_[i]] = number(record[i], line, i);
     }
   }
   table_.lines.push_back(line);

@@ -11,6 +11,9 @@ namespace evenkeel::data {
 struct CsvOptions {
   bool labelled = true;           // whether one column holds the label; else all columns are features
   std::string label_column = {};  // a header's name, or a number from 1 (-1 = the last); "" = the last column
+  // The features of a model, in its order; empty: any. Columns of a file with a header are taken by these names (a header that only counts
+  // is none), and the one column beside them is the label unless label_column says another.
+  std::vector<std::string> feature_names = {};
 };
 
 struct CsvTable {
@@ -27,7 +30,7 @@ struct CsvTable {
 // tables ("150,4,setosa,versicolor,virginica": rows, features, classes) gives the class names.
 // Numbers are read with a point, whatever the locale. `name` is for messages.
 // Throws FormatError with line and column: a missing value, a ragged line, text where a number belongs, a broken quote;
-// and UsageError when there is no such label column.
+// and UsageError when there is no such label column, or when the header lacks one of options.feature_names or has others.
 CsvTable parse_csv(std::string_view text, const std::string& name, const CsvOptions& options);
 
 }  // namespace evenkeel::data

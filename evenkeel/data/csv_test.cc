@@ -133,5 +133,58 @@ TEST(Csv, no_cut_or_damaged_byte_brings_it_down) {
   expect_no_crash_on_damage(text, [](const std::string& t) { parse(t); });
 }
 
+CsvTable for_model(const std::string& text, bool labelled, const std::string& label = "") {
+  return parse_csv(text, "f.csv", {.labelled = labelled, .label_column = label, .feature_names = {"width", "height"}});
+}
+std::string refusal_for_model(const std::string& text, bool labelled) {
+  return message_of<UsageError>([&] { for_model(text, labelled); });
+}
+
+TEST(Csv, columns_go_to_the_places_of_their_names_in_the_model) {
+  const CsvTable table = for_model("height,width\n1,2\n3,4\n", false);
+  EXPECT_EQ(table.values, (Floats{2, 1, 4, 3}));
+  EXPECT_EQ(table.feature_names, (Names{"width", "height"}));
+  // The column beside the features is the label, wherever it stands.
+  for (const char* text : {"kind,height,width\nx,1,2\ny,3,4\n", "height,kind,width\n1,x,2\n3,y,4\n"}) {
+    const CsvTable labelled = for_model(text, true);
+    EXPECT_EQ(labelled.values, (Floats{2, 1, 4, 3})) << text;
+    EXPECT_EQ(labelled.class_names, (Names{"x", "y"})) << text;
+  }
+}
+
+TEST(Csv, columns_without_names_go_by_position) {
+  EXPECT_EQ(for_model("1,2\n3,4\n", false).values, (Floats{1, 2, 3, 4}));
+  EXPECT_EQ(for_model("0,1,k\n1.5,2,7\n3,4,8\n", true).values, (Floats{1.5f, 2, 3, 4}));  // a header that counts
+  const CsvTable numbers =
+      parse_csv("0,1\n1.5,2\n", "f.csv", {.labelled = false, .label_column = "", .feature_names = {"0", "1"}});
+  EXPECT_EQ(numbers.values, (Floats{1.5f, 2}));
+  const CsvTable counted =
+      parse_csv("b,a\n1,2\n", "f.csv", {.labelled = false, .label_column = "", .feature_names = {"0", "1"}});
+  EXPECT_EQ(counted.values, (Floats{1, 2}));
+  const CsvTable mended = parse_csv("ma\xdf,a\n1,2\n", "f.csv",
+                                    {.labelled = false, .label_column = "", .feature_names = {"ma\xef\xbf\xbd", "a"}});
+  EXPECT_EQ(mended.values, (Floats{1, 2}));
+  const CsvTable twice =
+      parse_csv("b,a,a\n1,2,3\n", "f.csv", {.labelled = false, .label_column = "", .feature_names = {"a", "a", "b"}});
+  EXPECT_EQ(twice.values, (Floats{2, 3, 1}));
+}
+
+TEST(Csv, names_that_the_model_does_not_know_are_refused) {
+  EXPECT_SAYS(refusal_for_model("width,weight\n1,2\n", false),
+              "the header has no 'height', which the model needs, but has 'weight', which the model does not know; "
+              "expected the "
+              "columns 'width', 'height' in any order");
+  EXPECT_SAYS(refusal_for_model("width\n1\n", false), "has no 'height'");
+  EXPECT_SAYS(refusal_for_model("kind,width,height\nx,1,2\n", false), "leave the label and all other columns out");
+  EXPECT_SAYS(refusal_for_model("id,width,height,kind\n1,1,2,x\n2,3,4,y\n", true), "has 'id'");
+}
+
+TEST(Csv, text_where_a_number_belongs_gets_a_hint_about_the_label) {
+  EXPECT_SAYS(refusal("x,1,2\ny,3,4\n"), "name it with --label");
+  EXPECT_SAYS(message_of<FormatError>([] { parse_csv("1,2,x\n3,4,y\n", "f", {.labelled = false}); }), "leave it out");
+  EXPECT_SAYS(message_of<UsageError>([] { parse("a,b\n1,0\n2,1\n", "99"); }),
+              "has no column '99'; columns are named by");
+}
+
 }  // namespace
 }  // namespace evenkeel::data

@@ -13,6 +13,7 @@
 #include "evenkeel/core/rng.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/csv.h"
+#include "evenkeel/data/fit.h"
 #include "evenkeel/data/folder.h"
 #include "evenkeel/data/npy.h"
 
@@ -108,8 +109,9 @@ void split_off_validation(Splits& splits, const LoadOptions& options) {
 
 Dataset read_csv(const std::string& path, const LoadOptions& options) {
   const Bytes bytes = unpack(read_file(path), path, kUnpackLimit);
-  const CsvTable table = parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
-                                   {.labelled = true, .label_column = options.label_column});
+  const CsvTable table =
+      parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
+                {.labelled = true, .label_column = options.label_column, .feature_names = options.feature_names});
   Dataset all;
   all.name = path;
   all.example_shape = {table.features};
@@ -129,6 +131,7 @@ Shape example_shape_of(const NpyArray& array, const std::string& path) {
     throw FormatError(path + ": found the shape " + to_string(shape) +
                       ", expected [n, features], [n, h, w] or [n, c, h, w]");
   }
+  require_channels_first(path, shape);
   shape.erase(shape.begin());
   if (shape.empty()) shape = {1};
   if (shape.size() == 2) shape.insert(shape.begin(), 1);
@@ -139,7 +142,8 @@ Shape example_shape_of(const NpyArray& array, const std::string& path) {
   return shape;
 }
 
-Dataset read_npy_pair(const std::string& spec, const std::string& x_path, const std::string& y_path) {
+Dataset read_npy_pair(const std::string& spec, const std::string& x_path, const std::string& y_path,
+                      int64_t known_classes) {
   Dataset all;
   all.name = spec;
   const Bytes x_bytes = unpack(read_file(x_path), x_path, kUnpackLimit);
@@ -155,14 +159,15 @@ Dataset read_npy_pair(const std::string& spec, const std::string& x_path, const 
                       std::to_string(labels) + " labels, expected as many of one as of the other");
   }
   if (all.count == 0) throw FormatError(x_path + ": holds 0 examples, expected at least two");
+  require_dense_labels(y_path, all.labels, known_classes);
   all.class_names = numbered_classes(*std::max_element(all.labels.begin(), all.labels.end()) + 1);
 
   Shape shape = all.example_shape;
   shape.insert(shape.begin(), all.count);
-  const bool as_bytes = x.type == NpyType::kU8 && all.is_image();
+  const bool as_bytes = all.is_image() && holds_pixels(x);
   all.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
   if (as_bytes) {
-    std::memcpy(all.values.raw(), x.values.data(), x.values.size());
+    npy_pixels(x, all.values.values<uint8_t>());
   } else {
     npy_floats(x, 0, x_path, all.values.values<float>());
   }
@@ -200,6 +205,16 @@ Splits load_mnist() {
                    "; " + forms);
 }
 
+// "Fashion-MNIST", "fashion_mnist" and "FashionMNIST" are one name.
+std::string letters_of(const std::string& name) {
+  std::string letters;
+  for (const char c : name) {
+    if (c >= 'A' && c <= 'Z') letters += static_cast<char>(c - 'A' + 'a');
+    if (c != '-' && c != '_' && c != ' ' && !(c >= 'A' && c <= 'Z')) letters += c;
+  }
+  return letters;
+}
+
 bool has_ending(const std::string& path, std::initializer_list<std::string_view> endings) {
   return std::any_of(endings.begin(), endings.end(), [&](std::string_view ending) {
     return path.ends_with(ending) || path.ends_with(std::string(ending) + ".gz");
@@ -207,14 +222,16 @@ bool has_ending(const std::string& path, std::initializer_list<std::string_view>
 }
 
 Splits load_all(const std::string& spec, const LoadOptions& options) {
-  if (is_folder(spec)) return load_folder(spec, spec);
-  if (spec == "fashion-mnist") return load_fashion_mnist();
-  if (spec == "mnist") return load_mnist();
+  if (is_folder(spec)) return load_folder(spec, spec, {}, options.known_classes);
+  const std::string known = letters_of(spec);
+  if (known == "fashionmnist") return load_fashion_mnist();
+  if (known == "mnist") return load_mnist();
   for (const std::string_view between : {".npy,", ".npy.gz,"}) {
     const size_t at = spec.find(between);
     if (at == std::string::npos) continue;
     const size_t comma = at + between.size() - 1;
-    return split_off_test(read_npy_pair(spec, spec.substr(0, comma), spec.substr(comma + 1)), options);
+    return split_off_test(read_npy_pair(spec, spec.substr(0, comma), spec.substr(comma + 1), options.known_classes),
+                          options);
   }
   if (has_ending(spec, {".csv", ".tsv"})) return split_off_test(read_csv(spec, options), options);
   if (has_ending(spec, {".npy"})) {

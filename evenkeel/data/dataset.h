@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,26 +38,37 @@ struct LoadOptions {
   std::string label_column = {};   // CSV: a header's name, or a number from 1 (-1 = the last); "" = the last column
   double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation
   uint64_t seed = 1;               // of the splits (RandomUse::kSplit)
+  // Of the model that is to be asked, if there is one:
+  std::vector<std::string> feature_names = {};  // CSV: columns are taken by these names where the file has a header
+  int64_t known_classes = 0;                    // labels below are taken, however few of the classes have examples
 };
 
 // Reads the data set that `spec` names:
-//   "fashion-mnist"   where Debian's package dataset-fashion-mnist puts it
+//   "fashion-mnist"   where Debian's package dataset-fashion-mnist puts it ("FashionMNIST" and the like, too)
 //   "mnist"           in the usual places (see the message when it is in none)
 //   DIR               four IDX files (MNIST, EMNIST, KMNIST, USPS), or CIFAR-10 or CIFAR-100 binary batches; gzip or
 // not
 //   FILE.csv          numbers and one label column; split 80/20 into train and test
 //   "x.npy,y.npy"     examples and labels; split 80/20 into train and test
 // Splits are functions of the files and options.seed; examples keep the order of the file inside each split.
-// Throws UsageError (nothing of that name, a bad option), FormatError (bad bytes), IoError (unreadable).
+// Throws UsageError (nothing of that name, a bad option, channels last), FormatError (bad bytes), IoError (unreadable).
 Splits load(const std::string& spec, const LoadOptions& options = {});
 
+// What a model remembers of its training data.
+struct TrainedOn {
+  std::optional<ValueRange> range = {};         // none: not known, nothing is checked
+  std::vector<std::string> feature_names = {};  // empty: not known, columns are taken in their order
+};
+
 // Reads unlabelled examples for prediction, in the order of `files`; all labels are -1, example_names are filled.
+// `trained` is what the model remembers of its data: bytes are put on its scale, and columns in its order.
 //   PNG   one image: grey, RGB or palette, alpha over black, converted to the channels of example_shape {1|3, H, W}
-//   NPY   one example or a batch of them; u1 (pixels 0..255), f4 or f8 (as the model saw them: images in [0, 1])
-//   CSV   one example a row, features only; for images the row holds the C*H*W pixels 0..255
-// values is U8 when every file holds bytes, else F32 (bytes of images divided by 255). class_names stays empty.
-// Throws UsageError when a file is missing or its examples do not have example_shape, FormatError on bad bytes.
-Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape);
+//   NPY   one example or a batch of them; whole numbers (images: pixels 0..255), f4 or f8 (as the model saw them)
+//   CSV   one example a row, features only; for images the row holds the C*H*W pixels 0..255, or floats as the model saw them
+// values is U8 when every file holds bytes that the reader divides by 255, else F32. class_names stays empty.
+// Throws UsageError when a file is missing, or its examples do not have example_shape or the scale or columns of the training data;
+// FormatError on bad bytes.
+Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape, const TrainedOn& trained = {});
 
 // What `evenkeel data info` shows.
 struct SplitInfo {

@@ -185,6 +185,26 @@ TEST(Describe, counts_classes_and_finds_the_range) {
   EXPECT_NEAR(info.standardization.mean[0], 19.5 / 255, 1e-15);
 }
 
+TEST(Load, wild_labels_of_arrays_and_folders_are_refused_unless_the_model_has_the_classes) {
+  const TemporaryFolder folder;
+  write_idx(folder);
+  folder.write("train-labels-idx1-ubyte", labels(std::string("\0\1\2\0\1\2\0\1\2\xc8", 10)));
+  EXPECT_SAYS(message_of<FormatError>([&] { load(folder.path()); }), "label 200 at index 9 makes 201 classes");
+  EXPECT_EQ(load(folder.path(), {.known_classes = 201}).train.class_count(), 201);
+  folder.write("train-labels-idx1-ubyte", labels(std::string("\1\1\2\3\1\2\3\1\2\2", 10)));
+  folder.write("t10k-labels-idx1-ubyte", labels(std::string("\2\1\3", 3)));
+  EXPECT_EQ(describe(load(folder.path())).train.per_class, (Counts{0, 4, 4, 2}));
+}
+
+TEST(Load, channels_last_is_refused_in_idx_too) {
+  const TemporaryFolder folder;
+  write_idx(folder);
+  const std::string magic{0, 0, 8, 4};
+  folder.write("train-images-idx3-ubyte",
+               magic + extent(10) + extent(8) + extent(8) + extent(3) + std::string(1920, 'a'));
+  EXPECT_SAYS(message_of<UsageError>([&] { load(folder.path()); }), "channels last");
+}
+
 // --------------------------------------------------------------------------------- the shared real data
 
 TEST(SharedData, mnist_is_mnist) {

@@ -8,6 +8,7 @@
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/csv.h"
 #include "evenkeel/data/dataset.h"
+#include "evenkeel/data/fit.h"
 #include "evenkeel/data/npy.h"
 #include "evenkeel/data/png.h"
 
@@ -42,8 +43,16 @@ int64_t batch_size(const Shape& found, const Shape& expected, const std::string&
       return found[0];
     }
   }
+  std::string hint;
+  if (expected.size() == 3 && found.size() >= 3) {
+    const Shape turned = {expected[1], expected[2], expected[0]};
+    if (std::equal(turned.begin(), turned.end(), found.end() - 3)) {
+      hint = std::string("; it looks like channels last: transpose it, for instance x.transpose(") +
+             (found.size() == 3 ? "2, 0, 1)" : "0, 3, 1, 2)");
+    }
+  }
   throw UsageError(path + ": found an array of shape " + to_string(found) + ", the model expects examples of " +
-                   to_string(expected) + " or a batch of them");
+                   to_string(expected) + " or a batch of them" + hint);
 }
 
 Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape) {
@@ -51,11 +60,9 @@ Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape
   bool is_batch = false;
   const int64_t count = batch_size(array.shape, shape, path, is_batch);
   Examples examples;
-  if (array.type == NpyType::kU8 && shape.size() == 3) {
-    examples.bytes.resize(array.values.size());
-    if (!array.values.empty()) {
-      std::memcpy(examples.bytes.data(), array.values.data(), array.values.size());
-    }
+  if (shape.size() == 3 && holds_pixels(array)) {
+    examples.bytes.resize(static_cast<size_t>(array.count));
+    npy_pixels(array, examples.bytes);
   } else {
     examples.floats.resize(static_cast<size_t>(array.count));
     npy_floats(array, 0, path, examples.floats);
@@ -66,9 +73,10 @@ Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape
   return examples;
 }
 
-Examples read_rows(const Bytes& file, const std::string& path, const Shape& shape) {
+Examples read_rows(const Bytes& file, const std::string& path, const Shape& shape,
+                   const std::vector<std::string>& feature_names) {
   CsvTable table = parse_csv({reinterpret_cast<const char*>(file.data()), file.size()}, path,
-                             {.labelled = false, .label_column = ""});
+                             {.labelled = false, .label_column = "", .feature_names = feature_names});
   const int64_t expected = element_count(shape);
   if (table.features != expected) {
     throw UsageError(path + ": found rows of " + std::to_string(table.features) + " numbers, the model expects " +
@@ -80,20 +88,16 @@ Examples read_rows(const Bytes& file, const std::string& path, const Shape& shap
     examples.names.push_back(path + ":" + std::to_string(line));
   }
   const auto is_byte = [](float v) { return v >= 0 && v <= 255 && v == std::floor(v); };
-  const bool image = shape.size() == 3;
-  if (image && std::all_of(table.values.begin(), table.values.end(), is_byte)) {
+  if (shape.size() == 3 && std::all_of(table.values.begin(), table.values.end(), is_byte)) {
     for (const float value : table.values) examples.bytes.push_back(static_cast<uint8_t>(value));
     return examples;  // the same bits as the same picture from another file
   }
   examples.floats = std::move(table.values);
-  for (float& value : examples.floats) {
-    if (image) value = static_cast<float>(static_cast<double>(value) / 255);
-  }
   return examples;
 }
 
 // By content: the magic decides, and what has none is CSV if its name says so.
-Examples read_examples(const std::string& path, const Shape& shape) {
+Examples read_examples(const std::string& path, const Shape& shape, const std::vector<std::string>& feature_names) {
   const Bytes packed = read_file(path);
   const Bytes file = is_gzip(packed) ? unpack(packed, path, kUnpackLimit) : packed;
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
@@ -102,11 +106,11 @@ Examples read_examples(const std::string& path, const Shape& shape) {
   };
   if (text.starts_with("\x93NUMPY") || named(".npy")) return read_npy(file, path, shape);
   if (text.starts_with("\x89PNG") || named(".png")) return read_picture(file, path, shape);
-  if (named(".csv") || named(".tsv") || named(".txt")) return read_rows(file, path, shape);
+  if (named(".csv") || named(".tsv") || named(".txt")) return read_rows(file, path, shape, feature_names);
   throw UsageError(path + " is no kind of file that is known here, expected PNG, NPY or CSV");
 }
 
-void append(const Examples& from, bool as_bytes, bool image, size_t& at, Tensor& values) {
+void append(const Examples& from, bool as_bytes, double divisor, size_t& at, Tensor& values) {
   if (as_bytes) {
     const auto out = values.values<uint8_t>();
     for (const uint8_t byte : from.bytes) out[at++] = byte;
@@ -115,23 +119,28 @@ void append(const Examples& from, bool as_bytes, bool image, size_t& at, Tensor&
   const auto out = values.values<float>();
   for (const float value : from.floats) out[at++] = value;
   for (const uint8_t byte : from.bytes) {
-    const double value = byte;
-    out[at++] = static_cast<float>(image ? value / 255 : value);
+    out[at++] = static_cast<float>(static_cast<double>(byte) / divisor);
   }
 }
 
 }  // namespace
 
-Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape) {
+Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape, const TrainedOn& trained) {
   if (files.empty()) throw UsageError("no file to predict; give PNG, NPY or CSV files");
   Dataset set;
   set.name = files.size() == 1 ? files[0] : std::to_string(files.size()) + " files";
   set.example_shape = example_shape;
   std::vector<Examples> parts;
-  bool as_bytes = true;
+  bool as_bytes = true;  // those that the reader divides by 255
+  double divisor = 255;
   for (const std::string& path : files) {
-    const Examples& part = parts.emplace_back(read_examples(path, example_shape));
-    if (!part.floats.empty()) as_bytes = false;
+    const Examples& part = parts.emplace_back(read_examples(path, example_shape, trained.feature_names));
+    if (!part.bytes.empty()) {
+      divisor = byte_divisor(path, trained.range);
+      require_scale(path, std::span<const uint8_t>(part.bytes), divisor, trained.range);
+    }
+    require_scale(path, std::span<const float>(part.floats), example_shape, trained.range);
+    if (!part.floats.empty() || divisor != 255) as_bytes = false;
     set.example_names.insert(set.example_names.end(), part.names.begin(), part.names.end());
   }
   set.count = static_cast<int64_t>(set.example_names.size());
@@ -142,7 +151,7 @@ Dataset load_examples(const std::vector<std::string>& files, const Shape& exampl
   set.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
   size_t at = 0;
   for (const Examples& part : parts) {
-    append(part, as_bytes, example_shape.size() == 3, at, set.values);
+    append(part, as_bytes, divisor, at, set.values);
   }
   return set;
 }

@@ -151,5 +151,41 @@ TEST(LoadExamples, refuses_what_does_not_fit_the_model) {
   EXPECT_THROW(load_examples({}, {1, 1, 1}), UsageError);
 }
 
+TEST(LoadExamples, bytes_are_put_on_the_scale_that_the_model_knows) {
+  const TemporaryFolder folder;
+  const std::string picture = folder.write("a.png", png(1, 1, kGrey, "\xff"));
+  const std::string wide = folder.write("b.npy", npy("<i4", "(1, 1)", std::string("\x80\0\0\0", 4)));
+  const Dataset unit = load_examples({picture, wide}, {1, 1, 1}, {.range = ValueRange{0, 1}});
+  EXPECT_EQ(unit.values.dtype(), DType::kU8);
+  EXPECT_EQ(unit.values.values<uint8_t>()[1], 128);
+  const Dataset whole = load_examples({picture, wide}, {1, 1, 1}, {.range = ValueRange{0, 255}});
+  ASSERT_EQ(whole.values.dtype(), DType::kF32);
+  EXPECT_EQ(whole.values.values<float>()[0], 255.0f);
+  EXPECT_EQ(whole.values.values<float>()[1], 128.0f);
+  EXPECT_SAYS(message_of<UsageError>([&] {
+                load_examples({picture}, {1, 1, 1}, {.range = ValueRange{-2, 2}});
+              }),
+              "a.png: found");
+}
+
+TEST(LoadExamples, rows_of_an_image_that_are_no_bytes_are_taken_as_the_model_saw_them) {
+  const TemporaryFolder folder;
+  const std::string rows = folder.write("a.csv", "0.5,1\n");
+  EXPECT_EQ(load_examples({rows}, {1, 1, 2}, {.range = ValueRange{0, 1}}).values.values<float>()[0], 0.5f);
+  const std::string large = folder.write("b.csv", "127.5,255\n");
+  EXPECT_SAYS(message_of<UsageError>([&] {
+                load_examples({large}, {1, 1, 2}, {.range = ValueRange{0, 1}});
+              }),
+              "b.csv: found values from 127.5 to 255");
+}
+
+TEST(LoadExamples, columns_are_taken_by_name_and_channels_last_gets_a_hint) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("t.csv", "b,a\n1,2\n");
+  EXPECT_EQ(load_examples({path}, {2}, {.feature_names = {"a", "b"}}).values.values<float>()[0], 2.0f);
+  const std::string array = folder.write("a.npy", npy("|u1", "(2, 1, 3)", "abcdef"));
+  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({array}, {3, 2, 1}); }), "x.transpose(2, 0, 1)");
+}
+
 }  // namespace
 }  // namespace evenkeel::data

@@ -12,6 +12,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/cifar.h"
+#include "evenkeel/data/fit.h"
 #include "evenkeel/data/idx.h"
 
 namespace evenkeel::data {
@@ -116,7 +117,7 @@ void check_labels(const Dataset& set, int64_t classes, const std::string& path) 
 }
 
 Splits load_idx(const std::string& folder, const std::map<std::string, std::string>& files,
-                std::vector<std::string> class_names) {
+                std::vector<std::string> class_names, int64_t known_classes) {
   const auto path = [&](const char* role, const char* what, const char* expected) {
     return find_idx(folder, files, {role, what, expected});
   };
@@ -131,6 +132,7 @@ Splits load_idx(const std::string& folder, const std::map<std::string, std::stri
   run_both([&] { splits.train = read_idx(train_images, train_labels, limit); },
            [&] { splits.test = read_idx(test_images, test_labels, limit); });
   if (known == 0) {
+    require_dense_labels(train_labels, splits.train.labels, known_classes);
     const auto most = std::max_element(splits.train.labels.begin(), splits.train.labels.end());
     class_names = numbered_classes(*most + 1);
     check_labels(splits.test, *most + 1, test_labels);
@@ -240,7 +242,8 @@ std::vector<std::string> numbered_classes(int64_t count) {
   return names;
 }
 
-Splits load_folder(const std::string& path, const std::string& name, const std::vector<std::string>& class_names) {
+Splits load_folder(const std::string& path, const std::string& name, const std::vector<std::string>& class_names,
+                   int64_t known_classes) {
   const auto files = list_files(path);
   const bool idx = std::any_of(files.begin(), files.end(), [](const auto& file) {
     const std::string& stem = file.first;
@@ -249,7 +252,7 @@ Splits load_folder(const std::string& path, const std::string& name, const std::
   const CifarFiles cifar = find_cifar(files);
   Splits splits;
   if (idx) {
-    splits = load_idx(path, files, class_names);
+    splits = load_idx(path, files, class_names, known_classes);
   } else if (!cifar.train.empty() || !cifar.test.empty()) {
     splits = load_cifar(path, files, cifar);
   } else {

@@ -9,8 +9,10 @@ namespace evenkeel::data {
 
 // Reads train and test of the folder `path`; validation stays empty. `name` becomes Dataset::name.
 // class_names: those given, when the data set is known; else what batches.meta.txt (CIFAR) says; else numbers.
+// known_classes: as in LoadOptions.
 // Throws UsageError when the folder holds neither kind of files or lacks one, FormatError on bad bytes.
-Splits load_folder(const std::string& path, const std::string& name, const std::vector<std::string>& class_names = {});
+Splits load_folder(const std::string& path, const std::string& name, const std::vector<std::string>& class_names = {},
+                   int64_t known_classes = 0);
 
 // "0", "1", ...: the names of classes that have none.
 std::vector<std::string> numbered_classes(int64_t count);

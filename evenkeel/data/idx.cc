@@ -6,6 +6,7 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/bytes.h"
+#include "evenkeel/data/fit.h"
 
 namespace evenkeel::data {
 namespace {
@@ -113,6 +114,7 @@ Tensor parse_idx_examples(std::span<const std::byte> file, const std::string& na
                         " at offset 4 hold a 0, expected at least one pixel");
     }
   }
+  require_channels_first(name, header.shape);
   Shape shape = header.shape;
   if (shape.size() == 3) shape.insert(shape.begin() + 1, 1);
   const bool as_bytes = header.type == IdxType::kU8 && shape.size() == 4;

@@ -1,5 +1,7 @@
 #include "evenkeel/data/npy.h"
 
+#include <fmt/format.h>
+
 #include <bit>
 #include <charconv>
 #include <cmath>
@@ -228,12 +230,32 @@ void npy_floats(const NpyArray& array, int64_t first, const std::string& name, s
     const double value = as_double(array, first + static_cast<int64_t>(i));
     // Compared in double: a cast of what no float holds is undefined.
     if (!(std::abs(value) <= static_cast<double>(std::numeric_limits<float>::max()))) {
-      throw FormatError(name + ": value " + std::to_string(value) + " at index " +
+      throw FormatError(name + ": value " + fmt::format("{}", value) + " at index " +
                         std::to_string(first + static_cast<int64_t>(i)) +
                         " (counted over the whole array) is not a finite 32-bit float");
     }
     out[i] = static_cast<float>(value);
   }
+}
+
+bool holds_pixels(const NpyArray& array) {
+  if (array.type == NpyType::kF32 || array.type == NpyType::kF64) return false;
+  if (array.type == NpyType::kU8) return true;
+  for (int64_t i = 0; i < array.count; ++i) {
+    const double value = as_double(array, i);
+    if (!(value >= 0 && value <= 255)) return false;
+  }
+  return true;
+}
+
+void npy_pixels(const NpyArray& array, std::span<uint8_t> out) {
+  EK_ASSERT(static_cast<int64_t>(out.size()) == array.count);
+  if (out.empty()) return;
+  if (array.type == NpyType::kU8) {
+    std::memcpy(out.data(), array.values.data(), out.size());
+    return;
+  }
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint8_t>(as_double(array, static_cast<int64_t>(i)));
 }
 
 std::vector<int32_t> npy_labels(const NpyArray& array, const std::string& name, int64_t classes) {

@@ -31,6 +31,12 @@ NpyArray parse_npy(std::span<const std::byte> file, const std::string& name);
 // or above what a float holds. Requires first + out.size() <= array.count.
 void npy_floats(const NpyArray& array, int64_t first, const std::string& name, std::span<float> out);
 
+// Whether the array holds whole numbers of 0..255 in an integer type: pixels.
+bool holds_pixels(const NpyArray& array);
+
+// Assigns out[i] = value i as a byte. Requires holds_pixels(array) and out.size() == array.count.
+void npy_pixels(const NpyArray& array, std::span<uint8_t> out);
+
 // The array as labels: integers of rank 1 (or [n, 1]). Throws FormatError when it is not, and when a label is outside
 // 0 .. classes - 1 (with its index).
 std::vector<int32_t> npy_labels(const NpyArray& array, const std::string& name, int64_t classes);

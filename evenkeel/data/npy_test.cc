@@ -115,5 +115,21 @@ TEST(Npy, reads_labels_and_refuses_those_out_of_range) {
               "whole numbers");
 }
 
+TEST(Npy, a_value_too_large_is_written_shortly) {
+  EXPECT_SAYS(message_of<FormatError>([] { floats(npy(dictionary("<f8", "(1,)"), raw<double>({1e300}))); }),
+              "value 1e+300 at");
+}
+
+TEST(Npy, whole_numbers_of_any_integer_type_are_pixels) {
+  const std::string wide = npy(dictionary("<i8", "(3,)"), raw<int64_t>({0, 255, 7}));
+  ASSERT_TRUE(holds_pixels(parse(wide)));
+  std::vector<uint8_t> out(3);
+  npy_pixels(parse(wide), out);
+  EXPECT_EQ(out, (std::vector<uint8_t>{0, 255, 7}));
+  EXPECT_FALSE(holds_pixels(parse(npy(dictionary("<i4", "(2,)"), raw<int32_t>({0, 256})))));
+  EXPECT_FALSE(holds_pixels(parse(npy(dictionary("<i8", "(1,)"), raw<int64_t>({-1})))));
+  EXPECT_FALSE(holds_pixels(parse(npy(dictionary("<f4", "(1,)"), raw<float>({1})))));
+}
+
 }  // namespace
 }  // namespace evenkeel::data

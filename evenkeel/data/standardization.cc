@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <span>
+#include <utility>
 
 #include "evenkeel/core/moments.h"
 #include "evenkeel/core/parallel.h"
@@ -107,7 +109,39 @@ std::vector<Moments> moments_of_floats(const Dataset& train, int64_t channels, i
   return result;
 }
 
+// Smallest and largest value; a piece per thread.
+template <class T>
+ValueRange range_of_values(std::span<const T> values, int threads) {
+  const auto n = static_cast<int64_t>(values.size());
+  std::vector<std::pair<T, T>> pieces(static_cast<size_t>(std::min<int64_t>(threads, n)));
+  const auto workers = static_cast<int64_t>(pieces.size());
+  parallel_for(workers, threads, [&](int64_t worker, int) {
+    const T* const begin = values.data() + n * worker / workers;
+    const T* const end = values.data() + n * (worker + 1) / workers;
+    T low = *begin, high = *begin;
+    for (const T* p = begin; p != end; ++p) {  // in this form compilers make vector code of it
+      low = *p < low ? *p : low;
+      high = *p > high ? *p : high;
+    }
+    pieces[static_cast<size_t>(worker)] = {low, high};
+  });
+  auto [low, high] = pieces.front();
+  for (const auto& piece : pieces) {
+    low = std::min(low, piece.first);
+    high = std::max(high, piece.second);
+  }
+  return {static_cast<double>(low), static_cast<double>(high)};
+}
+
 }  // namespace
+
+ValueRange range_of(const Dataset& dataset, int threads) {
+  if (dataset.count == 0) throw UsageError(dataset.name + " has no examples to take the range of");
+  EK_ASSERT(threads >= 1);
+  if (dataset.values.dtype() != DType::kU8) return range_of_values(dataset.values.values<float>(), threads);
+  const ValueRange bytes = range_of_values(dataset.values.values<uint8_t>(), threads);
+  return {bytes.min / 255, bytes.max / 255};
+}
 
 Standardization standardization_of(const Dataset& train, int threads) {
   if (train.count == 0) throw UsageError(train.name + " has no training examples to take statistics of");

@@ -17,4 +17,13 @@ struct Standardization {
 // Throws UsageError when train has no examples.
 Standardization standardization_of(const Dataset& train, int threads = 1);
 
+// The smallest and the largest value of a data set, in the units of its standardization: images of bytes as pixels / 255.
+struct ValueRange {
+  double min = 0, max = 0;
+  bool operator==(const ValueRange&) const = default;
+};
+
+// Requires threads >= 1. Throws UsageError when the data set has no examples.
+ValueRange range_of(const Dataset& dataset, int threads = 1);
+
 }  // namespace evenkeel::data

@@ -100,5 +100,20 @@ TEST(Standardization, refuses_an_empty_training_set) {
   EXPECT_THROW(standardization_of(bytes(0, {1, 2, 2})), UsageError);
 }
 
+TEST(RangeOf, is_in_the_units_of_the_standardization_for_any_threads) {
+  Dataset set;
+  set.name = "a set";
+  set.count = 5;
+  set.example_shape = {1, 1, 3};
+  set.values = Tensor(DType::kU8, {5, 1, 1, 3});
+  for (size_t i = 0; i < 15; ++i) set.values.values<uint8_t>()[i] = static_cast<uint8_t>(51 + (i * 7) % 15);
+  for (const int threads : {1, 2, 40}) EXPECT_EQ(range_of(set, threads), (ValueRange{0.2, 65 / 255.0})) << threads;
+  set.values = Tensor(DType::kF32, {5, 1, 1, 3});
+  set.values.values<float>()[14] = -2.5f;
+  for (const int threads : {1, 2, 40}) EXPECT_EQ(range_of(set, threads), (ValueRange{-2.5, 0})) << threads;
+  set.count = 0;
+  EXPECT_THROW(range_of(set), UsageError);
+}
+
 }  // namespace
 }  // namespace evenkeel::data

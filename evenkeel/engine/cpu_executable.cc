@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "evenkeel/core/moments.h"
 #include "evenkeel/core/parallel.h"
@@ -37,13 +38,27 @@ DType dtype_of(Element element) {
   }
 }
 
-bool finite_value(const std::byte* data, Element element, int64_t count) {
+}  // namespace
+
+std::unique_ptr<Backend> cpu_backend(int threads) {
+  if (threads < 1) throw UsageError("the number of threads must be at least 1, found " + std::to_string(threads));
+  return std::make_unique<CpuBackend>(threads);
+}
+
+bool all_finite(const std::byte* data, Element element, int64_t count) {
   switch (element) {
     case Element::kF32:
       return kernels::all_finite(reinterpret_cast<const float*>(data), count);
+    case Element::kMoments: {
+      // Running statistics are kept in fp32: what would overflow there is refused, too.
+      const auto* moments = reinterpret_cast<const Moments*>(data);
+      return std::all_of(moments, moments + count, [](const Moments& m) {
+        constexpr double kLargest = std::numeric_limits<float>::max();
+        return std::abs(m.mean) <= kLargest && m.m2 <= kLargest * std::max(1.0, m.count - 1);
+      });
+    }
     case Element::kF64:
     case Element::kNormScale:
-    case Element::kMoments:
     case Element::kGradientSums: {
       const auto* values = reinterpret_cast<const double*>(data);
       const int64_t doubles = count * static_cast<int64_t>(size_bytes(element) / sizeof(double));
@@ -52,13 +67,6 @@ bool finite_value(const std::byte* data, Element element, int64_t count) {
     default:
       return true;
   }
-}
-
-}  // namespace
-
-std::unique_ptr<Backend> cpu_backend(int threads) {
-  if (threads < 1) throw UsageError("the number of threads must be at least 1, found " + std::to_string(threads));
-  return std::make_unique<CpuBackend>(threads);
 }
 
 void zero_rows(float* data, int64_t row, int64_t n, int64_t end) {
@@ -102,6 +110,7 @@ void CpuExecutable::compile() {
     if (!function) throw BackendError("node '" + node.name + "': the CPU backend has no " + name_of(node.op));
     steps_.push_back({node.name, &node, is_update(node.op), std::move(function)});
   }
+  share_packing();
   scratch_ = allocate_aligned(scratch_bytes_);
   scratch_pointer_ = scratch_.get();
 }
@@ -112,7 +121,7 @@ std::byte* const* CpuExecutable::scratch(size_t bytes) {
 }
 
 float* CpuExecutable::packed_weights(size_t bytes, std::function<void(float*)> pack) {
-  packed_.push_back({allocate_aligned(bytes), std::move(pack)});
+  packed_.push_back({allocate_aligned(bytes), std::move(pack), bytes});
   packed_total_bytes_ += bytes;
   return reinterpret_cast<float*>(packed_.back().memory.get());
 }
@@ -122,11 +131,25 @@ TilePrimitive* CpuExecutable::keep(std::unique_ptr<TilePrimitive> primitive) {
   return primitives_.back().get();
 }
 
+// The largest first, each to the thread that has least: late layers hold most of the weights.
+void CpuExecutable::share_packing() {
+  std::vector<Packed*> order;
+  for (Packed& packed : packed_) order.push_back(&packed);
+  std::stable_sort(order.begin(), order.end(), [](const Packed* a, const Packed* b) { return a->bytes > b->bytes; });
+  std::vector<size_t> load(static_cast<size_t>(threads_), 0);
+  for (Packed* packed : order) {
+    const auto least = std::min_element(load.begin(), load.end());
+    packed->share = static_cast<int>(least - load.begin());
+    *least += packed->bytes;
+  }
+}
+
 void CpuExecutable::refresh_weights() {
   if (packed_version_ == store_.version()) return;
-  parallel_for(static_cast<int64_t>(packed_.size()), threads_, [&](int64_t i, int) {
-    const Packed& packed = packed_[static_cast<size_t>(i)];
-    packed.pack(reinterpret_cast<float*>(packed.memory.get()));
+  parallel_for(threads_, team_for_bytes(threads_, static_cast<int64_t>(packed_total_bytes_)), [&](int64_t share, int) {
+    for (const Packed& packed : packed_) {
+      if (packed.share == share) packed.pack(reinterpret_cast<float*>(packed.memory.get()));
+    }
   });
   packed_version_ = store_.version();
 }
@@ -168,11 +191,12 @@ RunResult CpuExecutable::run_steps(const RunArguments& arguments, F&& around) {
   begin(arguments);
   bool updated = false;
   for (const Step& step : steps_) {
-    if (step.update && !finite_) return {false};
+    if (step.update && !finite_) break;
     around(step);
     updated = updated || step.update;
   }
   if (updated) store_.touch();
+  for (const auto& primitive : primitives_) primitive->require_success();
   return {finite_};
 }
 
@@ -202,8 +226,8 @@ std::string CpuExecutable::first_nonfinite(const RunArguments& arguments) {
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
     if (value.role == Role::kParameter &&
-        !finite_value(raw(static_cast<ValueId>(id)), value.element, element_count(value.shape))) {
-      return value.name + " (a parameter)";
+        !all_finite(raw(static_cast<ValueId>(id)), value.element, element_count(value.shape))) {
+      return value.name + (value.role == Role::kParameter ? " (a parameter)" : " (running statistics)");
     }
   }
   for (const Step& step : steps_) {
@@ -213,7 +237,7 @@ std::string CpuExecutable::first_nonfinite(const RunArguments& arguments) {
       if (id == kNoValue) continue;
       const Value& value = plan_.graph.value(id);
       const int64_t count = element_count(value.shape) * (value.batched ? arguments.n : 1);
-      if (!finite_value(raw(id), value.element, count)) return value.name + " (made by node '" + step.name + "')";
+      if (!all_finite(raw(id), value.element, count)) return value.name + " (made by node '" + step.name + "')";
     }
   }
   return "";

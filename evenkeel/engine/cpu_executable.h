@@ -57,6 +57,7 @@ class CpuExecutable final : public Executable {
  private:
   std::byte* raw(ValueId id) const;
   void compile();
+  void share_packing();
   void refresh_weights();
   void begin(const RunArguments& arguments);
   template <class F>
@@ -74,6 +75,8 @@ class CpuExecutable final : public Executable {
   struct Packed {
     AlignedBytes memory;
     std::function<void(float*)> pack;
+    size_t bytes;
+    int share = 0;  // the thread that packs it
   };
   std::vector<Packed> packed_;
   std::vector<std::unique_ptr<TilePrimitive>> primitives_;
@@ -97,6 +100,9 @@ StepFunction compile_update_op(CpuExecutable& e, const Node& node);  // guard, c
 // (0.4 us idle, far more on a busy machine). Never changes a result.
 inline int team_for_bytes(int threads, int64_t bytes) { return bytes < (int64_t{64} << 10) ? 1 : threads; }
 inline int team_for_flops(int threads, int64_t flops) { return flops < 1'000'000 ? 1 : threads; }
+
+// True when all of `count` elements are finite. Moments must also fit the fp32 of the running statistics.
+bool all_finite(const std::byte* data, Element element, int64_t count);
 
 // Zeroes rows [n, end) of a batched value with `row` elements each: what tiles read beyond the batch adds nothing.
 void zero_rows(float* data, int64_t row, int64_t n, int64_t end);

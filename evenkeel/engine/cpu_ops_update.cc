@@ -1,6 +1,6 @@
 // The guard, clipping by norm and the optimizers.
+#include <atomic>
 #include <cmath>
-#include <limits>
 
 #include "evenkeel/core/moments.h"
 #include "evenkeel/engine/cpu_executable.h"
@@ -18,51 +18,54 @@ void for_pieces(int64_t count, int threads, F&& f) {
                [&](int64_t piece, int) { f(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
 }
 
-struct Checked {
+// A part of an array: what one thread looks at.
+struct Piece {
   const std::byte* data;
   Element element;
   int64_t count;
 };
 
-bool all_finite(const Checked& c) {
-  if (c.element == Element::kF32) return kernels::all_finite(reinterpret_cast<const float*>(c.data), c.count);
-  if (c.element == Element::kMoments) {
-    // Running statistics are kept in fp32: what would overflow there is refused, too.
-    const auto* moments = reinterpret_cast<const Moments*>(c.data);
-    return std::all_of(moments, moments + c.count, [](const Moments& m) {
-      constexpr double kLargest = std::numeric_limits<float>::max();
-      return std::abs(m.mean) <= kLargest && m.m2 <= kLargest * std::max(1.0, m.count - 1);
-    });
+std::vector<Piece> pieces_of(const CpuExecutable& e, const std::vector<ValueId>& ids, int64_t* bytes) {
+  std::vector<Piece> pieces;
+  for (const ValueId id : ids) {
+    const Value& value = e.graph().value(id);
+    EK_ASSERT(!value.batched);
+    const int64_t count = element_count(value.shape);
+    const auto element_bytes = static_cast<int64_t>(size_bytes(value.element));
+    *bytes += count * element_bytes;
+    for (int64_t first = 0; first < count; first += kPiece) {
+      pieces.push_back({e.data<std::byte>(id) + first * element_bytes, value.element, std::min(kPiece, count - first)});
+    }
   }
-  const auto* values = reinterpret_cast<const double*>(c.data);
-  const int64_t doubles = c.count * static_cast<int64_t>(size_bytes(c.element) / sizeof(double));
-  return std::all_of(values, values + doubles, [](double v) { return std::isfinite(v); });
+  return pieces;
 }
 
 StepFunction compile(const CheckFinite&, CpuExecutable& e, const Node& node) {
-  std::vector<Checked> checked;
-  for (const ValueId id : node.inputs) {
-    const Value& value = e.graph().value(id);
-    EK_ASSERT(!value.batched);
-    checked.push_back({e.data<std::byte>(id), value.element, element_count(value.shape)});
-  }
-  return [&e, checked = std::move(checked)](const RunArguments&) {
-    for (const Checked& c : checked) {
-      if (!all_finite(c)) return e.fail_finite();
-    }
+  int64_t bytes = 0;
+  std::vector<Piece> pieces = pieces_of(e, node.inputs, &bytes);
+  return [&e, pieces = std::move(pieces), team = team_for_bytes(e.threads(), bytes)](const RunArguments&) {
+    std::atomic<bool> finite{true};
+    parallel_for(static_cast<int64_t>(pieces.size()), team, [&](int64_t i, int) {
+      const Piece& piece = pieces[static_cast<size_t>(i)];
+      if (!all_finite(piece.data, piece.element, piece.count)) finite.store(false, std::memory_order_relaxed);
+    });
+    if (!finite) e.fail_finite();
   };
 }
 
 StepFunction compile(const ClipByNorm& op, CpuExecutable& e, const Node& node) {
-  std::vector<std::pair<const float*, int64_t>> gradients;
-  for (const ValueId id : node.inputs) gradients.emplace_back(e.data<float>(id), e.elements(id));
-  return [=, gradients = std::move(gradients), factor = e.data<double>(node.outputs[0])](const RunArguments&) {
+  int64_t bytes = 0;
+  std::vector<Piece> pieces = pieces_of(e, node.inputs, &bytes);
+  std::byte* const* scratch = e.scratch(pieces.size() * sizeof(double));
+  return [=, pieces = std::move(pieces), team = team_for_bytes(e.threads(), bytes),
+          factor = e.data<double>(node.outputs[0])](const RunArguments&) {
+    auto* partials = reinterpret_cast<double*>(*scratch);
+    parallel_for(static_cast<int64_t>(pieces.size()), team, [&](int64_t i, int) {
+      const Piece& piece = pieces[static_cast<size_t>(i)];
+      partials[i] = kernels::sum_of_squares(reinterpret_cast<const float*>(piece.data), piece.count);
+    });
     double sum = 0;
-    for (const auto& [data, count] : gradients) {
-      for (int64_t first = 0; first < count; first += kPiece) {
-        sum += kernels::sum_of_squares(data + first, std::min(kPiece, count - first));
-      }
-    }
+    for (size_t i = 0; i < pieces.size(); ++i) sum += partials[i];
     *factor = std::min(1.0, op.max_norm / (std::sqrt(sum) + 1e-6));
   };
 }

@@ -2,6 +2,7 @@
 
 #include <dnnl.hpp>
 
+#include <atomic>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -67,10 +68,9 @@ struct Roles {
 };
 
 // Runs a primitive by the C call: the C++ one makes a hash map of the arguments into a vector, an allocation per call.
-void execute(const dnnl::primitive& primitive, const dnnl::stream& stream,
-             const std::vector<dnnl_exec_arg_t>& arguments) {
-  check(dnnl_primitive_execute(primitive.get(), stream.get(), static_cast<int>(arguments.size()), arguments.data()),
-        "run a primitive");
+dnnl_status_t execute(const dnnl::primitive& primitive, const dnnl::stream& stream,
+                      const std::vector<dnnl_exec_arg_t>& arguments) noexcept {
+  return dnnl_primitive_execute(primitive.get(), stream.get(), static_cast<int>(arguments.size()), arguments.data());
 }
 
 memory empty_memory(const memory::desc& desc) { return memory(desc, cpu_engine(), DNNL_MEMORY_NONE); }
@@ -88,11 +88,11 @@ class Reorder {
     scratchpad_ = memory(pd.scratchpad_desc(), cpu_engine(), scratch_.get());
     arguments_.push_back({DNNL_ARG_SCRATCHPAD, scratchpad_.get()});
   }
-  void run(const float* from, float* to) {
+  dnnl_status_t run(const float* from, float* to) noexcept {
     const SingleThreadScope single;
     from_.set_data_handle(const_cast<float*>(from));
     to_.set_data_handle(to);
-    execute(primitive_, stream_, arguments_);
+    return execute(primitive_, stream_, arguments_);
   }
 
  private:
@@ -122,13 +122,13 @@ class Primitive final : public TilePrimitive {
 
   size_t packed_bytes() const override { return descs_.packed.get_size(); }
 
-  void pack(const float* plain, float* packed) override {
+  void pack(const float* plain, float* packed) noexcept override {
     EK_ASSERT(reorder_ != nullptr && !roles_.out_is_packed);
-    reorder_->run(plain, packed);
+    record(reorder_->run(plain, packed));
   }
-  void unpack(const float* packed, float* plain) override {
+  void unpack(const float* packed, float* plain) noexcept override {
     EK_ASSERT(reorder_ != nullptr && roles_.out_is_packed);
-    reorder_->run(packed, plain);
+    record(reorder_->run(packed, plain));
   }
 
   // run() then works off `parts` tiles of this primitive's own size that lie one behind the other.
@@ -138,7 +138,7 @@ class Primitive final : public TilePrimitive {
     out_step_ = out_step;
   }
 
-  void run(int thread, const Arguments& arguments) override {
+  void run(int thread, const Arguments& arguments) noexcept override {
     // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a batch of
     // one tile, that would be all cores, whatever the caller asked for.
     const SingleThreadScope single;
@@ -154,9 +154,11 @@ class Primitive final : public TilePrimitive {
     for (int64_t part = 0; part < parts_; ++part) {
       set(state.a, arguments.a + part * a_step_);
       set(state.out, arguments.out + part * out_step_);
-      execute(primitive_, state.stream, state.arguments);
+      record(execute(primitive_, state.stream, state.arguments));
     }
   }
+
+  void require_success() const override { check(status_.load(), "run a primitive"); }
 
  private:
   struct Thread {
@@ -166,6 +168,9 @@ class Primitive final : public TilePrimitive {
     std::vector<dnnl_exec_arg_t> arguments;
   };
 
+  void record(dnnl_status_t status) noexcept {
+    if (status != dnnl_success) status_.store(status, std::memory_order_relaxed);
+  }
   static void set(memory& m, const float* data) {
     if (m.get(true) != nullptr) m.set_data_handle(const_cast<float*>(data));
   }
@@ -196,6 +201,7 @@ class Primitive final : public TilePrimitive {
   Roles roles_;
   std::unique_ptr<Reorder> reorder_;  // plain -> packed, or back where the output is packed
   std::vector<std::unique_ptr<Thread>> threads_;
+  std::atomic<dnnl_status_t> status_{dnnl_success};
   int64_t parts_ = 1, a_step_ = 0, out_step_ = 0;
 };
 

@@ -24,8 +24,8 @@ class TilePrimitive {
   virtual size_t packed_bytes() const = 0;
   // Plain (PyTorch's layout) -> packed weights (forward and backward data of those that have packed_bytes), and packed -> plain weight
   // gradient (backward weights). One call at a time per primitive.
-  virtual void pack(const float* plain, float* packed) = 0;
-  virtual void unpack(const float* packed, float* plain) = 0;
+  virtual void pack(const float* plain, float* packed) noexcept = 0;
+  virtual void unpack(const float* packed, float* plain) noexcept = 0;
   // forward:          a = x tile,  packed, bias (or null) -> out = y tile
   // backward data:    a = dy tile, packed                 -> out = dx tile
   // backward weights: a = x tile, b = dy tile             -> out = packed dweight, dbias (or null): assigned
@@ -37,7 +37,10 @@ class TilePrimitive {
     float* out = nullptr;
     float* dbias = nullptr;
   };
-  virtual void run(int thread, const Arguments& arguments) = 0;
+  // Does not throw, since it runs in parallel regions: ask require_success() after them.
+  virtual void run(int thread, const Arguments& arguments) noexcept = 0;
+  // Throws BackendError when a run, a pack or an unpack failed.
+  virtual void require_success() const = 0;
 };
 
 // All throw BackendError naming `node` when oneDNN has no implementation.

@@ -238,8 +238,10 @@ ValueId GraphBuilder::subsample_pad(const std::string& name, ValueId x, int64_t 
 }
 
 ValueId GraphBuilder::dropout(const std::string& name, ValueId x, double probability) {
-  if (!(probability >= 0 && probability < 1)) {
-    throw UsageError(at(name, "dropout") + "the probability must be in [0, 1), found " + std::to_string(probability));
+  // Kept as a float, in which 0.99999999 is 1: nothing would be left, times infinity.
+  if (!(probability >= 0 && static_cast<float>(probability) < 1)) {
+    throw UsageError(at(name, "dropout") + "the probability must be in [0, 1) as a 32-bit number, found " +
+                     std::to_string(probability));
   }
   const int32_t stream = dropouts_++;
   if (!trains() || probability == 0) return x;

@@ -58,6 +58,8 @@ TEST(Builder, shape_errors_name_the_node) {
   });
   expect_refused("short", "projection", [](GraphBuilder& b) { b.subsample_pad("short", b.input({8, 4, 4}), 2, 4); });
   expect_refused("drop", "[0, 1)", [](GraphBuilder& b) { b.dropout("drop", b.input({3}), 1.0); });
+  expect_refused("drop", "[0, 1)",
+                 [](GraphBuilder& b) { b.dropout("drop", b.input({3}), 0.99999999); });  // 1 as a float
   expect_refused("bn", "eps", [](GraphBuilder& b) { b.batch_norm("bn", b.input({3}), {.eps = 0}); });
   expect_refused("bn", "NEW batch", [](GraphBuilder& b) { b.batch_norm("bn", b.input({3}), {.new_batch_weight = 0}); });
   expect_refused("softmax", "one row", [](GraphBuilder& b) { b.softmax("softmax", b.input({3, 2, 2})); });

@@ -97,10 +97,15 @@ int64_t group_rows(int64_t batch, size_t weight_bytes) {
 
 size_t value_bytes(const Value& value, int64_t rows) {
   int64_t count = element_count(value.shape);
-  if (value.batched && __builtin_mul_overflow(count, rows, &count)) {
-    throw UsageError("value '" + value.name + "' is too large for a batch of " + std::to_string(rows));
+  // 2^50 bytes: sums of thousands of them still fit in 64 bits.
+  constexpr int64_t kMostBytes = int64_t{1} << 50;
+  int64_t bytes = 0;
+  if ((value.batched && __builtin_mul_overflow(count, rows, &count)) ||
+      __builtin_mul_overflow(count, static_cast<int64_t>(size_bytes(value.element)), &bytes) || bytes > kMostBytes) {
+    throw UsageError("value '" + value.name + "' of " + to_string(value.shape) + " is too large for a batch of " +
+                     std::to_string(rows));
   }
-  return static_cast<size_t>(count) * size_bytes(value.element);
+  return static_cast<size_t>(bytes);
 }
 
 Plan make_plan(Graph graph, const PlanOptions& options) {

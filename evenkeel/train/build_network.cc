@@ -359,6 +359,10 @@ class NetworkBuilder {
     if (!dropped_norms_.empty()) {
       texts.push_back("the norm of " + listed(dropped_norms_) + " is left out: the network's norm is none");
     }
+    const auto is_residual = [](const LayerSpec& layer) { return layer.type == "residual"; };
+    if (spec_.zero_gamma && std::none_of(spec_.layers.begin(), spec_.layers.end(), is_residual)) {
+      texts.push_back("zero_gamma has no effect: the network has no residual blocks");
+    }
     if (!zero_gamma_skipped_.empty()) {
       texts.push_back("zero_gamma has no effect on the blocks that end in " + listed(zero_gamma_skipped_) +
                       ": their bodies do not end in a norm");

@@ -45,10 +45,16 @@ void require_same_settings(const TensorFile& file, const std::string& name,
   }
 }
 
+void require_same(const TensorFile& file, const std::string& name, const std::string& key, const std::string& value,
+                  const char* what) {
+  const auto it = file.metadata.find(key);
+  if (it != file.metadata.end() && it->second == value) return;
+  throw UsageError("cannot resume '" + name + "': " + what + "; restore it, or start a new run with another --out");
+}
+
 }  // namespace
 
-TensorFile checkpoint_of(const TrainState& s, const std::map<std::string, std::string>& settings,
-                         const ParameterStore& store) {
+TensorFile checkpoint_of(const TrainState& s, const RunIdentity& identity, const ParameterStore& store) {
   TensorFile file;
   file.metadata["format"] = "evenkeel checkpoint";
   file.metadata["format_version"] = number_text(kCheckpointFormatVersion);
@@ -61,13 +67,15 @@ TensorFile checkpoint_of(const TrainState& s, const std::map<std::string, std::s
   file.metadata["epoch_correct_bits"] = bits_text(s.sums.correct);
   file.metadata["epoch_examples"] = number_text(s.sums.examples);
   file.metadata["epoch_refused"] = number_text(s.sums.refused);
-  for (const auto& [key, value] : settings) file.metadata[kSettingPrefix + key] = value;
+  file.metadata["network"] = identity.network;
+  file.metadata["data"] = identity.data;
+  for (const auto& [key, value] : identity.settings) file.metadata[kSettingPrefix + key] = value;
   for (const auto& [name, tensor] : store.tensors()) file.tensors.emplace_back(name, tensor.clone());
   return file;
 }
 
-TrainState restore_checkpoint(const TensorFile& file, const std::string& name,
-                              const std::map<std::string, std::string>& settings, ParameterStore& store) {
+TrainState restore_checkpoint(const TensorFile& file, const std::string& name, const RunIdentity& identity,
+                              ParameterStore& store) {
   const auto format = file.metadata.find("format");
   if (format == file.metadata.end() || format->second != "evenkeel checkpoint") {
     throw FormatError("'" + name +
@@ -79,7 +87,11 @@ TrainState restore_checkpoint(const TensorFile& file, const std::string& name,
                       ", this program reads up to " + std::to_string(kCheckpointFormatVersion) +
                       "; use a newer evenkeel");
   }
-  require_same_settings(file, name, settings);
+  require_same_settings(file, name, identity.settings);
+  require_same(file, name, "network", identity.network,
+               "the network is not the one that the run was started with: its file was changed");
+  require_same(file, name, "data", identity.data,
+               "the training data are not those that the run was started with: the files were changed");
   for (const auto& [tensor_name, tensor] : store.tensors()) {
     const Tensor* saved = file.find(tensor_name);
     if (saved == nullptr || saved->shape() != tensor.shape() || saved->dtype() != tensor.dtype()) {

@@ -25,13 +25,19 @@ struct TrainState {
   } sums;
 };
 
-// Copies every tensor of the store; `settings` travels along.
-TensorFile checkpoint_of(const TrainState& state, const std::map<std::string, std::string>& settings,
-                         const ParameterStore& store);
+// What a run is about: it is resumed with the same only.
+struct RunIdentity {
+  std::map<std::string, std::string> settings;  // options by their long names
+  std::string network;                          // its TOML: a model file may have changed under the same name
+  std::string data;                             // fingerprint of the training data, for the same reason
+};
+
+// Copies every tensor of the store; the identity travels along.
+TensorFile checkpoint_of(const TrainState& state, const RunIdentity& identity, const ParameterStore& store);
 
 // Assigns every tensor of the store and returns the state. Throws FormatError when the file is no checkpoint, is of a newer version or lacks
-// a tensor; UsageError naming the first setting that differs: a run is resumed with the settings it was started with.
-TrainState restore_checkpoint(const TensorFile& file, const std::string& name_for_messages,
-                              const std::map<std::string, std::string>& settings, ParameterStore& store);
+// a tensor; UsageError naming what differs: the first setting, the network or the data.
+TrainState restore_checkpoint(const TensorFile& file, const std::string& name_for_messages, const RunIdentity& identity,
+                              ParameterStore& store);
 
 }  // namespace evenkeel

@@ -30,7 +30,7 @@ TrainState some_state() {
   return s;
 }
 
-const std::map<std::string, std::string> kSettings = {{"batch-size", "128"}, {"seed", "1"}};
+const RunIdentity kSettings = {{{"batch-size", "128"}, {"seed", "1"}}, "name = \"net\"", "8 examples"};
 
 template <class E, class F>
 std::string message_of(F&& f) {
@@ -72,13 +72,25 @@ TEST(Checkpoint, other_settings_are_refused_by_name) {
   const TensorFile file = checkpoint_of(some_state(), kSettings, small_store(1));
   ParameterStore store = small_store(1);
   auto changed = kSettings;
-  changed["batch-size"] = "64";
+  changed.settings["batch-size"] = "64";
   EXPECT_THAT(message_of<UsageError>([&] { restore_checkpoint(file, "c", changed, store); }),
               HasSubstr("--batch-size was '128' and is now '64'"));
   auto more = kSettings;
-  more["norm"] = "none";
+  more.settings["norm"] = "none";
   EXPECT_THAT(message_of<UsageError>([&] { restore_checkpoint(file, "c", more, store); }),
               HasSubstr("--norm was 'not set' and is now 'none'"));
+}
+
+TEST(Checkpoint, a_network_or_data_that_changed_under_the_same_name_is_refused) {
+  const TensorFile file = checkpoint_of(some_state(), kSettings, small_store(1));
+  ParameterStore store = small_store(1);
+  RunIdentity network = kSettings, data = kSettings;
+  network.network += "\nnorm = \"none\"";
+  EXPECT_THAT(message_of<UsageError>([&] { restore_checkpoint(file, "c", network, store); }),
+              HasSubstr("the network is not the one"));
+  data.data = "7 examples";
+  EXPECT_THAT(message_of<UsageError>([&] { restore_checkpoint(file, "c", data, store); }),
+              HasSubstr("the training data are not"));
 }
 
 TEST(Checkpoint, a_missing_tensor_or_another_shape_is_refused_by_name) {

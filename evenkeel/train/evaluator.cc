@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "evenkeel/core/moments.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/train/batches.h"
 
@@ -22,12 +23,35 @@ Evaluator::Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSet
   if (settings.batch_size < 1)
     throw UsageError("the batch size must be at least 1, found " + std::to_string(settings.batch_size));
   const bool batch = settings.statistics == EvalStatistics::kBatch;
-  Network network = build_network(spec, batch ? Mode::kInferenceBatchStatistics : Mode::kInference);
-  // A last batch of one value per channel joins the one before: room for one more.
-  const int64_t room = settings.batch_size + (batch ? smallest_batch(network.graph) - 1 : 0);
-  if (batch)
+  const Network network = build_network(spec, batch ? Mode::kInferenceBatchStatistics : Mode::kInference);
+  int64_t room = settings.batch_size;
+  if (batch) {
     (void)make_plan(network.graph, {.batch = settings.batch_size});  // refuses a batch of one value per channel
-  executable_ = cpu_backend(threads_)->compile(make_plan(std::move(network.graph), {.batch = room}), store);
+    smallest_ = smallest_batch(network.graph);
+    room += smallest_ - 1;  // a last batch of one value per channel joins the one before
+  } else {
+    constexpr size_t kMostBytes = size_t{512} << 20;
+    while (room > kBlockExamples && make_plan(network.graph, {.batch = room}).arena_bytes > kMostBytes) room /= 2;
+    settings_.batch_size = room;
+  }
+  executable_ = cpu_backend(threads_)->compile(make_plan(network.graph, {.batch = room}), store);
+}
+
+// The sum of the losses of those examples of a batch whose label is known, when not all are: they are run again by themselves.
+// With statistics of the batch these are then of the known ones.
+double Evaluator::loss_of_known(const float* x, const std::vector<int32_t>& labels, int64_t n) {
+  const auto row = static_cast<size_t>(element_count(spec_.input));
+  std::vector<float> known_x;
+  std::vector<int32_t> known;
+  for (int64_t i = 0; i < n; ++i) {
+    if (labels[static_cast<size_t>(i)] < 0) continue;
+    known_x.insert(known_x.end(), x + static_cast<size_t>(i) * row, x + static_cast<size_t>(i + 1) * row);
+    known.push_back(labels[static_cast<size_t>(i)]);
+  }
+  if (known.empty()) return 0;
+  const auto count = static_cast<int64_t>(known.size());
+  executable_->run({.x = known_x.data(), .labels = known.data(), .n = count});
+  return executable_->scalar("loss") * static_cast<double>(count);
 }
 
 EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardization& standardization) {
@@ -41,8 +65,14 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
   result.examples = dataset.count;
   if (dataset.count == 0) return result;
   result.confusion.assign(classes * classes, 0);
-  const bool batch = settings_.statistics == EvalStatistics::kBatch;
-  const BatchCut cut = cut_batches(dataset.count, settings_.batch_size, LastBatch::kKeep, batch ? 2 : 1);
+  const BatchCut cut = cut_batches(dataset.count, settings_.batch_size, LastBatch::kKeep, smallest_);
+  for (const int64_t size : cut.sizes) {
+    if (size < smallest_) {
+      throw UsageError("data '" + dataset.name +
+                       "' has a single example: statistics of the batch would be those of one value per channel; "
+                       "use running statistics");
+    }
+  }
   const auto largest = static_cast<size_t>(cut.largest());
   std::vector<int64_t> indices(largest);
   std::vector<float> x(largest * static_cast<size_t>(reader.example_size()));
@@ -79,7 +109,8 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
       if (label == static_cast<size_t>(predicted)) result.accuracy += 1;
     }
     result.probabilities.insert(result.probabilities.end(), p.begin(), p.end());
-    if (known_count == n) loss_sum += executable_->scalar("loss") * static_cast<double>(n);
+    loss_sum +=
+        known_count == n ? executable_->scalar("loss") * static_cast<double>(n) : loss_of_known(x.data(), labels, n);
     result.labelled += known_count;
     first += n;
   }

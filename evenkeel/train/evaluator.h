@@ -15,6 +15,7 @@ namespace evenkeel {
 enum class EvalStatistics { kRunning, kBatch };
 struct EvalSettings {
   EvalStatistics statistics = EvalStatistics::kRunning;
+  // At most. With running statistics less where that many examples would take more than 512 MiB: the answers do not depend on it.
   int64_t batch_size = 256;
   int threads = 0;  // 0: the cores this process may use
   data::Corrupt corrupt = {};
@@ -34,14 +35,17 @@ class Evaluator {
  public:
   // Throws UsageError when a batch of this size leaves one value per channel to statistics of the batch.
   Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSettings& settings);
-  // Predictions do not depend on batch_size or threads with running statistics. Throws UsageError when the examples do not fit the network.
+  // Predictions do not depend on batch_size or threads with running statistics. Throws UsageError when the examples do not fit the
+  // network, or when statistics of the batch would be those of a single value per channel.
   EvalResult run(const data::Dataset& dataset, const data::Standardization& standardization);
 
  private:
   ModelSpec spec_;
   EvalSettings settings_;
   int threads_;
+  int64_t smallest_ = 1;  // examples in a batch
   std::unique_ptr<Executable> executable_;
+  double loss_of_known(const float* x, const std::vector<int32_t>& labels, int64_t n);
 };
 
 // The model on a data set, once.

@@ -137,6 +137,11 @@ class MetadataReader {
 
   void require_format() const {
     const auto it = file_.metadata.find("format");
+    if (it != file_.metadata.end() && it->second == std::string(kFormatName) + " checkpoint") {
+      fail(
+          "this is a checkpoint, from which `evenkeel train --resume` goes on; give the model.safetensors of the same "
+          "folder, which is written when the run ends");
+    }
     if (it == file_.metadata.end() || it->second != kFormatName) {
       fail("this file was not written by evenkeel (expected format = 'evenkeel' in its metadata, found " +
            (it == file_.metadata.end() ? "none" : "'" + it->second + "'") +
@@ -172,16 +177,36 @@ class MetadataReader {
     return values;
   }
 
-  std::vector<std::string> class_names(int64_t classes) const {
-    const Json list = json("classes");
+  // Absent in files of older versions.
+  std::optional<data::ValueRange> input_range() const {
+    if (file_.metadata.count("input_range") == 0) return {};
+    const Json object = json("input_range");
+    const auto number = [&](const char* key) {
+      const auto it = object.find(key);
+      return it != object.end() && it->is_number() ? it->get<double>() : std::numeric_limits<double>::quiet_NaN();
+    };
+    const data::ValueRange range{number("min"), number("max")};
+    if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > range.max) {
+      fail("metadata 'input_range' should be the numbers 'min' and 'max', min <= max");
+    }
+    return range;
+  }
+
+  // Absent when the features have no names, as in files of older versions.
+  std::vector<std::string> feature_names(int64_t features) const {
+    return file_.metadata.count("features") == 0 ? std::vector<std::string>() : names("features", features);
+  }
+
+  std::vector<std::string> names(const std::string& key, int64_t count) const {
+    const Json list = json(key);
     std::vector<std::string> names;
     bool good = list.is_array();
     for (const Json& name : list) {
       good = good && name.is_string();
       if (good) names.push_back(name.get<std::string>());
     }
-    if (!good || (!names.empty() && static_cast<int64_t>(names.size()) != classes)) {
-      fail("metadata 'classes' should be a list of " + std::to_string(classes) + " names");
+    if (!good || (!names.empty() && static_cast<int64_t>(names.size()) != count)) {
+      fail("metadata '" + key + "' should be a list of " + std::to_string(count) + " names");
     }
     return names;
   }
@@ -264,6 +289,10 @@ TensorFile to_tensor_file(const Model& model) {
   file.metadata["architecture"] = to_toml(model.spec);
   file.metadata["standardization"] =
       text_of({{"mean", model.standardization.mean}, {"std", model.standardization.std}});
+  if (model.input_range) {
+    file.metadata["input_range"] = text_of({{"min", model.input_range->min}, {"max", model.input_range->max}});
+  }
+  if (!model.feature_names.empty()) file.metadata["features"] = text_of(Json(model.feature_names));
   file.metadata["classes"] = text_of(Json(model.class_names));
   file.metadata["norm"] = text_of(conventions_of(model.spec, model.running_statistics));
   file.metadata["data"] = model.data_name;
@@ -288,7 +317,9 @@ Model model_from(const TensorFile& file, const std::string& name_for_messages) {
   const Json standardization = reader.json("standardization");
   model.standardization.mean = reader.numbers(standardization, "mean", model.spec.input[0]);
   model.standardization.std = reader.numbers(standardization, "std", model.spec.input[0]);
-  model.class_names = reader.class_names(model.spec.classes);
+  model.input_range = reader.input_range();
+  model.class_names = reader.names("classes", model.spec.classes);
+  model.feature_names = reader.feature_names(model.spec.input[0]);
   model.running_statistics = reader.running_statistics(model.spec);
   model.data_name = reader.text("data");
   model.training = reader.training();

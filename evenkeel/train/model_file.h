@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,9 @@ inline constexpr int64_t kModelFormatVersion = 1;
 struct Model {
   ModelSpec spec;
   data::Standardization standardization;
+  std::optional<data::ValueRange> input_range;  // of the training data; none in files of older versions
   std::vector<std::string> class_names;
+  std::vector<std::string> feature_names;       // of a table with a header, in the order of the inputs; else empty
   std::string data_name;                        // the data set it was trained on
   std::map<std::string, std::string> training;  // settings worth keeping: optimizer, epochs, ...
   std::string running_statistics = "ema";       // how the running statistics were made

@@ -191,6 +191,23 @@ TEST(ModelFile, says_what_its_norms_mean) {
   EXPECT_EQ(model_from(file, "m").spec.norm_options, model.spec.norm_options);
 }
 
+TEST(ModelFile, remembers_range_and_feature_names_of_its_data) {
+  Model model = small_model();
+  EXPECT_EQ(model_from(to_tensor_file(model), "m").input_range, std::nullopt);  // as in files of older versions
+  EXPECT_TRUE(model_from(to_tensor_file(model), "m").feature_names.empty());
+  model.input_range = data::ValueRange{-0.1, 1.0 / 3};
+  model.feature_names = {"a", "b", "c", "d \"x\""};
+  const Model back = model_from(to_tensor_file(model), "m");
+  EXPECT_EQ(back.input_range, model.input_range);
+  EXPECT_EQ(back.feature_names, model.feature_names);
+}
+
+TEST(ModelFile, names_a_checkpoint_that_is_given_in_its_place) {
+  TensorFile file = to_tensor_file(small_model());
+  file.metadata["format"] = "evenkeel checkpoint";
+  EXPECT_NE(refusal_of(file).find("m.safetensors: this is a checkpoint"), std::string::npos) << refusal_of(file);
+}
+
 TEST(ModelFile, class_names_that_are_not_utf8_are_mended) {
   Model model = small_model();
   model.class_names[1] = "na\xefve";
@@ -237,6 +254,12 @@ TEST(ModelFile, refuses_metadata_that_is_missing_or_lies) {
       {"standardization", "{\"mean\":[0,0,0,null],\"std\":[1,1,1,1]}"},
       {"standardization", "{\"mean\":[0,0,0,1e999],\"std\":[1,1,1,1]}"},
       {"standardization", std::string(200000, '[')},
+      {"input_range", "[]"},
+      {"input_range", "{\"min\":0}"},
+      {"input_range", "{\"min\":2,\"max\":1}"},
+      {"input_range", "{\"min\":0,\"max\":1e999}"},
+      {"features", "[\"a\",\"b\"]"},
+      {"features", "[1,2,3,4]"},
       {"classes", "[\"a\",\"b\"]"},
       {"classes", "[1,2,3]"},
       {"classes", "{}"},

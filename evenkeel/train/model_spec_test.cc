@@ -232,6 +232,14 @@ TEST(BuildNetwork, residual_blocks_may_hold_residual_blocks) {
   expect_refusal(deep, "block1.block1", "nest at most");
 }
 
+TEST(BuildNetwork, zero_gamma_without_residual_blocks_is_a_warning) {
+  ModelSpec spec = spec_of({layer("conv", 4), layer("linear")});
+  spec.zero_gamma = true;
+  const Network network = build_network(spec, Mode::kTrain);
+  ASSERT_EQ(network.warnings.size(), 1u);
+  EXPECT_NE(network.warnings[0].find("no residual blocks"), std::string::npos);
+}
+
 TEST(BuildNetwork, zero_gamma_is_for_the_norm_that_ends_the_body_of_a_block) {
   ModelSpec spec = spec_of({layer("conv", 4), residual({layer("conv", 4), layer("conv", 4)}), layer("linear")});
   spec.zero_gamma = true;

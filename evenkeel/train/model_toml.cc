@@ -161,7 +161,7 @@ class TableReader {
     for (const auto& [key, node] : table_) {
       const std::string word(key.str());
       if (std::find(asked_.begin(), asked_.end(), word) != asked_.end()) continue;
-      const std::string likely = closest_match(word, asked_);
+      const std::string likely = likely_meant(word, asked_);
       std::string text = "unknown key '";
       text.append(word).append("' in ").append(context);
       if (!likely.empty()) {
@@ -169,6 +169,7 @@ class TableReader {
       } else {
         Words sorted = asked_;
         std::sort(sorted.begin(), sorted.end());
+        sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());  // some are asked for twice
         text += "; the keys there are";
         for (size_t i = 0; i < sorted.size(); ++i) text += (i == 0 ? " " : ", ") + sorted[i];
       }
@@ -201,8 +202,9 @@ void read_windows(TableReader& reader, LayerSpec* layer) {
 // What conv and linear share.
 void read_weighted(TableReader& reader, LayerSpec* layer) {
   reader.read("out", &layer->out, 1);
-  if (reader.has("bias")) layer->bias = true;
-  if (layer->bias) reader.read("bias", &*layer->bias);
+  bool bias = true;
+  reader.read("bias", &bias);
+  if (reader.has("bias")) layer->bias = bias;
   const size_t norm = reader.read_word("norm", norm_words(), 0);
   if (reader.has("norm")) layer->norm = static_cast<NormKind>(norm);
   const size_t placement = reader.read_word("placement", placement_words(), 0);

@@ -241,6 +241,17 @@ TEST(ModelToml, residual_blocks_nested_without_end_are_refused) {
   EXPECT_NE(refusal_of(text + "[[" + path + "]]\ntype = \"flatten\"\n").find("nest at most"), std::string::npos);
 }
 
+TEST(ModelToml, the_keys_that_are_listed_are_all_there_are_and_each_once) {
+  for (const std::string type : {"linear", "conv"}) {
+    const std::string message = refusal_of("[[layer]]\ntype = \"" + type + "\"\nwobble_weight = true\n");
+    EXPECT_NE(message.find(" bias,"), std::string::npos) << message;
+  }
+  EXPECT_NE(refusal_of("[[layer]]\ntype = \"linear\"\nuse_bias = true\n").find("did you mean 'bias'?"),
+            std::string::npos);
+  const std::string message = refusal_of(std::string("wobble_weight = 1\n") + kLinear);
+  EXPECT_NE(message.find("label_smoothing, layer, loss"), std::string::npos) << message;
+}
+
 TEST(ModelToml, a_file_is_read_by_its_path_and_a_missing_one_refused) {
   const TestFolder folder;
   const std::string path = folder / "small.toml";

@@ -205,8 +205,11 @@ void RunFolder::require_free_bytes(uint64_t bytes) const {
   if (::statvfs(dir_.c_str(), &disk) != 0) return;  // not every file system knows; writing will tell
   const uint64_t free_bytes = uint64_t{disk.f_bavail} * uint64_t{disk.f_frsize};
   if (disk.f_blocks == 0 || free_bytes >= bytes) return;
-  throw IoError("the disk of " + dir_ + " has " + std::to_string(free_bytes) + " bytes free, but the run will write " +
-                std::to_string(bytes) + "; free some space, or give a folder on another disk with --out");
+  constexpr uint64_t kMiB = uint64_t{1} << 20;
+  const uint64_t needed = bytes / kMiB + (bytes % kMiB != 0 ? 1 : 0);  // rounded away from what is free
+  throw IoError("the disk of " + dir_ + " has " + std::to_string(free_bytes / kMiB) +
+                " MiB free, but the run will write " + std::to_string(needed) +
+                " MiB; free some space, or give a folder on another disk with --out");
 }
 
 void RunFolder::save_checkpoint(int64_t step, const TensorFile& state) {

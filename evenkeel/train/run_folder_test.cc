@@ -96,7 +96,7 @@ TEST(RunFolder, says_when_the_disk_has_too_little_room) {
   const RunFolder folder = RunFolder::create_or_resume(test / "run", false);
   EXPECT_NO_THROW(folder.require_free_bytes(1));
   EXPECT_THAT(message_of<IoError>([&] { folder.require_free_bytes(std::numeric_limits<uint64_t>::max()); }),
-              AllOf(HasSubstr(folder.dir()), HasSubstr("bytes free")));
+              AllOf(HasSubstr(folder.dir()), HasSubstr("MiB free")));
 }
 
 TEST(RunFolder, the_last_two_checkpoints_are_kept) {

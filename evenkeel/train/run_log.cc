@@ -65,6 +65,8 @@ ordered_json to_json(const EpochRecord& record) {
           {"train_accuracy", json_of(record.train_accuracy)},
           {"test_loss", json_of(record.test_loss)},
           {"test_accuracy", json_of(record.test_accuracy)},
+          {"validation_loss", json_of(record.validation_loss)},
+          {"validation_accuracy", json_of(record.validation_accuracy)},
           {"images_per_s", json_of(record.images_per_s)},
           {"seconds", json_of(record.seconds)},
           {"refused_batches", record.refused_batches}};
@@ -193,6 +195,8 @@ EpochRecord epoch_from(const Fields& fields) {
   fields.read("train_accuracy", record.train_accuracy);
   fields.read("test_loss", record.test_loss);
   fields.read("test_accuracy", record.test_accuracy);
+  fields.read("validation_loss", record.validation_loss);
+  fields.read("validation_accuracy", record.validation_accuracy);
   fields.read("images_per_s", record.images_per_s);
   fields.read("seconds", record.seconds);
   fields.read("refused_batches", record.refused_batches);

@@ -55,6 +55,8 @@ struct EpochRecord {
   std::optional<double> train_accuracy = std::nullopt;  // 0..1; none for regression
   std::optional<double> test_loss = std::nullopt;       // none when nothing was evaluated
   std::optional<double> test_accuracy = std::nullopt;
+  std::optional<double> validation_loss = std::nullopt;  // none without --validation
+  std::optional<double> validation_accuracy = std::nullopt;
   double images_per_s = 0;
   double seconds = 0;
   int64_t refused_batches = 0;  // left out because they were not finite (--on-nonfinite skip)

@@ -3,14 +3,17 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <numeric>
 
 #include <fmt/format.h>
 
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/data/fit.h"
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/train/checkpoint.h"
@@ -68,6 +71,17 @@ void require_sound(const TrainSettings& s) {
   if (!(s.learning_rate > 0) || !std::isfinite(s.learning_rate)) {
     throw UsageError(fmt::format("the learning rate must be positive and finite, found {}", s.learning_rate));
   }
+  const double most_epochs = static_cast<double>(s.epochs);
+  if (!(s.warmup_epochs >= 0 && s.warmup_epochs <= most_epochs) || !(s.step_epochs > 0 && s.step_epochs <= 1e6)) {
+    throw UsageError(fmt::format(
+        "warmup-epochs must be from 0 to the {} epochs of the run and step-epochs positive, found {} and {}", s.epochs,
+        s.warmup_epochs, s.step_epochs));
+  }
+  if (!std::isfinite(s.step_factor) || !std::isfinite(s.checkpoint_every_s) || !(s.optimizer.weight_decay >= 0) ||
+      !(s.optimizer.eps > 0)) {
+    throw UsageError(
+        "step-factor and checkpoint-every must be finite, weight-decay at least 0 and the optimizer's eps positive");
+  }
   if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
     throw UsageError("max-steps, overfit and threads must not be negative");
   }
@@ -87,12 +101,28 @@ class Run {
     if (settings_.dry_run) return dry_run();
     open_folder();
     log_start();
-    TrainResult result = loop();
-    finish(result, now_s() - start);
-    return result;
+    try {
+      TrainResult result = loop();
+      finish(result, now_s() - start);
+      return result;
+    } catch (const std::exception& error) {
+      log_failure(error.what(), now_s() - start);
+      throw;
+    }
   }
 
  private:
+  void log_failure(const std::string& message, double seconds) noexcept {
+    try {
+      log_->append(EndRecord{.status = "failed",
+                             .step = state_.step,
+                             .epoch = state_.epoch,
+                             .seconds = seconds,
+                             .peak_memory_bytes = peak_memory_bytes(),
+                             .message = message});
+    } catch (const std::exception&) {  // the disk is full for the log, too: the first error is the one to tell
+    }
+  }
   void note(const std::string& text) const {
     if (observer_.note) observer_.note(text);
   }
@@ -104,18 +134,29 @@ class Run {
     data::LoadOptions load = settings_.load;
     load.seed = settings_.seed;
     splits_ = data::load(settings_.data, load);
+    data::require_learnable(splits_.train);
     if (settings_.overfit > 0) {
       for (data::Dataset* split : {&splits_.train, &splits_.validation, &splits_.test})
         truncate(*split, settings_.overfit);
     }
     if (splits_.train.count < 1) throw UsageError("data '" + settings_.data + "' has no training examples");
     model_.spec = resolve_spec(settings_, splits_);
+    for (size_t i = 0; i < splits_.train.labels.size(); ++i) {
+      if (splits_.train.labels[i] < 0 || splits_.train.labels[i] >= model_.spec.classes) {
+        throw UsageError(fmt::format("training example {} of '{}' has label {}, but the network has {} classes", i,
+                                     settings_.data, splits_.train.labels[i], model_.spec.classes));
+      }
+    }
     model_.standardization = data::standardization_of(splits_.train, threads_);
+    model_.input_range = data::range_of(splits_.train, threads_);
+    model_.feature_names = splits_.train.feature_names;
     model_.class_names = splits_.train.class_names;
     model_.data_name = splits_.train.name;
     model_.training = settings_map(settings_);
     compile();
-    evaluator_ = std::make_unique<Evaluator>(model_.spec, model_.store, EvalSettings{.threads = threads_});
+    evaluator_ = std::make_unique<Evaluator>(
+        model_.spec, model_.store,
+        EvalSettings{.batch_size = std::clamp<int64_t>(settings_.batch_size, 8, 256), .threads = threads_});
     reader_ = std::make_unique<data::BatchReader>(splits_.train, model_.standardization, settings_.augment,
                                                   data::Corrupt{}, settings_.seed);
     const auto largest = static_cast<size_t>(cut_.largest());
@@ -123,60 +164,107 @@ class Run {
     labels_.resize(largest);
   }
 
+  // The graph of a training step, with everything that it leaves in the store on first sight.
+  Graph step_graph(Network network, std::vector<StateInfo>* states) const {
+    return with_updates(with_gradients(std::move(network.graph)), settings_.optimizer, network.parameters, states);
+  }
+
   void compile() {
-    Network network = build_network(model_.spec, Mode::kTrain);
+    const Network network = build_network(model_.spec, Mode::kTrain);
     for (const std::string& warning : network.warnings) note("warning: " + warning);
-    const int64_t smallest = smallest_batch(network.graph);
-    cut_ = cut_batches(splits_.train.count, settings_.batch_size, settings_.last_batch, smallest);
+    cut_ = cut_batches(splits_.train.count, settings_.batch_size, settings_.last_batch, smallest_batch(network.graph));
+    if (cut_.sizes.empty()) {
+      throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
+    }
     initialize(network, settings_.seed, &model_.store);
     std::vector<StateInfo> states;
-    Graph graph =
-        with_updates(with_gradients(std::move(network.graph)), settings_.optimizer, network.parameters, &states);
+    const Graph graph = step_graph(network, &states);
     for (const StateInfo& state : states) model_.store.add(state.name, Tensor(DType::kF32, state.shape));
-    if (cut_.sizes.empty())
-      throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
-    Plan plan = make_plan(std::move(graph), {.batch = cut_.largest()});
-    // An only batch can still be too small for the norms; make_plan has refused it if so. A *last* one is checked here.
-    (void)smallest;
+    const std::unique_ptr<Backend> backend = cpu_backend(threads_);
+    Plan plan = make_plan(graph, {.batch = cut_.sizes.front()});
     parameters_ = plan.parameter_count;
-    executable_ = cpu_backend(threads_)->compile(std::move(plan), model_.store);
-    if (!cut_.last_uses_running) return;
-    Network frozen = build_network(model_.spec, Mode::kTrainRunningStatistics);
-    std::vector<StateInfo> same_states;
-    Graph frozen_graph =
-        with_updates(with_gradients(std::move(frozen.graph)), settings_.optimizer, frozen.parameters, &same_states);
-    last_executable_ =
-        cpu_backend(threads_)->compile(make_plan(std::move(frozen_graph), {.batch = cut_.sizes.back()}), model_.store);
+    executable_ = backend->compile(std::move(plan), model_.store);
+    // A last batch that others joined, or that runs through the running statistics, has a plan of its own: the work of a step goes by
+    // the plan's batch, and the others need not pay for it.
+    if (cut_.last_uses_running) {
+      std::vector<StateInfo> same_states;
+      const Graph frozen = step_graph(build_network(model_.spec, Mode::kTrainRunningStatistics), &same_states);
+      last_executable_ = backend->compile(make_plan(frozen, {.batch = cut_.sizes.back()}), model_.store);
+    } else if (cut_.sizes.back() > cut_.sizes.front()) {
+      last_executable_ = backend->compile(make_plan(graph, {.batch = cut_.sizes.back()}), model_.store);
+    }
+  }
+
+  // What a checkpoint must agree on. The fingerprint of the data: counts, classes, labels and the standardization, which every value
+  // has a part in.
+  RunIdentity identity() const {
+    uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over 64-bit words
+    const auto mix = [&](uint64_t word) { hash = (hash ^ word) * 0x100000001b3u; };
+    for (const data::Dataset* split : {&splits_.train, &splits_.validation, &splits_.test}) {
+      mix(static_cast<uint64_t>(split->count));
+      for (const int32_t label : split->labels) mix(static_cast<uint64_t>(label));
+    }
+    for (const double value : model_.standardization.mean) mix(std::bit_cast<uint64_t>(value));
+    for (const double value : model_.standardization.std) mix(std::bit_cast<uint64_t>(value));
+    for (const std::string& name : model_.class_names) {
+      for (const char c : name) mix(static_cast<uint64_t>(static_cast<unsigned char>(c)));
+      mix(0);
+    }
+    return {model_.training, to_toml(model_.spec),
+            fmt::format("{} + {} + {} examples, {:016x}", splits_.train.count, splits_.validation.count,
+                        splits_.test.count, hash)};
   }
 
   TrainResult dry_run() {
     order_ = data::epoch_order(splits_.train.count, settings_.seed, 1);
     state_.epoch = 1;
-    const RunArguments arguments = read_batch(0, cut_.sizes[0]);
+    state_.step = 1;
     TrainResult result;
-    result.status = executable_->run(arguments).finite ? "finished" : "not finite";
-    result.train_loss = executable_->scalar("loss");
+    result.status = "finished";
     result.parameters = parameters_;
-    data::Dataset few = std::move(splits_.test);
-    truncate(few, settings_.batch_size);
-    if (few.count > 0) {
-      const EvalResult eval = evaluator_->run(few, model_.standardization);
-      result.test_loss = eval.loss;
-      result.test_accuracy = eval.accuracy;
-    }
     result.steps = 1;
+    for (Executable* executable : {executable_.get(), last_executable_.get()}) {
+      if (executable == nullptr) continue;
+      const RunArguments arguments =
+          read_batch(0, executable == executable_.get() ? cut_.sizes.front() : cut_.sizes.back());
+      if (!executable->run(arguments).finite) {
+        stop_not_finite(result, executable->first_nonfinite(arguments));
+        return result;
+      }
+      result.train_loss = executable->scalar("loss");
+    }
+    if (!require_finite_state(result)) return result;
+    for (data::Dataset* split : {&splits_.test, &splits_.validation}) truncate(*split, settings_.batch_size);
+    evaluate_splits(result);
     result.peak_memory_bytes = peak_memory_bytes();
     return result;
   }
 
+  // Test and validation of the moment.
+  template <class Figures>
+  void evaluate_splits(Figures& figures) {
+    if (splits_.test.count > 0) {
+      const EvalResult test = evaluator_->run(splits_.test, model_.standardization);
+      figures.test_loss = test.loss;
+      figures.test_accuracy = test.accuracy;
+    }
+    if (splits_.validation.count > 0) {
+      const EvalResult validation = evaluator_->run(splits_.validation, model_.standardization);
+      figures.validation_loss = validation.loss;
+      figures.validation_accuracy = validation.accuracy;
+    }
+  }
+
   void open_folder() {
+    identity_ = identity();
     folder_.emplace(settings_.out.empty() ? RunFolder::create_numbered("runs", settings_.model)
                                           : RunFolder::create_or_resume(settings_.out, settings_.resume));
     if (settings_.resume) resume();
     size_t bytes = 0;
     for (const auto& [name, tensor] : model_.store.tensors()) bytes += tensor.bytes();
     folder_->require_free_bytes(4 * bytes + (size_t{1} << 20));  // two checkpoints, one being written, the model
-    if (state_.step == 0) save_checkpoint();  // also finds out that nothing can be written before any work is done
+    if (state_.step == 0 && saved_step_ != 0)
+      save_checkpoint();  // also finds out that nothing can be written before any work is done
   }
 
   void resume() {
@@ -187,9 +275,27 @@ class Run {
       cut_log(folder_->log_path(), -1);
       return;
     }
-    state_ = restore_checkpoint(latest.found->state, latest.found->path, model_.training, model_.store);
+    state_ = restore_checkpoint(latest.found->state, latest.found->path, identity_, model_.store);
+    require_place_in_run(latest.found->path);
     cut_log(folder_->log_path(), state_.step);
     note(fmt::format("resuming {} at epoch {}, step {}", folder_->dir(), state_.epoch, state_.step));
+  }
+
+  // The numbers of a checkpoint index the batches and the examples of an epoch: they must be those of a step of this run.
+  void require_place_in_run(const std::string& path) const {
+    const TrainState& s = state_;
+    bool sound = s.epoch >= 0 && s.epoch <= settings_.epochs && s.batch >= 0 && s.batch <= steps_per_epoch() &&
+                 s.updates >= 0 && s.updates <= s.step && s.sums.examples >= 0 && s.sums.refused >= 0;
+    if (sound) {
+      const auto done = cut_.sizes.begin() + s.batch;
+      sound = s.first_example == std::accumulate(cut_.sizes.begin(), done, int64_t{0}) &&
+              s.step == (s.epoch == 0 ? 0 : (s.epoch - 1) * steps_per_epoch() + s.batch);
+    }
+    if (!sound) {
+      throw FormatError(
+          fmt::format("'{}' is damaged: epoch {}, step {}, batch {} and example {} do not belong together in this run",
+                      path, s.epoch, s.step, s.batch, s.first_example));
+    }
   }
 
   void log_start() {
@@ -249,17 +355,22 @@ class Run {
     last_checkpoint_s_ = now_s();
     while (state_.step < total_steps()) {
       if (state_.epoch == 0 || state_.batch == steps_per_epoch()) begin_epoch();
-      if (order_.empty())
+      if (order_.empty()) {
         order_ = data::epoch_order(splits_.train.count, settings_.seed, static_cast<uint64_t>(state_.epoch));
+      }
       if (!train_step(result)) return result;
-      if (state_.batch == steps_per_epoch() || state_.step == total_steps()) end_epoch();
-      if (stop_asked() && state_.step < total_steps()) {
+      const bool epoch_ends = state_.batch == steps_per_epoch() || state_.step == total_steps();
+      const bool interrupted = stop_asked() && state_.step < total_steps();
+      const bool due = settings_.checkpoint_every_s > 0 && now_s() - last_checkpoint_s_ >= settings_.checkpoint_every_s;
+      if (!epoch_ends && !interrupted && !due) continue;
+      // The update itself can overflow a weight or a state; the next step's guard would find it, but what is saved must be good.
+      if (!require_finite_state(result)) return result;
+      if (epoch_ends && !end_epoch(result)) return result;
+      if (saved_step_ != state_.step) save_checkpoint();
+      if (interrupted) {
         result.status = "interrupted";
-        save_checkpoint();
         return result;
       }
-      if (now_s() - last_checkpoint_s_ >= settings_.checkpoint_every_s && settings_.checkpoint_every_s > 0)
-        save_checkpoint();
     }
     return result;
   }
@@ -275,8 +386,8 @@ class Run {
   // False when the run ends here: `result` says why.
   bool train_step(TrainResult& result) {
     const int64_t n = cut_.sizes[static_cast<size_t>(state_.batch)];
-    const bool running = cut_.last_uses_running && state_.batch == steps_per_epoch() - 1;
-    Executable& executable = running ? *last_executable_ : *executable_;
+    const bool last = last_executable_ != nullptr && state_.batch == steps_per_epoch() - 1;
+    Executable& executable = last ? *last_executable_ : *executable_;
     const double start = now_s();
     const RunArguments arguments = read_batch(state_.first_example, n);
     const RunResult run = executable.run(arguments);
@@ -290,8 +401,6 @@ class Run {
       state_.sums.loss += loss * static_cast<double>(n);
       state_.sums.correct += executable.scalar("correct");
       state_.sums.examples += n;
-    } else if (settings_.on_nonfinite == OnNonfinite::kStop) {
-      return stop_not_finite(result, executable.first_nonfinite(arguments));
     } else {
       ++state_.sums.refused;
     }
@@ -305,17 +414,38 @@ class Run {
                             .learning_rate = arguments.learning_rate,
                             .images_per_s = static_cast<double>(n) / seconds,
                             .examples = n});
+    if (!run.finite && settings_.on_nonfinite == OnNonfinite::kStop) {
+      return stop_not_finite(result, executable.first_nonfinite(arguments));
+    }
     report_progress(arguments.learning_rate);
     return true;
   }
 
-  bool stop_not_finite(TrainResult& result, const std::string& tensor) {
+  // Always false: the run ends here.
+  bool stop_not_finite(TrainResult& result, const std::string& tensor) const {
+    const bool warms = settings_.schedule == ScheduleKind::kOneCycle || settings_.warmup_epochs > 0;
     result.status = "not finite";
-    result.message =
-        fmt::format("training stopped at step {} (epoch {}): {} is not finite; nothing was updated by that step{}",
-                    state_.step, state_.epoch, tensor.empty() ? "a gradient" : tensor,
-                    "; try a smaller --learning-rate, --clip-norm 1 or --warmup-epochs 1");
+    result.message = fmt::format(
+        "training stopped at step {} (epoch {}): {} is not finite; nothing was updated by that step; try a smaller "
+        "--learning-rate, "
+        "--clip-norm 1{}",
+        state_.step, state_.epoch, tensor.empty() ? "a gradient" : tensor, warms ? "" : " or --warmup-epochs 1");
     return false;
+  }
+
+  // False, with `result` saying so, when a weight, a running statistic or an optimizer state has overflowed.
+  bool require_finite_state(TrainResult& result) const {
+    for (const auto& [name, tensor] : model_.store.tensors()) {
+      if (tensor.dtype() != DType::kF32 || kernels::all_finite(tensor.values<float>().data(), tensor.count())) continue;
+      result.status = "not finite";
+      result.message = fmt::format(
+          "training stopped after step {} (epoch {}): its update made {} overflow; the checkpoint before it is kept; "
+          "try a smaller "
+          "--learning-rate or --clip-norm 1",
+          state_.step, state_.epoch, name);
+      return false;
+    }
+    return true;
   }
 
   void report_progress(double learning_rate) {
@@ -327,9 +457,8 @@ class Run {
     p.steps = total_steps();
     p.step_in_epoch = state_.batch;
     p.steps_per_epoch = steps_per_epoch();
-    const double examples = std::max<double>(1, static_cast<double>(state_.sums.examples));
-    p.loss = state_.sums.loss / examples;
-    p.accuracy = state_.sums.correct / examples;
+    p.loss = epoch_mean(state_.sums.loss);
+    p.accuracy = epoch_mean(state_.sums.correct);
     p.learning_rate = learning_rate;
     p.images_per_s = epoch_seconds_ > 0 ? static_cast<double>(epoch_examples_) / epoch_seconds_ : 0;
     const double step_s = epoch_seconds_ * static_cast<double>(settings_.batch_size) /
@@ -338,23 +467,20 @@ class Run {
     observer_.progress(p);
   }
 
-  void end_epoch() {
+  double epoch_mean(double sum) const {
+    return sum / static_cast<double>(state_.sums.examples);
+  }  // NaN when all were refused
+
+  // False when the run ends here.
+  bool end_epoch(TrainResult& result) {
     EpochSummary s;
     s.epoch = state_.epoch;
     s.epochs = settings_.epochs;
-    const double examples = std::max<double>(1, static_cast<double>(state_.sums.examples));
-    s.train_loss = state_.sums.loss / examples;
-    s.train_accuracy = state_.sums.correct / examples;
-    if (splits_.test.count > 0) {
-      const EvalResult test = evaluator_->run(splits_.test, model_.standardization);
-      s.test_loss = test.loss;
-      s.test_accuracy = test.accuracy;
-    }
-    if (splits_.validation.count > 0) {
-      const EvalResult validation = evaluator_->run(splits_.validation, model_.standardization);
-      s.validation_loss = validation.loss;
-      s.validation_accuracy = validation.accuracy;
-    }
+    s.train_loss = epoch_mean(state_.sums.loss);
+    s.train_accuracy = epoch_mean(state_.sums.correct);
+    s.batches = state_.batch;
+    s.refused_batches = state_.sums.refused;
+    evaluate_splits(s);
     s.seconds = epoch_seconds_;
     s.images_per_s = epoch_seconds_ > 0 ? static_cast<double>(epoch_examples_) / epoch_seconds_ : 0;
     last_epoch_ = s;
@@ -364,37 +490,40 @@ class Run {
                              .train_accuracy = s.train_accuracy,
                              .test_loss = s.test_loss,
                              .test_accuracy = s.test_accuracy,
+                             .validation_loss = s.validation_loss,
+                             .validation_accuracy = s.validation_accuracy,
                              .images_per_s = s.images_per_s,
                              .seconds = s.seconds,
-                             .refused_batches = state_.sums.refused});
+                             .refused_batches = s.refused_batches});
     epoch_seconds_ = 0;
     epoch_examples_ = 0;
     if (observer_.epoch) observer_.epoch(s);
-    save_checkpoint();
-  }
-
-  // The update of a step can overflow a parameter; the next step's guard would find it, but a checkpoint of it would be no good one.
-  bool state_is_finite() const {
-    for (const auto& [name, tensor] : model_.store.tensors()) {
-      if (tensor.dtype() == DType::kF32 && !kernels::all_finite(tensor.values<float>().data(), tensor.count()))
-        return false;
+    if (s.refused_batches > 0) {
+      note(fmt::format("warning: {} of the {} batches of epoch {} were refused: not finite", s.refused_batches,
+                       s.batches, s.epoch));
     }
-    return true;
+    if (state_.sums.examples > 0) return true;
+    result.status = "not finite";
+    result.message = fmt::format(
+        "training stopped after epoch {}: all of its batches were refused because they were not finite; try a "
+        "smaller --learning-rate or --clip-norm 1",
+        s.epoch);
+    return false;
   }
 
+  // Requires a finite state.
   void save_checkpoint() {
-    if (!state_is_finite()) return;  // the last good one stays
     const double start = now_s();
     if (log_) log_->sync();
-    folder_->save_checkpoint(state_.step, checkpoint_of(state_, model_.training, model_.store));
+    folder_->save_checkpoint(state_.step, checkpoint_of(state_, identity_, model_.store));
+    saved_step_ = state_.step;
     last_checkpoint_s_ = now_s();
-    if (log_) {
-      log_->append(
-          CheckpointRecord{.step = state_.step,
-                           .epoch = state_.epoch,
-                           .file = std::filesystem::path(folder_->checkpoint_path(state_.step)).filename().string(),
-                           .seconds = last_checkpoint_s_ - start});
-    }
+    if (!log_) return;
+    const std::filesystem::path path = folder_->checkpoint_path(state_.step);
+    log_->append(CheckpointRecord{.step = state_.step,
+                                  .epoch = state_.epoch,
+                                  .file = path.filename().string(),
+                                  .seconds = last_checkpoint_s_ - start});
   }
 
   void finish(TrainResult& result, double seconds) {
@@ -404,21 +533,19 @@ class Run {
     result.seconds = seconds;
     result.images_per_s = step_seconds_ > 0 ? static_cast<double>(step_examples_) / step_seconds_ : 0;
     result.run_dir = folder_->dir();
-    const double examples = std::max<double>(1, static_cast<double>(state_.sums.examples));
-    result.train_loss = state_.sums.loss / examples;
-    result.train_accuracy = state_.sums.correct / examples;
-    if (result.status != "not finite" && state_is_finite()) {
-      if (!last_epoch_ && splits_.test.count > 0) {  // resumed after the last epoch, or interrupted within the first
-        const EvalResult test = evaluator_->run(splits_.test, model_.standardization);
-        result.test_loss = test.loss;
-        result.test_accuracy = test.accuracy;
-      }
+    result.train_loss = epoch_mean(state_.sums.loss);
+    result.train_accuracy = epoch_mean(state_.sums.correct);
+    if (result.status != "not finite") {
+      if (result.status == "finished" && !last_epoch_) evaluate_splits(result);  // resumed after its last epoch
       save_model(folder_->model_path(), model_);
       result.model_path = folder_->model_path();
     }
-    if (last_epoch_) {
-      result.test_loss = last_epoch_->test_loss.value_or(0);
-      result.test_accuracy = last_epoch_->test_accuracy.value_or(0);
+    // An interrupted run has figures only if it stopped where an epoch ends: else they would be those of older weights.
+    if (last_epoch_ && (result.status != "interrupted" || state_.batch == steps_per_epoch())) {
+      result.test_loss = last_epoch_->test_loss;
+      result.test_accuracy = last_epoch_->test_accuracy;
+      result.validation_loss = last_epoch_->validation_loss;
+      result.validation_accuracy = last_epoch_->validation_accuracy;
     }
     result.peak_memory_bytes = peak_memory_bytes();
     log_->append(EndRecord{.status = result.status,
@@ -444,7 +571,9 @@ class Run {
   std::vector<int32_t> labels_;
   std::optional<RunFolder> folder_;
   std::optional<RunLogWriter> log_;
+  RunIdentity identity_;
   TrainState state_;
+  int64_t saved_step_ = -1;  // of the newest checkpoint that this process wrote
   std::vector<int64_t> order_;
   std::optional<EpochSummary> last_epoch_;
   double last_checkpoint_s_ = 0;

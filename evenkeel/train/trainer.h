@@ -78,6 +78,7 @@ struct EpochSummary {
   double train_loss = 0, train_accuracy = 0;
   std::optional<double> test_loss, test_accuracy, validation_loss, validation_accuracy;
   double images_per_s = 0, seconds = 0;
+  int64_t batches = 0, refused_batches = 0;  // refused: not finite, under OnNonfinite::kSkip
 };
 // What the command line shows; all may be empty. Called from the training thread.
 struct TrainObserver {
@@ -91,8 +92,9 @@ struct TrainResult {
   std::string status;   // "finished", "interrupted", "not finite"
   std::string message;  // not finite: step and tensor, in one sentence
   int64_t epochs = 0, steps = 0;
-  double train_loss = 0, train_accuracy = 0;
-  double test_loss = 0, test_accuracy = 0;
+  double train_loss = 0, train_accuracy = 0;  // of the last epoch; NaN when all of its batches were refused
+  // Of the last epoch; none where nothing was evaluated: no such split, or the run ended within an epoch.
+  std::optional<double> test_loss, test_accuracy, validation_loss, validation_accuracy;
   double images_per_s = 0;  // of the training steps
   double seconds = 0;
   int64_t parameters = 0;
@@ -101,7 +103,8 @@ struct TrainResult {
 };
 
 // Throws the errors of data, model, plan and run folder before the first step. A run that meets a value that is not finite returns
-// status "not finite" (exit code 6): the last good checkpoint is kept.
+// status "not finite" (exit code 6): the last good checkpoint is kept and no model is written. What goes wrong later, such as a full disk, is
+// thrown, after an EndRecord "failed".
 TrainResult train(const TrainSettings& settings, const TrainObserver& observer);
 
 // Peak resident memory of this process.

@@ -217,6 +217,7 @@ TEST_F(TrainerTest, a_run_that_diverges_stops_names_the_tensor_and_keeps_a_good_
 TEST_F(TrainerTest, a_batch_that_is_not_finite_can_be_skipped_and_touches_nothing) {
   TrainSettings s = settings("skipped");
   s.on_nonfinite = OnNonfinite::kSkip;
+  s.epochs = 1;
   s.learning_rate = 1e30;  // the first update is finite and ruins the weights
   s.optimizer = {.kind = OptimizerKind::kSgd};
   s.schedule = ScheduleKind::kConstant;
@@ -231,7 +232,139 @@ TEST_F(TrainerTest, a_batch_that_is_not_finite_can_be_skipped_and_touches_nothin
     if (const auto* epoch = std::get_if<EpochRecord>(&record)) refused += epoch->refused_batches;
   }
   EXPECT_GT(refused, 0);
-  EXPECT_EQ(model.find("bn1.num_batches_tracked")->values<int64_t>()[0] + refused, 18);
+  EXPECT_EQ(model.find("bn1.num_batches_tracked")->values<int64_t>()[0] + refused, 6);
+}
+
+TEST_F(TrainerTest, an_overflow_in_the_last_update_is_no_finished_run) {
+  for (const OptimizerKind kind : {OptimizerKind::kSgd, OptimizerKind::kAdam}) {
+    TrainSettings s = settings(std::string("overflow-") + name_of(kind));
+    s.optimizer = {.kind = kind};
+    s.schedule = ScheduleKind::kConstant;
+    s.learning_rate = 1e39;
+    s.max_steps = 1;
+    const TrainResult result = train(s, {});
+    EXPECT_EQ(result.status, "not finite");
+    EXPECT_THAT(result.message, HasSubstr("overflow"));
+    EXPECT_TRUE(result.model_path.empty());
+    EXPECT_FALSE(result.test_accuracy);
+  }
+}
+
+TEST_F(TrainerTest, an_epoch_of_refused_batches_only_is_no_finished_run) {
+  TrainSettings s = settings("refused");
+  s.on_nonfinite = OnNonfinite::kSkip;
+  s.init = Init::kNormal;
+  s.init_sigma = 1e25;  // no batch is ever finite
+  s.norm = NormKind::kNone;
+  const TrainResult result = train(s, {});
+  EXPECT_EQ(result.status, "not finite");
+  EXPECT_TRUE(std::isnan(result.train_loss));
+  EXPECT_THAT(result.message, HasSubstr("all of its batches were refused"));
+}
+
+TEST_F(TrainerTest, a_network_or_data_changed_under_the_same_name_is_not_resumed) {
+  TrainSettings s = settings("run");
+  s.max_steps = 7;
+  train(s, {});
+  s.resume = true;
+  const std::string toml = text_of_file(s.model);
+  write_text(s.model, "activation = \"tanh\"\n" + toml);
+  EXPECT_THROW(train(s, {}), UsageError);
+  write_text(s.model, toml);
+  EXPECT_EQ(train(s, {}).status, "finished");
+  std::string labels = text_of_file(folder_ / "y.npy");
+  labels[labels.size() - 8 * 100] = static_cast<char>(3 - labels[labels.size() - 8 * 100]);
+  write_text(folder_ / "y.npy", labels);
+  EXPECT_THROW(train(s, {}), UsageError);
+}
+
+TEST_F(TrainerTest, a_checkpoint_whose_numbers_do_not_belong_together_is_refused) {
+  TrainSettings s = settings("run");
+  s.max_steps = 7;
+  train(s, {});
+  s.resume = true;
+  const std::string path = folder_ / "run/checkpoint-000000000007.safetensors";
+  for (const auto& [key, value] :
+       std::map<std::string, std::string>{{"batch", "900"}, {"first_example", "1"}, {"epoch", "-1"}}) {
+    TensorFile file = read_safetensors(path);
+    const std::string right = file.metadata[key];
+    file.metadata[key] = value;
+    write_safetensors(path, file);
+    EXPECT_THROW(train(s, {}), FormatError) << key;
+    file.metadata[key] = right;
+    write_safetensors(path, file);
+  }
+  EXPECT_EQ(train(s, {}).status, "finished");
+}
+
+TEST_F(TrainerTest, validation_is_reported_and_logged) {
+  TrainSettings s = settings("run");
+  s.load.validation_fraction = 0.2;
+  const TrainResult result = train(s, {});
+  ASSERT_TRUE(result.validation_accuracy);
+  for (const LogRecord& record : read_log(folder_ / "run/log.jsonl")) {
+    if (const auto* epoch = std::get_if<EpochRecord>(&record)) {
+      EXPECT_TRUE(epoch->validation_loss && epoch->validation_accuracy);
+    }
+  }
+}
+
+TEST_F(TrainerTest, a_failure_on_the_way_leaves_an_end_record) {
+  TrainSettings s = settings("run");
+  TrainObserver observer;
+  observer.epoch = [](const EpochSummary&) { throw IoError("the disk is gone"); };
+  EXPECT_THROW(train(s, observer), IoError);
+  const auto log = read_log(folder_ / "run/log.jsonl");
+  const auto* end = std::get_if<EndRecord>(&log.back());
+  ASSERT_NE(end, nullptr);
+  EXPECT_EQ(end->status, "failed");
+  EXPECT_EQ(end->message, "the disk is gone");
+}
+
+TEST_F(TrainerTest, durations_out_of_range_are_refused) {
+  for (const double epochs : {-1.0, 1e300, std::nan("")}) {
+    TrainSettings s = settings("run");
+    s.warmup_epochs = epochs;
+    EXPECT_THROW(train(s, {}), UsageError);
+  }
+}
+
+TEST_F(TrainerTest, batch_statistics_work_for_every_rest_and_refuse_a_single_value) {
+  const TrainResult result = train(settings("run"), {});
+  Model model = load_model(result.model_path);
+  data::Splits splits = data::load(settings("run").data, {.seed = 1});
+  // 41 test examples: rests 1 (20, 40), 2 (39) and 0. fc1's norm is dense: two values at least.
+  for (const int64_t batch_size : {2, 20, 39, 40, 41}) {
+    const EvalResult by_batch =
+        evaluate(model, splits.test, {.statistics = EvalStatistics::kBatch, .batch_size = batch_size});
+    EXPECT_EQ(by_batch.examples, 41);
+  }
+  // A network whose norms all have space may leave one example alone.
+  write_text(
+      folder_ / "net.toml",
+      "[[layer]]\ntype = \"conv\"\nout = 4\n[[layer]]\ntype = \"global_avg_pool\"\n[[layer]]\ntype = \"linear\"\n");
+  Model spatial = load_model(train(settings("spatial"), {}).model_path);
+  EXPECT_EQ(evaluate(spatial, splits.test, {.statistics = EvalStatistics::kBatch, .batch_size = 20}).examples, 41);
+  data::Dataset one = std::move(splits.test);
+  one.count = 1;
+  one.labels.resize(1);
+  EXPECT_THROW(evaluate(model, one, {.statistics = EvalStatistics::kBatch}), UsageError);
+}
+
+TEST_F(TrainerTest, the_loss_is_that_of_the_examples_whose_label_is_known) {
+  Model model = load_model(train(settings("run"), {}).model_path);
+  data::Splits splits = data::load(settings("run").data, {.seed = 1});
+  data::Dataset& test = splits.test;
+  const EvalResult all = evaluate(model, test, {.batch_size = 64});
+  std::vector<int32_t> labels = test.labels;
+  double loss = 0;
+  for (size_t i = 0; i < labels.size(); ++i) {  // each alone
+    for (size_t j = 0; j < labels.size(); ++j) test.labels[j] = i == j ? labels[j] : -1;
+    const EvalResult one = evaluate(model, test, {.batch_size = 64});
+    EXPECT_EQ(one.labelled, 1);
+    loss += one.loss;
+  }
+  EXPECT_NEAR(loss / static_cast<double>(labels.size()), all.loss, 1e-9);
 }
 
 TEST_F(TrainerTest, a_dry_run_writes_nothing) {

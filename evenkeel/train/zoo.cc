@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "evenkeel/train/model_spec.h"
+#include "evenkeel/train/words.h"
 
 namespace evenkeel {
 namespace {
@@ -155,9 +156,10 @@ std::string all_names() {
 }
 
 [[noreturn]] void throw_unknown(const std::string& name) {
-  const std::string likely = closest_match(name, zoo_names());
-  throw UsageError("unknown model '" + name + "'" + (likely.empty() ? ";" : "; did you mean '" + likely + "'?") +
-                   " The models are " + all_names() + ", or give the path of a TOML file");
+  const std::string likely = likely_meant(name, zoo_names());
+  throw UsageError("unknown model '" + name + "'" +
+                   (likely.empty() ? "; the models are " : "; did you mean '" + likely + "'? The models are ") +
+                   all_names() + ", or give the path of a TOML file");
 }
 
 }  // namespace
@@ -205,10 +207,11 @@ ModelSpec find_model(const std::string& name_or_path, const Shape& input, int64_
   const bool like_a_file = name_or_path.find_first_of("/.") != std::string::npos;
   if (!like_a_file) throw_unknown(name_or_path);
   const std::string stem = std::filesystem::path(name_or_path).stem().string();
-  const std::string likely = closest_match(stem, names);
-  throw UsageError("there is no file '" + name_or_path + "', and no model of that name" +
-                   (likely.empty() ? ";" : "; did you mean the model '" + likely + "'?") + " The models are " +
-                   all_names());
+  const std::string likely = likely_meant(stem, names);
+  throw UsageError(
+      "there is no file '" + name_or_path + "', and no model of that name" +
+      (likely.empty() ? "; the models are " : "; did you mean the model '" + likely + "'? The models are ") +
+      all_names());
 }
 
 }  // namespace evenkeel
