@@ -274,12 +274,13 @@ namespace {
 struct LinearDescs {
   memory::desc x, weights, plain_weights, bias, y;
 };
-LinearDescs linear_descs(int64_t in, int64_t out, const TileOptions& o) {
+// transposed: the plain weights are those of the linear map the other way.
+LinearDescs linear_descs(int64_t in, int64_t out, const TileOptions& o, bool transposed) {
   LinearDescs d;
   d.x = memory::desc({o.examples, in}, kF32, Tag::ab);
   d.y = memory::desc({o.examples, out}, kF32, Tag::ab);
   d.weights = memory::desc({out, in}, kF32, Tag::any);
-  d.plain_weights = memory::desc({out, in}, kF32, Tag::ab);
+  d.plain_weights = memory::desc({out, in}, kF32, transposed ? Tag::ba : Tag::ab);
   if (o.bias) d.bias = memory::desc({out}, kF32, Tag::a);
   return d;
 }
@@ -287,20 +288,19 @@ dnnl::inner_product_forward::primitive_desc forward_desc(const LinearDescs& d) {
   const dnnl::inner_product_forward::desc desc(dnnl::prop_kind::forward_training, d.x, d.weights, d.bias, d.y);
   return {desc, user_scratchpad(), cpu_engine()};
 }
-}  // namespace
 
 // An example must have the same bits wherever it lies in its tile: one alone is evaluated as in a batch. That holds for brgemm, but the product of
 // AVX2 machines takes 8 rows as 6 + 2 and sums the two in another order (measured): there the tile is two halves of 4 rows.
-std::unique_ptr<TilePrimitive> linear_forward(int64_t in, int64_t out, const TileOptions& options) {
+std::unique_ptr<TilePrimitive> linear_product(int64_t in, int64_t out, const TileOptions& options, bool transposed) {
   return guarded(options, [&] {
-    LinearDescs d = linear_descs(in, out, options);
+    LinearDescs d = linear_descs(in, out, options, transposed);
     auto pd = forward_desc(d);
     int64_t parts = 1;
     if (std::string(pd.impl_info_str()).rfind("brgemm", 0) != 0) {
       TileOptions part = options;
       part.examples = std::gcd(options.examples, int64_t{4});
       parts = options.examples / part.examples;
-      d = linear_descs(in, out, part);
+      d = linear_descs(in, out, part, transposed);
       pd = forward_desc(d);
     }
     auto primitive = std::make_unique<Primitive>(
@@ -311,18 +311,18 @@ std::unique_ptr<TilePrimitive> linear_forward(int64_t in, int64_t out, const Til
     return primitive;
   });
 }
+}  // namespace
 
+std::unique_ptr<TilePrimitive> linear_forward(int64_t in, int64_t out, const TileOptions& options) {
+  return linear_product(in, out, options, false);
+}
+
+// dx = dy * weight is a product of the same kind with the weight transposed, which packing does anyway: oneDNN's own backward data takes
+// twice as long at 8 rows (measured: 298 us against 152 us for 128 x 512 x 512 on two cores).
 std::unique_ptr<TilePrimitive> linear_backward_data(int64_t in, int64_t out, const TileOptions& options) {
-  return guarded(options, [&] {
-    LinearDescs d = linear_descs(in, out, options);
-    d.bias = {};
-    const dnnl::inner_product_backward_data::desc desc(d.x, d.weights, d.y);
-    const dnnl::inner_product_backward_data::primitive_desc pd(desc, user_scratchpad(), cpu_engine(), forward_desc(d));
-    return std::make_unique<Primitive>(
-        dnnl::inner_product_backward_data(pd),
-        Primitive::Descs{d.y, {}, pd.weights_desc(), d.plain_weights, {}, d.x, pd.scratchpad_desc()},
-        kBackwardDataRoles, options.threads);
-  });
+  TileOptions without_bias = options;
+  without_bias.bias = false;
+  return linear_product(out, in, without_bias, true);
 }
 
 std::unique_ptr<TilePrimitive> linear_backward_weights(int64_t in, int64_t out, int64_t rows,
