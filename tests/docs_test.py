@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
-"""The documents are true: shell blocks of docs/guide.md run, its C++ compiles; equations, tests and files that are cited exist.
+"""The documents are true: shell blocks of README.md and docs/guide.md run, their C++ compiles; equations, tests and files that are cited exist.
 
   tests/docs_test.py [PROGRAM]     PROGRAM (else EVENKEEL_PROGRAM): the built evenkeel; exit 77: something it needs is not here
 
 A block is executed when its fence says ```sh; "```sh exit=2" expects that exit code of its last command. All blocks run in order
-in one empty folder. DOCS_TEST_VERBOSE=1 shows what they print.
+in one empty folder; those of the README in a copy of the house as a reader has it after the build, whose `train` stops after two
+steps. DOCS_TEST_VERBOSE=1 shows what they print.
 """
 import os
 import pathlib
 import re
+import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -85,7 +89,7 @@ def anchor(heading):
 
 
 def check_links():
-    for file in sorted(DOCS.glob("*.md")):
+    for file in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
         text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if re.match(r"[a-z]+:", target):
@@ -107,8 +111,35 @@ def blocks_of(path):
         yield text[:match.start()].count("\n") + 1, int(match.group(1) or 0), match.group(2)
 
 
-def run_blocks(path, program):
+def png_bytes(width, height):
+    """A grey picture with a bright square."""
+    rows = b"".join(b"\0" + bytes(200 if 8 <= x < 20 and 8 <= y < 20 else 0 for x in range(width)) for y in range(height))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def lay_out_house(folder, program):
+    """What the README speaks of: ./run, build/release/evenkeel, a picture and a table."""
+    folder = pathlib.Path(folder)
+    (folder / "build/release").mkdir(parents=True)
+    short = folder / "build/release/evenkeel"
+    short.write_text(f'#!/bin/bash\nif [[ $1 == train ]]; then set -- "$@" --max-steps 2; fi\nexec {shlex.quote(str(program))} "$@"\n')
+    run = folder / "run"
+    run.write_text('#!/bin/bash\nexec build/release/evenkeel train "$@"\n')
+    for script in (short, run):
+        script.chmod(0o755)
+    (folder / "shirt.png").write_bytes(png_bytes(28, 28))
+    rows = [f"{5 + i % 3},{3 + i % 2},{1 + i % 5},{i % 4},{('setosa', 'versicolor', 'virginica')[i % 3]}" for i in range(60)]
+    (folder / "iris.csv").write_text("\n".join(["sl,sw,pl,pw,species", *rows]) + "\n")
+
+
+def run_blocks(path, program, prepare=lambda folder: None):
     folder = tempfile.mkdtemp(prefix="evenkeel-docs-")
+    prepare(folder)
     environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     count = 0
     try:
@@ -133,7 +164,8 @@ def run_blocks(path, program):
 def main():
     equations, tests = check_equations(), check_named_tests()
     check_links()
-    check_cpp(DOCS / "guide.md")
+    for path in (ROOT / "README.md", DOCS / "guide.md"):
+        check_cpp(path)
     print(f"docs_test: {equations} equations, {tests} tests named in the documents")
     program = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("EVENKEEL_PROGRAM", "")
     missing = ""
@@ -142,11 +174,14 @@ def main():
     elif not pathlib.Path("/usr/share/datasets/fashion-mnist").is_dir():
         missing = "Fashion-MNIST is not installed"
     if not missing:
-        print(f"docs_test: {run_blocks(DOCS / 'guide.md', pathlib.Path(program).resolve())} blocks of docs/guide.md run")
+        program = pathlib.Path(program).resolve()
+        blocks = run_blocks(ROOT / "README.md", program, lambda folder: lay_out_house(folder, program))
+        blocks += run_blocks(DOCS / "guide.md", program)
+        print(f"docs_test: {blocks} blocks of README.md and docs/guide.md run")
     if failures:
         return 1
     if missing:
-        print(f"docs_test: {missing}: the blocks of docs/guide.md were left out", file=sys.stderr)
+        print(f"docs_test: {missing}: the blocks were left out", file=sys.stderr)
         return 77
     return 0
 
