@@ -7,6 +7,7 @@
 #define EVENKEEL_KERNELS_NORM_INL_H_
 #endif
 
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/kernels/activation-inl.h"
 #include "evenkeel/kernels/norm_plan.h"
 
@@ -102,6 +103,25 @@ HWY_INLINE FVec gated(FVec dy, FVec z, const Activation& activation) {
   if constexpr (kAct == Act::kIdentity) return dy;
   if constexpr (kAct == Act::kRelu) return hn::Mul(dy, relu_gate(z));
   return hn::Mul(dy, activation_derivative(z, activation));
+}
+
+// Splits an element-wise pass over the threads: rows(begin, end) of channels-last data, planes(begin, end) of channels-first. Any split gives
+// the same bits.
+template <class Rows, class Planes>
+void for_shares(const NormJob& job, Rows&& rows, Planes&& planes) {
+  const bool last = job.shape.layout == NormLayout::kChannelsLast;
+  const int64_t units = job.shape.n * (last ? job.shape.s : job.shape.c);
+  const int64_t shares = job.threads;
+  parallel_for(shares, job.threads, [&](int64_t share, int) HWY_ATTR {
+    const int64_t begin = units * share / shares;
+    const int64_t end = units * (share + 1) / shares;
+    if (begin == end) return;
+    if (last) {
+      rows(begin, end);
+    } else {
+      planes(begin, end);
+    }
+  });
 }
 
 // ---- partial sums -------------------------------------------------------------------------------

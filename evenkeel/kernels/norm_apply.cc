@@ -79,19 +79,9 @@ void apply_planes(const NormJob& shared, int64_t begin, int64_t end) {
 
 template <Act kAct, bool kResidual>
 void apply_all(const NormJob& job) {
-  const bool last = job.shape.layout == NormLayout::kChannelsLast;
-  const int64_t units = job.shape.n * (last ? job.shape.s : job.shape.c);
-  const int64_t shares = job.threads;  // element-wise: any split gives the same bits
-  parallel_for(shares, job.threads, [&](int64_t share, int) HWY_ATTR {
-    const int64_t begin = units * share / shares;
-    const int64_t end = units * (share + 1) / shares;
-    if (begin == end) return;
-    if (last) {
-      apply_rows<kAct, kResidual>(job, begin, end);
-    } else {
-      apply_planes<kAct, kResidual>(job, begin, end);
-    }
-  });
+  for_shares(
+      job, [&](int64_t begin, int64_t end) HWY_ATTR { apply_rows<kAct, kResidual>(job, begin, end); },
+      [&](int64_t begin, int64_t end) HWY_ATTR { apply_planes<kAct, kResidual>(job, begin, end); });
 }
 
 void normalize_on_target(const NormJob& job) {

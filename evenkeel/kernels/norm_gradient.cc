@@ -378,19 +378,9 @@ void input_planes(const NormJob& shared, int64_t begin, int64_t end) {
 
 template <Act kAct, bool kResidual>
 void input_all(const NormJob& job) {
-  const bool last = job.shape.layout == NormLayout::kChannelsLast;
-  const int64_t units = job.shape.n * (last ? job.shape.s : job.shape.c);
-  const int64_t shares = job.threads;
-  parallel_for(shares, job.threads, [&](int64_t share, int) HWY_ATTR {
-    const int64_t begin = units * share / shares;
-    const int64_t end = units * (share + 1) / shares;
-    if (begin == end) return;
-    if (last) {
-      input_rows<kAct, kResidual>(job, begin, end);
-    } else {
-      input_planes<kAct, kResidual>(job, begin, end);
-    }
-  });
+  for_shares(
+      job, [&](int64_t begin, int64_t end) HWY_ATTR { input_rows<kAct, kResidual>(job, begin, end); },
+      [&](int64_t begin, int64_t end) HWY_ATTR { input_planes<kAct, kResidual>(job, begin, end); });
 }
 
 void gradient_input_on_target(const NormJob& job) {
@@ -408,13 +398,10 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace evenkeel::kernels {
+namespace {
 
-HWY_EXPORT(gradient_sums_on_target);
-HWY_EXPORT(gradient_input_on_target);
-
-void gradient_sums(const float* x, const float* dy, const NormShape& shape, const NormAffine& affine,
-                   const Activation& activation, const float* residual, std::byte* workspace, int threads,
-                   std::span<GradientSums> out) {
+NormJob gradient_job(const float* x, const float* dy, const NormShape& shape, const NormAffine& affine,
+                     const Activation& activation, const float* residual) {
   NormJob job;
   job.x = x;
   job.dy = dy;
@@ -422,6 +409,18 @@ void gradient_sums(const float* x, const float* dy, const NormShape& shape, cons
   job.affine = affine;
   job.activation = activation;
   job.residual = residual;
+  return job;
+}
+
+}  // namespace
+
+HWY_EXPORT(gradient_sums_on_target);
+HWY_EXPORT(gradient_input_on_target);
+
+void gradient_sums(const float* x, const float* dy, const NormShape& shape, const NormAffine& affine,
+                   const Activation& activation, const float* residual, std::byte* workspace, int threads,
+                   std::span<GradientSums> out) {
+  NormJob job = gradient_job(x, dy, shape, affine, activation, residual);
   job.workspace = workspace;
   job.out_sums = out.data();
   job.threads = threads_for(shape, residual ? 3 : 2, threads);
@@ -431,13 +430,7 @@ void gradient_sums(const float* x, const float* dy, const NormShape& shape, cons
 void gradient_input(const float* x, const float* dy, const NormShape& shape, const NormAffine& affine,
                     const Activation& activation, const float* residual, std::span<const GradientSums> sums,
                     bool batch_statistics, float* dx, float* dresidual, int threads) {
-  NormJob job;
-  job.x = x;
-  job.dy = dy;
-  job.shape = canonical(shape);
-  job.affine = affine;
-  job.activation = activation;
-  job.residual = residual;
+  NormJob job = gradient_job(x, dy, shape, affine, activation, residual);
   job.sums = batch_statistics ? sums.data() : nullptr;
   job.out = dx;
   job.dresidual = dresidual;

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "evenkeel/model_io/test_folder.h"
+
 namespace evenkeel {
 namespace {
 
@@ -31,16 +33,6 @@ TrainState some_state() {
 }
 
 const RunIdentity kSettings = {{{"batch-size", "128"}, {"seed", "1"}}, "name = \"net\"", "8 examples"};
-
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
 
 TEST(Checkpoint, comes_back_with_the_same_bits) {
   const ParameterStore before = small_store(0.1f);
