@@ -7,9 +7,11 @@
 namespace evenkeel::cli {
 namespace {
 
-// The field of Arguments that an option is bound to.
+// The field of Arguments that an option is bound to. `member` is a path of names: it cannot stand in parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define EK_FIELD(member) \
   [](Arguments & a) -> auto& { return a.member; }
+// NOLINTEND(bugprone-macro-parentheses)
 
 const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"};
 const std::vector<std::string> kEvery = {"", "train", "eval", "predict", "data info"};

@@ -246,7 +246,7 @@ BatchReader::Placement BatchReader::placement(uint64_t epoch, int64_t index) con
   Placement place;
   if (!augment_.any()) return place;
   RandomStream random(seed_, RandomUse::kAugment, epoch, static_cast<uint64_t>(index));
-  const auto offsets = static_cast<uint64_t>(2 * augment_.crop + 1);
+  const auto offsets = 2 * static_cast<uint64_t>(augment_.crop) + 1;
   place.dy = static_cast<int64_t>(random.next_below(offsets)) - augment_.crop;
   place.dx = static_cast<int64_t>(random.next_below(offsets)) - augment_.crop;
   place.flip = (random.next_u32() >> 31) != 0 && augment_.flip;
