@@ -154,6 +154,10 @@ int run_eval(const Arguments& arguments) {
        {std::pair{"running", EvalStatistics::kRunning}, std::pair{"batch", EvalStatistics::kBatch}}) {
     const EvalMode only = statistics == EvalStatistics::kRunning ? EvalMode::kRunning : EvalMode::kBatch;
     if (arguments.statistics != EvalMode::kBoth && arguments.statistics != only) continue;
+    if (arguments.statistics == EvalMode::kBoth && only == EvalMode::kBatch && dataset.count == 1) {
+      print_note("warning: a single example has no statistics of a batch: running statistics only");
+      continue;
+    }
     const EvalSettings settings{.statistics = statistics,
                                 .batch_size = arguments.batch_size,
                                 .threads = threads,

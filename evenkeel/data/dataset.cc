@@ -160,7 +160,8 @@ Dataset read_npy_pair(const std::string& spec, const std::string& x_path, const 
   }
   if (all.count == 0) throw FormatError(x_path + ": holds 0 examples, expected at least two");
   require_dense_labels(y_path, all.labels, known_classes);
-  all.class_names = numbered_classes(*std::max_element(all.labels.begin(), all.labels.end()) + 1);
+  all.class_names =
+      numbered_classes(std::max<int64_t>(*std::max_element(all.labels.begin(), all.labels.end()) + 1, known_classes));
 
   Shape shape = all.example_shape;
   shape.insert(shape.begin(), all.count);

@@ -55,7 +55,7 @@ int64_t batch_size(const Shape& found, const Shape& expected, const std::string&
                    to_string(expected) + " or a batch of them" + hint);
 }
 
-Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape) {
+Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape, const TrainedOn& trained) {
   const NpyArray array = parse_npy(file, path);
   bool is_batch = false;
   const int64_t count = batch_size(array.shape, shape, path, is_batch);
@@ -63,7 +63,11 @@ Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape
   if (shape.size() == 3 && holds_pixels(array)) {
     examples.bytes.resize(static_cast<size_t>(array.count));
     npy_pixels(array, examples.bytes);
-  } else {
+  }
+  const auto largest = std::max_element(examples.bytes.begin(), examples.bytes.end());
+  const bool typed = array.type == NpyType::kU8;  // the type itself says pixels
+  if (largest == examples.bytes.end() || (!typed && !whole_numbers_are_pixels(*largest, trained.range))) {
+    examples.bytes.clear();
     examples.floats.resize(static_cast<size_t>(array.count));
     npy_floats(array, 0, path, examples.floats);
   }
@@ -73,10 +77,9 @@ Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape
   return examples;
 }
 
-Examples read_rows(const Bytes& file, const std::string& path, const Shape& shape,
-                   const std::vector<std::string>& feature_names) {
+Examples read_rows(const Bytes& file, const std::string& path, const Shape& shape, const TrainedOn& trained) {
   CsvTable table = parse_csv({reinterpret_cast<const char*>(file.data()), file.size()}, path,
-                             {.labelled = false, .label_column = "", .feature_names = feature_names});
+                             {.labelled = false, .label_column = "", .feature_names = trained.feature_names});
   const int64_t expected = element_count(shape);
   if (table.features != expected) {
     throw UsageError(path + ": found rows of " + std::to_string(table.features) + " numbers, the model expects " +
@@ -88,7 +91,9 @@ Examples read_rows(const Bytes& file, const std::string& path, const Shape& shap
     examples.names.push_back(path + ":" + std::to_string(line));
   }
   const auto is_byte = [](float v) { return v >= 0 && v <= 255 && v == std::floor(v); };
-  if (shape.size() == 3 && std::all_of(table.values.begin(), table.values.end(), is_byte)) {
+  const auto largest = std::max_element(table.values.begin(), table.values.end());
+  if (shape.size() == 3 && std::all_of(table.values.begin(), table.values.end(), is_byte) &&
+      (largest == table.values.end() || whole_numbers_are_pixels(static_cast<double>(*largest), trained.range))) {
     for (const float value : table.values) examples.bytes.push_back(static_cast<uint8_t>(value));
     return examples;  // the same bits as the same picture from another file
   }
@@ -97,16 +102,16 @@ Examples read_rows(const Bytes& file, const std::string& path, const Shape& shap
 }
 
 // By content: the magic decides, and what has none is CSV if its name says so.
-Examples read_examples(const std::string& path, const Shape& shape, const std::vector<std::string>& feature_names) {
+Examples read_examples(const std::string& path, const Shape& shape, const TrainedOn& trained) {
   const Bytes packed = read_file(path);
   const Bytes file = is_gzip(packed) ? unpack(packed, path, kUnpackLimit) : packed;
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   const auto named = [&](const char* ending) {
     return path.ends_with(ending) || path.ends_with(std::string(ending) + ".gz");
   };
-  if (text.starts_with("\x93NUMPY") || named(".npy")) return read_npy(file, path, shape);
+  if (text.starts_with("\x93NUMPY") || named(".npy")) return read_npy(file, path, shape, trained);
   if (text.starts_with("\x89PNG") || named(".png")) return read_picture(file, path, shape);
-  if (named(".csv") || named(".tsv") || named(".txt")) return read_rows(file, path, shape, feature_names);
+  if (named(".csv") || named(".tsv") || named(".txt")) return read_rows(file, path, shape, trained);
   throw UsageError(path + " is no kind of file that is known here, expected PNG, NPY or CSV");
 }
 
@@ -134,7 +139,7 @@ Dataset load_examples(const std::vector<std::string>& files, const Shape& exampl
   bool as_bytes = true;  // those that the reader divides by 255
   double divisor = 255;
   for (const std::string& path : files) {
-    const Examples& part = parts.emplace_back(read_examples(path, example_shape, trained.feature_names));
+    const Examples& part = parts.emplace_back(read_examples(path, example_shape, trained));
     if (!part.bytes.empty()) {
       divisor = byte_divisor(path, trained.range);
       require_scale(path, std::span<const uint8_t>(part.bytes), divisor, trained.range);

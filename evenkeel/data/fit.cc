@@ -16,11 +16,7 @@ namespace {
 constexpr double kMostUnit = 1.5, kLeastUnit = -0.25;
 // Pixels as they are: no picture set is darker than a quarter, and floats of 12 or 16 bits are another scale.
 constexpr double kLeastPixel = 64, kMostPixel = 512;
-// Beyond these factors no picture of the same kind is merely bright or dark. 200: of 255 bytes 0 and 1 alone are refused.
-constexpr double kTooLarge = 10, kTooSmall = 200;
 constexpr size_t kPixelFeatures = 16;  // a table of as many features may hold pictures
-
-double magnitude(const ValueRange& range) { return std::max(std::abs(range.min), std::abs(range.max)); }
 
 template <class T>
 ValueRange range_of_values(std::span<const T> values) {
@@ -35,26 +31,27 @@ ValueRange range_of_values(std::span<const T> values) {
                   found.min, found.max, trained.min, trained.max, remedy));
 }
 
-// `found` and `trained` on the same scale.
+bool is_unit(const ValueRange& range) { return range.min >= kLeastUnit && range.max <= kMostUnit; }
+bool is_pixels(const ValueRange& range) {
+  return range.min >= 0 && range.max >= kLeastPixel && range.max <= kMostPixel;
+}
+
+// `found` and `trained` in the same units. Only the two scales of pixels are told apart: signals and standardized values may be far larger or
+// smaller than any that were trained on.
 void compare(const std::string& name, const ValueRange& found, const ValueRange& trained) {
-  const double f = magnitude(found), t = magnitude(trained);
-  if (f > kTooLarge * t) {
-    refuse(name, found, trained,
-           t <= kMostUnit && f > kMostUnit ? "divide them by 255" : "bring them to the scale of the training data");
+  if (is_unit(trained) && found.min >= kLeastUnit && found.max >= kLeastPixel) {
+    refuse(name, found, trained, "divide them by 255");
   }
-  const bool dark = (t >= kTooLarge && f <= 1) || f * kTooSmall <= t;
-  if (f > 0 && dark) {
-    refuse(name, found, trained,
-           t >= kLeastPixel ? "multiply them by 255" : "bring them to the scale of the training data");
+  if (is_pixels(trained) && found.min >= 0 && found.max > 0 && found.max <= 1) {
+    refuse(name, found, trained, "multiply them by 255");
   }
 }
 
 }  // namespace
 
 double byte_divisor(const std::string& name, const std::optional<ValueRange>& trained) {
-  if (!trained || (trained->max <= kMostUnit && trained->min >= kLeastUnit)) return 255;
-  const bool pixels = trained->max >= kLeastPixel && trained->max <= kMostPixel && trained->min >= 0;
-  if (pixels) return 1;
+  if (!trained || is_unit(*trained)) return 255;
+  if (is_pixels(*trained)) return 1;
   throw UsageError(fmt::format(
       "{}: found images of bytes, but the model was trained on values from {:.6g} to {:.6g}, which are neither pixels "
       "from 0 to 255 nor pixels / 255; give an NPY array of floats, made as those of the training data were",
@@ -66,11 +63,15 @@ void require_scale(const std::string& name, std::span<const float> values, const
   if (!trained || values.empty()) return;
   const ValueRange found = range_of_values(values);
   if (shape.size() == 3) return compare(name, found, *trained);
-  // Features of a table may be of any size; whole numbers up to 255 in all of them are pixels.
-  if (static_cast<size_t>(element_count(shape)) < kPixelFeatures || magnitude(*trained) > kMostUnit) return;
-  const bool pixels = found.min >= 0 && found.max >= kLeastPixel && found.max <= 255 &&
-                      std::all_of(values.begin(), values.end(), [](float v) { return v == std::floor(v); });
-  if (pixels) compare(name, found, *trained);
+  // Features of a table may be of any size; but whole numbers up to 255 in all of them are pixels, and fractions of 1 are pixels / 255.
+  if (static_cast<size_t>(element_count(shape)) < kPixelFeatures) return;
+  const bool whole = std::all_of(values.begin(), values.end(), [](float v) { return v == std::floor(v); });
+  if (whole == is_unit(*trained)) compare(name, found, *trained);
+}
+
+bool whole_numbers_are_pixels(double largest, const std::optional<ValueRange>& trained) {
+  if (!trained || is_pixels(*trained)) return true;
+  return is_unit(*trained) && largest > 1;
 }
 
 void require_scale(const std::string& name, std::span<const uint8_t> bytes, double divisor,
@@ -98,12 +99,14 @@ void require_channels_first(const std::string& name, const Shape& shape) {
   if (shape.size() != 4) return;
   const auto channels = [](int64_t extent) { return extent == 1 || extent == 3 || extent == 4; };
   const int64_t a = shape[1], b = shape[2], last = shape[3];
-  // Signals [n, channels, length, 1] are no pictures: those are about as high as wide.
-  const bool picture = a > last && b > last && (last > 1 || (a <= 4 * b && b <= 4 * a));
+  // Neither signals [n, channels, length, 1] nor small feature maps [n, c, 8, 4]: pictures of one channel that are about
+  // square, or of some size.
+  const int64_t least_side = last == 3 ? 8 : 12;
+  const bool picture = last == 1 ? a > 1 && 2 * a > b && 2 * b > a : a >= least_side && b >= least_side;
   if (!channels(last) || channels(a) || !picture) return;
   throw UsageError(name + ": the shape " + to_string(shape) +
                    " looks like channels last, expected [n, channels, height, width]; transpose it, for instance "
-                   "x.transpose(0, 3, 1, 2)");
+                   "x.transpose(0, 3, 1, 2), or give [n, features] if the axes are right");
 }
 
 void require_dense_labels(const std::string& name, std::span<const int32_t> labels, int64_t known_classes) {

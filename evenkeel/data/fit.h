@@ -20,6 +20,10 @@ struct Dataset;
 // from 0 to about 255. 255 where the range is not known. Throws UsageError when bytes are on no scale that the model knows.
 double byte_divisor(const std::string& name, const std::optional<ValueRange>& trained);
 
+// Whether whole numbers 0..255 in a file whose type does not say it (wide integers, CSV) are pixels to a model trained on `trained`: a model
+// that knows 0..1 may have been trained on images of 0 and 1, and one of another scale on whole numbers of that scale. largest: of the file.
+bool whole_numbers_are_pixels(double largest, const std::optional<ValueRange>& trained);
+
 // Throw UsageError when the values of `name` are grossly out of the range that the model was trained on: a scale of 0..255 where it knows
 // 0..1, or the other way round. Nothing is checked where the range is not known. Values of `shape` (one example's), bytes of images.
 void require_scale(const std::string& name, std::span<const float> values, const Shape& shape,

@@ -34,9 +34,22 @@ TEST(Fit, values_on_another_scale_are_refused_with_both_ranges_and_the_remedy) {
   EXPECT_SAYS(refusal_of({0, 255}, ValueRange{0, 1}), "x.npy: found values from 0 to 255");
   EXPECT_SAYS(refusal_of({0, 255}, ValueRange{0, 1}), "trained on 0 to 1; divide them by 255");
   EXPECT_SAYS(refusal_of({0, 1}, ValueRange{0, 255}), "multiply them by 255");
-  EXPECT_SAYS(refusal_of({0.2f, 1}, ValueRange{0, 16}), "bring them to the scale");
-  EXPECT_SAYS(refusal_of({-127, 128}, ValueRange{-1, 1}), "divide them by 255");
-  EXPECT_SAYS(refusal_of({0, 1.f / 255}, ValueRange{0, 1}), "bring them to the scale");
+}
+
+TEST(Fit, signals_and_other_scales_are_taken_however_large_or_small) {
+  EXPECT_TRUE(fits({-0.57f, 0.65f}, ValueRange{-1.4, 13}));  // a quiet window of a signal with one outlier
+  EXPECT_TRUE(fits({-90, 128}, ValueRange{-1, 1}));
+  EXPECT_TRUE(fits({0.2f, 1}, ValueRange{0, 16}));
+  EXPECT_TRUE(fits({0, 1.f / 255}, ValueRange{0, 1}));
+}
+
+TEST(Fit, whole_numbers_are_pixels_where_the_model_knows_pixels) {
+  EXPECT_TRUE(whole_numbers_are_pixels(1, {}));
+  EXPECT_TRUE(whole_numbers_are_pixels(1, ValueRange{0, 255}));
+  EXPECT_TRUE(whole_numbers_are_pixels(200, ValueRange{0, 1}));
+  EXPECT_FALSE(whole_numbers_are_pixels(1, ValueRange{0, 1}));       // images of 0 and 1
+  EXPECT_FALSE(whole_numbers_are_pixels(16, ValueRange{0, 16}));     // 8x8 digits
+  EXPECT_FALSE(whole_numbers_are_pixels(255, ValueRange{0, 4078}));  // 12 bits, a dark one
 }
 
 TEST(Fit, pictures_that_are_only_bright_or_dark_or_black_are_taken) {
@@ -54,6 +67,8 @@ TEST(Fit, features_of_tables_are_not_compared_unless_they_are_pixels) {
   EXPECT_TRUE(fits({1e6f, 3}, ValueRange{0, 1}, {2}));
   EXPECT_TRUE(fits({0.5f, 255}, ValueRange{0, 1}, {784}));  // no whole numbers
   EXPECT_SAYS(refusal_of({0, 255}, ValueRange{0, 1}, {784}), "divide them by 255");
+  EXPECT_SAYS(refusal_of({0, 0.7f}, ValueRange{0, 255}, {784}), "multiply them by 255");
+  EXPECT_TRUE(fits({0, 1}, ValueRange{0, 255}, {784}));  // whole numbers: a dark one
 }
 
 TEST(Fit, bytes_are_divided_as_the_model_saw_its_pixels) {
@@ -90,13 +105,13 @@ TEST(Fit, a_set_of_bytes_becomes_floats_only_for_a_model_of_such_floats) {
 }
 
 TEST(Fit, channels_last_is_told_from_channels_first) {
-  for (const Shape& shape : {Shape{9, 28, 28, 1}, Shape{9, 32, 30, 3}, Shape{9, 32, 32, 4}}) {
+  for (const Shape& shape : {Shape{9, 28, 28, 1}, Shape{9, 32, 30, 3}, Shape{9, 32, 32, 4}, Shape{9, 2, 2, 1}}) {
     EXPECT_SAYS(message_of<UsageError>([&] { require_channels_first("x", shape); }), "x.transpose(0, 3, 1, 2)");
   }
   // Single channels, feature maps, pictures as small as their channels, signals; and what is no batch of images.
-  for (const Shape& shape :
-       {Shape{9, 1, 28, 28}, Shape{9, 3, 32, 32}, Shape{9, 3, 3, 3}, Shape{9, 64, 4, 4}, Shape{9, 64, 1, 1},
-        Shape{9, 12, 1000, 1}, Shape{9, 28, 28}, Shape{9, 1, 28, 1}, Shape{9, 28, 28, 2}}) {
+  for (const Shape& shape : {Shape{9, 1, 28, 28}, Shape{9, 3, 32, 32}, Shape{9, 3, 3, 3}, Shape{9, 64, 4, 4},
+                             Shape{9, 64, 1, 1}, Shape{9, 12, 1000, 1}, Shape{9, 28, 28}, Shape{9, 1, 28, 1},
+                             Shape{9, 28, 28, 2}, Shape{9, 8, 8, 4}, Shape{9, 32, 64, 1}}) {
     EXPECT_NO_THROW(require_channels_first("x", shape)) << to_string(shape);
   }
 }

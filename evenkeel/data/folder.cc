@@ -134,8 +134,9 @@ Splits load_idx(const std::string& folder, const std::map<std::string, std::stri
   if (known == 0) {
     require_dense_labels(train_labels, splits.train.labels, known_classes);
     const auto most = std::max_element(splits.train.labels.begin(), splits.train.labels.end());
-    class_names = numbered_classes(*most + 1);
-    check_labels(splits.test, *most + 1, test_labels);
+    const auto classes = std::max<int64_t>(*most + 1, known_classes);
+    class_names = numbered_classes(classes);
+    check_labels(splits.test, classes, test_labels);
   }
   if (splits.test.example_shape != splits.train.example_shape ||
       splits.test.values.dtype() != splits.train.values.dtype()) {

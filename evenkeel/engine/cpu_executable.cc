@@ -225,7 +225,7 @@ std::string CpuExecutable::first_nonfinite(const RunArguments& arguments) {
   if (!kernels::all_finite(arguments.x, arguments.n * elements(plan_.graph.find("x")))) return "x (the input)";
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
-    if (value.role == Role::kParameter &&
+    if ((value.role == Role::kParameter || value.role == Role::kBuffer) &&
         !all_finite(raw(static_cast<ValueId>(id)), value.element, element_count(value.shape))) {
       return value.name + (value.role == Role::kParameter ? " (a parameter)" : " (running statistics)");
     }

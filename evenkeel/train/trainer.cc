@@ -71,11 +71,14 @@ void require_sound(const TrainSettings& s) {
   if (!(s.learning_rate > 0) || !std::isfinite(s.learning_rate)) {
     throw UsageError(fmt::format("the learning rate must be positive and finite, found {}", s.learning_rate));
   }
-  const double most_epochs = static_cast<double>(s.epochs);
-  if (!(s.warmup_epochs >= 0 && s.warmup_epochs <= most_epochs) || !(s.step_epochs > 0 && s.step_epochs <= 1e6)) {
-    throw UsageError(fmt::format(
-        "warmup-epochs must be from 0 to the {} epochs of the run and step-epochs positive, found {} and {}", s.epochs,
-        s.warmup_epochs, s.step_epochs));
+  const bool warms = s.schedule != ScheduleKind::kOneCycle;  // which has a rise of its own
+  if (warms && !(s.warmup_epochs >= 0 && s.warmup_epochs <= static_cast<double>(s.epochs))) {
+    throw UsageError(
+        fmt::format("warmup-epochs must be from 0 to the {} epochs of the run, found {}", s.epochs, s.warmup_epochs));
+  }
+  constexpr double kMostEpochs = 1e6;
+  if (s.schedule == ScheduleKind::kStep && !(s.step_epochs > 0 && s.step_epochs <= kMostEpochs)) {
+    throw UsageError(fmt::format("step-epochs must be above 0 and at most {}, found {}", kMostEpochs, s.step_epochs));
   }
   if (!std::isfinite(s.step_factor) || !std::isfinite(s.checkpoint_every_s) || !(s.optimizer.weight_decay >= 0) ||
       !(s.optimizer.eps > 0)) {
@@ -231,11 +234,12 @@ class Run {
         stop_not_finite(result, executable->first_nonfinite(arguments));
         return result;
       }
-      result.train_loss = executable->scalar("loss");
+      if (executable == executable_.get()) result.train_loss = executable->scalar("loss");
     }
     if (!require_finite_state(result)) return result;
     for (data::Dataset* split : {&splits_.test, &splits_.validation}) truncate(*split, settings_.batch_size);
     evaluate_splits(result);
+    require_finite_outputs(result.test_loss, result.validation_loss, result);
     result.peak_memory_bytes = peak_memory_bytes();
     return result;
   }
@@ -328,8 +332,9 @@ class Run {
     schedule.kind = settings_.schedule;
     schedule.learning_rate = settings_.learning_rate;
     schedule.total_steps = scheduled_steps();
-    schedule.warmup_steps = steps(settings_.warmup_epochs);
-    schedule.step_every = std::max<int64_t>(1, steps(settings_.step_epochs));
+    if (settings_.schedule != ScheduleKind::kOneCycle) schedule.warmup_steps = steps(settings_.warmup_epochs);
+    if (settings_.schedule == ScheduleKind::kStep)
+      schedule.step_every = std::max<int64_t>(1, steps(settings_.step_epochs));
     schedule.factor = settings_.step_factor;
     return schedule;
   }
@@ -433,15 +438,27 @@ class Run {
     return false;
   }
 
+  // False, with `result` saying so, when finite weights give outputs that are not.
+  bool require_finite_outputs(std::optional<double> test_loss, std::optional<double> validation_loss,
+                              TrainResult& result) const {
+    if (std::isfinite(test_loss.value_or(0)) && std::isfinite(validation_loss.value_or(0))) return true;
+    result.status = "not finite";
+    result.message = fmt::format(
+        "training stopped after step {} (epoch {}): the weights have grown so large that the loss on the {} set is not "
+        "finite; try a "
+        "smaller --learning-rate or --clip-norm 1",
+        state_.step, state_.epoch, std::isfinite(test_loss.value_or(0)) ? "validation" : "test");
+    return false;
+  }
+
   // False, with `result` saying so, when a weight, a running statistic or an optimizer state has overflowed.
   bool require_finite_state(TrainResult& result) const {
     for (const auto& [name, tensor] : model_.store.tensors()) {
       if (tensor.dtype() != DType::kF32 || kernels::all_finite(tensor.values<float>().data(), tensor.count())) continue;
       result.status = "not finite";
       result.message = fmt::format(
-          "training stopped after step {} (epoch {}): its update made {} overflow; the checkpoint before it is kept; "
-          "try a smaller "
-          "--learning-rate or --clip-norm 1",
+          "training stopped after step {} (epoch {}): its update made {} overflow; try a smaller --learning-rate or "
+          "--clip-norm 1",
           state_.step, state_.epoch, name);
       return false;
     }
@@ -502,7 +519,7 @@ class Run {
       note(fmt::format("warning: {} of the {} batches of epoch {} were refused: not finite", s.refused_batches,
                        s.batches, s.epoch));
     }
-    if (state_.sums.examples > 0) return true;
+    if (state_.sums.examples > 0) return require_finite_outputs(s.test_loss, s.validation_loss, result);
     result.status = "not finite";
     result.message = fmt::format(
         "training stopped after epoch {}: all of its batches were refused because they were not finite; try a "
