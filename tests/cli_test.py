@@ -795,9 +795,9 @@ class CommandLine(unittest.TestCase):
     def test_channels_last_is_refused(self):
         (self.folder / "y.npy").write_bytes(npy((20,), "|u1", bytes(i % 2 for i in range(20))))
         for channels in (1, 3, 4):
-            (self.folder / "x.npy").write_bytes(npy((20, 9, 8, channels), "|u1", bytes(20 * 72 * channels)))
+            (self.folder / "x.npy").write_bytes(npy((20, 14, 12, channels), "|u1", bytes(20 * 168 * channels)))
             self.refuse(2, "data", "info", "x.npy,y.npy", says=("channels last", "x.transpose(0, 3, 1, 2)"))
-        for shape in ((20, 3, 3, 3), (20, 16, 1, 1), (20, 1, 9, 8), (20, 3, 9, 4)):
+        for shape in ((20, 3, 3, 3), (20, 16, 1, 1), (20, 1, 9, 8), (20, 3, 9, 4), (20, 8, 8, 4), (20, 32, 64, 1)):
             (self.folder / "x.npy").write_bytes(npy(shape, "|u1", bytes(shape[0] * shape[1] * shape[2] * shape[3])))
             self.succeed("data", "info", "x.npy,y.npy")
         (self.folder / "one.npy").write_bytes(npy((SIDE, SIDE, 1), "|u1", bytes(64)))
