@@ -17,6 +17,7 @@
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/train/checkpoint.h"
+#include "evenkeel/train/resolve.h"
 #include "evenkeel/train/run_folder.h"
 #include "evenkeel/train/run_log.h"
 #include "evenkeel/version.h"
@@ -36,58 +37,6 @@ void truncate(data::Dataset& dataset, int64_t n) {
   dataset.values = std::move(values);
   dataset.labels.resize(static_cast<size_t>(n));
   dataset.count = n;
-}
-
-ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
-  const Shape& input = splits.train.example_shape;
-  const int64_t classes = splits.train.class_count();
-  ModelSpec spec = find_model(s.model, input, classes);
-  if (spec.input != input) {
-    throw UsageError("model '" + s.model + "' is made for inputs of " + to_string(spec.input) + ", but data '" +
-                     s.data + "' has " + to_string(input));
-  }
-  if (spec.classes < classes) {
-    throw UsageError("model '" + s.model + "' has " + std::to_string(spec.classes) + " classes, but data '" + s.data +
-                     "' has " + std::to_string(classes));
-  }
-  if (s.norm) spec.norm = *s.norm;
-  if (s.placement) spec.placement = *s.placement;
-  if (s.activation) spec.activation = *s.activation;
-  if (s.init) spec.init = *s.init;
-  if (s.init_sigma) spec.init_sigma = *s.init_sigma;
-  if (s.zero_gamma) spec.zero_gamma = *s.zero_gamma;
-  if (s.label_smoothing) spec.label_smoothing = *s.label_smoothing;
-  if (s.loss) spec.loss = *s.loss;
-  if (s.eps) spec.norm_options.eps = *s.eps;
-  if (s.new_batch_weight) spec.norm_options.new_batch_weight = *s.new_batch_weight;
-  if (s.biased) spec.norm_options.biased = *s.biased;
-  if (s.bias_corrected) spec.norm_options.bias_corrected = *s.bias_corrected;
-  return spec;
-}
-
-void require_sound(const TrainSettings& s) {
-  if (s.epochs < 1) throw UsageError("the number of epochs must be at least 1, found " + std::to_string(s.epochs));
-  if (s.batch_size < 1) throw UsageError("the batch size must be at least 1, found " + std::to_string(s.batch_size));
-  if (!(s.learning_rate > 0) || !std::isfinite(s.learning_rate)) {
-    throw UsageError(fmt::format("the learning rate must be positive and finite, found {}", s.learning_rate));
-  }
-  const bool warms = s.schedule != ScheduleKind::kOneCycle;  // which has a rise of its own
-  if (warms && !(s.warmup_epochs >= 0 && s.warmup_epochs <= static_cast<double>(s.epochs))) {
-    throw UsageError(
-        fmt::format("warmup-epochs must be from 0 to the {} epochs of the run, found {}", s.epochs, s.warmup_epochs));
-  }
-  constexpr double kMostEpochs = 1e6;
-  if (s.schedule == ScheduleKind::kStep && !(s.step_epochs > 0 && s.step_epochs <= kMostEpochs)) {
-    throw UsageError(fmt::format("step-epochs must be above 0 and at most {}, found {}", kMostEpochs, s.step_epochs));
-  }
-  if (!std::isfinite(s.step_factor) || !std::isfinite(s.checkpoint_every_s) || !(s.optimizer.weight_decay >= 0) ||
-      !(s.optimizer.eps > 0)) {
-    throw UsageError(
-        "step-factor and checkpoint-every must be finite, weight-decay at least 0 and the optimizer's eps positive");
-  }
-  if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
-    throw UsageError("max-steps, overfit and threads must not be negative");
-  }
 }
 
 // One training run from its data to its model.
