@@ -51,7 +51,7 @@ class TrainerTest : public testing::Test {
       }
     }
     if (outlier != 0) {
-      for (const size_t i : {20, 90, 150}) x[i * 36] = outlier;
+      for (const size_t i : {size_t{20}, size_t{90}, size_t{150}}) x[i * 36] = outlier;
     }
     write_npy(folder_ / "x.npy", "<f4", std::to_string(kCount) + ", 1, 6, 6", x.data(), x.size() * sizeof(float));
     write_npy(folder_ / "y.npy", "<i8", std::to_string(kCount) + ",", y.data(), y.size() * sizeof(int64_t));
