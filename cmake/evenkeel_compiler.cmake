@@ -24,6 +24,11 @@ function(evenkeel_compile_options target)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(${target} PRIVATE -Wno-restrict)
   endif()
+  # Highway's vectors on 64-bit Arm are for NEON with AES. Constructors that g++ makes by itself get the file's instruction set, not
+  # that of the pragma around the class, and then cannot inline those of the vectors. AES is not used: no processor is shut out.
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64")
+    target_compile_options(${target} PRIVATE -march=armv8-a+crypto)
+  endif()
   if(EVENKEEL_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

@@ -20,13 +20,19 @@ function(evenkeel_link_header_libraries target)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
 endfunction()
 
-# What the library is linked with. None of it shows in a public header; evenkeel-config.cmake and evenkeel.pc repeat the list.
-function(evenkeel_link_dependencies target)
+# What core and kernels need.
+function(evenkeel_link_kernel_dependencies target)
   # OpenMP stands first: under clang its runtime then also answers oneDNN's calls, and the process has a single team.
   if(EVENKEEL_THREADS STREQUAL "openmp")
     target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
   endif()
+  target_link_libraries(${target} PRIVATE hwy::hwy Threads::Threads)
+endfunction()
+
+# What the library is linked with. None of it shows in a public header; evenkeel-config.cmake and evenkeel.pc repeat the list.
+function(evenkeel_link_dependencies target)
+  evenkeel_link_kernel_dependencies(${target})
   target_link_libraries(${target} PRIVATE
-    DNNL::dnnl hwy::hwy fmt::fmt tomlplusplus::tomlplusplus ZLIB::ZLIB PNG::PNG Threads::Threads)
+    DNNL::dnnl fmt::fmt tomlplusplus::tomlplusplus ZLIB::ZLIB PNG::PNG Threads::Threads)
   evenkeel_link_header_libraries(${target})
 endfunction()

@@ -3,8 +3,11 @@
 
 include(CMakePackageConfigHelpers)
 
-# Public headers are those directly in evenkeel/; the folders below are the inside.
+# Public headers are those directly in evenkeel/, and the C headers beside it; the folders below are the inside.
 file(GLOB public_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/evenkeel/*.h")
+set(norm_headers ${public_headers})
+list(FILTER norm_headers INCLUDE REGEX "/evenkeel/(norm|export|version)\\.h$")
+list(REMOVE_ITEM public_headers ${norm_headers})
 install(FILES ${public_headers} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/evenkeel")
 
 install(TARGETS evenkeel_lib EXPORT evenkeel_targets
@@ -50,3 +53,19 @@ if(TARGET evenkeel AND NOT CMAKE_CROSSCOMPILING AND NOT EVENKEEL_SANITIZE AND NO
   evenkeel_generate(completion-zsh evenkeel.zsh "${CMAKE_INSTALL_DATADIR}/zsh/site-functions" _evenkeel)
   evenkeel_generate(completion-fish evenkeel.fish "${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d" evenkeel.fish)
 endif()
+
+# The kernel API, also by itself: cmake --install BUILD --component evenkeel_norm. It brings its dependencies itself, so that
+# the file of its targets is a whole package.
+install(FILES evenkeel_norm.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" COMPONENT evenkeel_norm)
+install(FILES ${norm_headers} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/evenkeel" COMPONENT evenkeel_norm)
+install(TARGETS evenkeel_norm EXPORT evenkeel_norm_targets
+        LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT evenkeel_norm NAMELINK_COMPONENT evenkeel_norm)
+set(norm_package_folder "${CMAKE_INSTALL_LIBDIR}/cmake/evenkeel_norm")
+install(EXPORT evenkeel_norm_targets FILE evenkeel_norm-config.cmake NAMESPACE evenkeel::
+        DESTINATION "${norm_package_folder}" COMPONENT evenkeel_norm)
+write_basic_package_version_file("${PROJECT_BINARY_DIR}/evenkeel_norm-config-version.cmake" COMPATIBILITY SameMinorVersion)
+install(FILES "${PROJECT_BINARY_DIR}/evenkeel_norm-config-version.cmake"
+        DESTINATION "${norm_package_folder}" COMPONENT evenkeel_norm)
+configure_file(cmake/evenkeel_norm.pc.in "${PROJECT_BINARY_DIR}/evenkeel_norm.pc" @ONLY)
+install(FILES "${PROJECT_BINARY_DIR}/evenkeel_norm.pc"
+        DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig" COMPONENT evenkeel_norm)

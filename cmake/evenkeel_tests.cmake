@@ -46,7 +46,7 @@ endif()
 # --- the command line: tests/*_test.sh and tests/*_test.py, given the program's path; exit 77 is "skipped" --------------
 if(EVENKEEL_TESTS AND TARGET evenkeel)
   file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" tests/*_test.sh tests/*_test.py)
-  list(REMOVE_ITEM scripts tests/install_test.sh)
+  list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py)
   foreach(script IN LISTS scripts)
     get_filename_component(name ${script} NAME_WE)
     if(script MATCHES "\\.py$")
@@ -64,6 +64,22 @@ if(EVENKEEL_TESTS AND NOT EVENKEEL_SANITIZE)
   add_test(NAME install_test COMMAND bash tests/install_test.sh "${PROJECT_BINARY_DIR}" "${CMAKE_CXX_COMPILER}"
            WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(install_test PROPERTIES LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 300)
+endif()
+
+# --- the kernel API by itself: examples/, the programs of docs/kernel_api.md, what is installed of it ----------------------
+if(EVENKEEL_TESTS AND NOT EVENKEEL_SANITIZE)
+  set(norm_library "$<TARGET_FILE_DIR:evenkeel_norm>/$<TARGET_LINKER_FILE_NAME:evenkeel_norm>")
+  add_test(NAME examples_c COMMAND python3 tests/examples_test.py c "${norm_library}" "${CMAKE_CXX_COMPILER}"
+           WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  add_test(NAME examples_python COMMAND python3 tests/examples_test.py python "${norm_library}"
+           WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  add_test(NAME examples_guide COMMAND python3 tests/examples_test.py guide "${norm_library}" "${CMAKE_CXX_COMPILER}"
+           WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  add_test(NAME examples_install
+           COMMAND python3 tests/examples_test.py install "${norm_library}" "${CMAKE_CXX_COMPILER}" "${PROJECT_BINARY_DIR}"
+           WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(examples_c examples_python examples_guide examples_install PROPERTIES
+    ENVIRONMENT OMP_WAIT_POLICY=passive LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 300)
 endif()
 
 # --- fuzz/fuzz_NAME.cc, corpus in fuzz/corpus/NAME -------------------------------------------------------------------

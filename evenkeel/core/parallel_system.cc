@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <vector>
 
@@ -26,12 +27,12 @@ int cgroup_cores() {
   return static_cast<int>(std::max<long long>(1, (quota + period - 1) / period));
 }
 
-std::vector<int> cores_of_affinity_mask() {
-  std::vector<int> cores;
+std::vector<size_t> cores_of_affinity_mask() {
+  std::vector<size_t> cores;
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
+  for (size_t core = 0; core < CPU_SETSIZE; ++core) {
     if (CPU_ISSET(core, &set)) cores.push_back(core);
   }
   return cores;
@@ -51,7 +52,7 @@ int available_cores() {
 
 void pin_threads(int threads) {
   available_cores();  // before the mask is narrowed
-  const std::vector<int> cores = cores_of_affinity_mask();
+  const std::vector<size_t> cores = cores_of_affinity_mask();
   if (threads < 1 || static_cast<int>(cores.size()) < threads) return;
   // As many indices as threads, taken one each: whichever thread takes an index pins itself to that thread's core.
   parallel_for(threads, threads, [&](int64_t, int thread) {
@@ -68,6 +69,17 @@ FlushDenormals::FlushDenormals() : saved_(_mm_getcsr()) {
   _mm_setcsr(saved_ | kFlushToZero | kDenormalsAreZero);
 }
 FlushDenormals::~FlushDenormals() { _mm_setcsr(saved_); }
+#elif defined(__aarch64__)
+// The upper half of FPCR is reserved. One bit does both, for operands and for results of float and double. "memory" keeps loads
+// and stores on their side of the switch.
+FlushDenormals::FlushDenormals() {
+  uint64_t control = 0;
+  asm volatile("mrs %0, fpcr" : "=r"(control));
+  saved_ = static_cast<uint32_t>(control);
+  constexpr uint64_t kFlushToZero = 1u << 24;
+  asm volatile("msr fpcr, %0" : : "r"(control | kFlushToZero) : "memory");
+}
+FlushDenormals::~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(uint64_t{saved_}) : "memory"); }
 #else
 FlushDenormals::FlushDenormals() : saved_(0) {}
 FlushDenormals::~FlushDenormals() { (void)saved_; }

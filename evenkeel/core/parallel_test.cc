@@ -58,20 +58,32 @@ bool denormals_survive() {
   return product != 0.0f;
 }
 
+// As an operand: the product itself is far from being a denormal.
+bool denormals_count() {
+  volatile float denormal = std::numeric_limits<float>::denorm_min();
+  volatile float large = 0x1p100f;
+  volatile float product = denormal * large;
+  return product != 0.0f;
+}
+
 TEST(ParallelFor, flushes_denormals_inside_and_leaves_them_alone_outside) {
 #if defined(__x86_64__) || defined(__aarch64__)
   ASSERT_TRUE(denormals_survive());
+  ASSERT_TRUE(denormals_count());
   for (const int threads : {1, 2}) {
     std::atomic<int> survivors = 0;
-    parallel_for(8, threads, [&](int64_t, int) { survivors += denormals_survive(); });
+    parallel_for(8, threads, [&](int64_t, int) { survivors += denormals_survive() + denormals_count(); });
     EXPECT_EQ(survivors, 0);
     EXPECT_TRUE(denormals_survive());
+    EXPECT_TRUE(denormals_count());
   }
   {
     const FlushDenormals flush;
     EXPECT_FALSE(denormals_survive());
+    EXPECT_FALSE(denormals_count());
   }
   EXPECT_TRUE(denormals_survive());
+  EXPECT_TRUE(denormals_count());
 #endif
 }
 

@@ -1,11 +1,15 @@
-// Shared by the passes of the norm: the affine parameters in fp32, z rebuilt by one arithmetic, and the tree of partial
-// sums.
+// Shared by the passes of the norm: vectors of any element type, the affine parameters, activations, and what one vector
+// of the forward and of the backward pass is.
 #if defined(EVENKEEL_KERNELS_NORM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_NORM_INL_H_
 #undef EVENKEEL_KERNELS_NORM_INL_H_
 #else
 #define EVENKEEL_KERNELS_NORM_INL_H_
 #endif
+
+#include <cmath>
+#include <numbers>
+#include <type_traits>
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/kernels/activation-inl.h"
@@ -16,113 +20,420 @@ namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Channels that a pass takes at once: their parameters and sums lie on the stack and in the L1 and L2 caches. Wider
-// rows are read in strips of 2 KiB, which the prefetchers still follow.
-inline constexpr int64_t kTile = 512;
-// Narrow rows are folded: several rows are seen as one of up to this many columns, so that vectors are full and sums of
-// neighbouring rows do not wait for each other.
-inline constexpr int64_t kFoldColumns = 128;
-// Values that a float lane sums before it is flushed to double: 16 roundings of 2^-25 on average each, which do not add
-// up over the flushes, keep sums within 1e-7.
-inline constexpr int64_t kFlushRows = 16;
+// ---- vectors of elements ------------------------------------------------------------------------
 
-// Rows seen as one: a function of shape only.
-HWY_INLINE int64_t fold_of(int64_t rows, int64_t channels) {
-  const int64_t fold = kFoldColumns / channels;
-  return fold < 1 ? 1 : (fold > rows ? rows : fold);
+// What an element is computed in.
+template <class T>
+using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
+template <class R>
+using TagOf = hn::ScalableTag<R>;
+template <class R>
+using VecOf = hn::Vec<TagOf<R>>;
+template <class R>
+inline constexpr int64_t kLanesOf = static_cast<int64_t>(HWY_LANES(R));
+// Vectors that make kPositionLanes lanes.
+template <class R>
+inline constexpr int kPartsOf = static_cast<int>(kPositionLanes / kLanesOf<R>);
+
+template <class R>
+HWY_INLINE VecOf<R> all(R value) {
+  return hn::Set(TagOf<R>(), value);
 }
+
+HWY_INLINE FVec widen(const Bf16* HWY_RESTRICT p) {
+  const hn::Rebind<uint16_t, F> d16;
+  const hn::Rebind<uint32_t, F> d32;
+  const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(F(), hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
+}
+HWY_INLINE FVec widen(const F16* HWY_RESTRICT p) {
+#if HWY_TARGET <= HWY_AVX2
+  const hn::Rebind<hwy::float16_t, F> d16;
+  return hn::PromoteTo(F(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+#else
+  // Without F16C Highway's conversion makes numbers of infinity and NaN. Denormals are converted as integers: arithmetic
+  // flushes those of fp32.
+  const F f;
+  const hn::Rebind<uint16_t, F> d16;
+  const hn::Rebind<uint32_t, F> d32;
+  const hn::Rebind<int32_t, F> i32;
+  const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
+  const auto magnitude = hn::And(bits, hn::Set(d32, 0x7fffu));
+  const auto bias = hn::Set(d32, 112u << 23);
+  const auto normal = hn::Add(hn::ShiftLeft<13>(magnitude), bias);
+  const auto signed_magnitude = hn::BitCast(i32, magnitude);
+  const auto special = hn::BitCast(d32, hn::VecFromMask(i32, hn::Gt(signed_magnitude, hn::Set(i32, 0x7bff))));
+  const auto number = hn::BitCast(f, hn::Add(normal, hn::And(special, bias)));
+  const auto small = hn::Mul(hn::ConvertTo(f, signed_magnitude), hn::Set(f, 0x1p-24f));
+  const auto is_small = hn::RebindMask(f, hn::Lt(signed_magnitude, hn::Set(i32, 0x400)));
+  const auto sign = hn::BitCast(f, hn::ShiftLeft<16>(hn::Xor(bits, magnitude)));
+  return hn::Or(hn::IfThenElse(is_small, small, number), sign);
+#endif
+}
+
+// To nearest, ties to even. A NaN stays one: it is made quiet, and its payload may be cut.
+HWY_INLINE void narrow(FVec v, Bf16* HWY_RESTRICT p) {
+  const hn::Rebind<uint32_t, F> d32;
+  const hn::Rebind<int32_t, F> i32;
+  const hn::Rebind<uint16_t, F> d16;
+  const auto bits = hn::BitCast(d32, v);
+  const auto upper = hn::ShiftRight<16>(bits);
+  const auto odd = hn::And(upper, hn::Set(d32, 1u));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd));
+  const auto number = hn::RebindMask(d32, hn::Eq(v, v));
+  const auto chosen = hn::IfThenElse(number, rounded, hn::Or(upper, hn::Set(d32, 0x40u)));
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(i32, chosen)), d16, reinterpret_cast<uint16_t*>(p));
+}
+HWY_INLINE void narrow(FVec v, F16* HWY_RESTRICT p) {
+#if HWY_TARGET <= HWY_AVX2
+  const hn::Rebind<hwy::float16_t, F> d16;
+  hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t*>(p));
+#else
+  // Without F16C Highway's conversion does not round to even: lane by lane, by adding a number whose last place is fp16's.
+  HWY_ALIGN float lanes[kLanes];
+  hn::Store(v, F(), lanes);
+  for (int64_t i = 0; i < kLanes; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &lanes[i], sizeof(bits));
+    const uint32_t sign = bits >> 16 & 0x8000u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    uint32_t half;
+    if (magnitude > 0x7f800000u) {
+      half = 0x7e00u | (magnitude >> 13 & 0x1ffu);
+    } else if (magnitude >= 0x477ff000u) {  // 65520 and above round to infinity
+      half = 0x7c00u;
+    } else if (magnitude >= 0x38800000u) {  // normal
+      half = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    } else if (magnitude < 0x33000000u) {  // below half of the smallest
+      half = 0;
+    } else {
+      const uint32_t shift = 126u - (magnitude >> 23);  // the significand ends up in units of 2^-24
+      const uint32_t significand = (magnitude & 0x7fffffu) | 0x800000u;
+      const uint32_t kept = significand >> shift;
+      const uint32_t lost = significand << (32 - shift);
+      half = kept + (lost > 0x80000000u || (lost == 0x80000000u && (kept & 1u)) ? 1 : 0);
+    }
+    p[i].bits = static_cast<uint16_t>(sign | half);
+  }
+#endif
+}
+
+HWY_INLINE DVec load_tail(const double* HWY_RESTRICT p, int64_t n) {
+  HWY_ALIGN double lanes[kLanesOf<double>] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(double));
+  return hn::Load(D(), lanes);
+}
+
+// kTail: the first n < lanes elements, the other lanes 0; no byte behind them is touched.
+template <bool kTail, class T>
+HWY_INLINE VecOf<Real<T>> get(const T* HWY_RESTRICT p, int64_t n) {
+  if constexpr (sizeof(T) == 2) {
+    if constexpr (kTail) {
+      T lanes[kLanes] = {};
+      std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(T));
+      return widen(lanes);
+    }
+    return widen(p);
+  } else {
+    if constexpr (kTail) return load_tail(p, n);
+    return hn::LoadU(TagOf<T>(), p);
+  }
+}
+
+template <bool kTail, class T>
+HWY_INLINE void put(VecOf<Real<T>> v, T* HWY_RESTRICT p, int64_t n) {
+  if constexpr (sizeof(T) == 2) {
+    if constexpr (kTail) {
+      T lanes[kLanes];
+      narrow(v, lanes);
+      std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(T));
+    } else {
+      narrow(v, p);
+    }
+  } else if constexpr (!kTail) {
+    hn::StoreU(v, TagOf<T>(), p);
+  } else if constexpr (std::is_same_v<T, float>) {
+    store_tail(v, p, n);
+  } else {
+    HWY_ALIGN T lanes[kLanesOf<T>];
+    hn::Store(v, TagOf<T>(), lanes);
+    std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(T));
+  }
+}
+
+// A store around the caches: p is aligned to the vector. 16-bit elements have no such store of their own in Highway and take the plain one.
+template <class T>
+HWY_INLINE void put_streaming(VecOf<Real<T>> v, T* HWY_RESTRICT p) {
+  if constexpr (sizeof(T) == 2) {
+    narrow(v, p);
+  } else {
+    hn::Stream(v, TagOf<T>(), p);
+  }
+}
+
+template <class V>
+HWY_INLINE V first_lanes(V v, int64_t n) {
+  const hn::DFromV<V> d;
+  return hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(n)), v);
+}
+
+// As rectify() and relu_gate() of simd-inl.h, for doubles too.
+template <class R>
+HWY_INLINE VecOf<R> rectified(VecOf<R> v) {
+  const VecOf<R> zero = hn::Zero(TagOf<R>());
+#if HWY_TARGET <= HWY_SSSE3
+  return hn::Max(zero, v);
+#else
+  return hn::IfThenElse(hn::Lt(v, zero), zero, v);
+#endif
+}
+// 1 where z > 0, 0 where z <= 0, NaN where z is NaN. By arithmetic on x86: denormals are zero inside parallel_for, so
+// that one scaling lifts every positive number above 1. A comparison into an AVX-512 mask register was measured to cost
+// twice the whole loop.
+template <class R>
+HWY_INLINE VecOf<R> gate_of(VecOf<R> z) {
+  const TagOf<R> d;
+  const VecOf<R> one = all<R>(1);
+#if HWY_TARGET <= HWY_SSSE3
+  const VecOf<R> large = all<R>(sizeof(R) == 4 ? static_cast<R>(0x1p127) : static_cast<R>(0x1p1023));
+  return hn::Min(one, hn::Max(hn::Zero(d), hn::Mul(z, large)));
+#else
+  const VecOf<R> step = hn::IfThenElseZero(hn::Gt(z, hn::Zero(d)), one);
+  return hn::IfThenElse(hn::Eq(z, z), step, z);
+#endif
+}
+
+// ---- activations --------------------------------------------------------------------------------
+
+// The classes that loops are compiled for; the last asks for the activation at each vector.
+enum class Act { kIdentity, kRelu, kLeakyRelu, kAny };
+
+HWY_INLINE double smooth(double z, const Activation& activation) {
+  const auto logistic_of = [](double v) { return 1 / (1 + std::exp(-v)); };
+  switch (activation.kind) {
+    case ActivationKind::kSigmoid:
+      return logistic_of(z);
+    case ActivationKind::kTanh:
+      return std::tanh(z);
+    case ActivationKind::kGelu:
+      return z * 0.5 * std::erfc(-z / std::numbers::sqrt2);
+    case ActivationKind::kGeluTanh:
+      return z * logistic_of(2 * std::sqrt(2 / std::numbers::pi) * (z + 0.044715 * z * z * z));
+    case ActivationKind::kSilu:
+      return z * logistic_of(z);
+    default:
+      return z;
+  }
+}
+HWY_INLINE double smooth_derivative(double z, const Activation& activation) {
+  const auto logistic_of = [](double v) { return 1 / (1 + std::exp(-v)); };
+  switch (activation.kind) {
+    case ActivationKind::kSigmoid:
+      return logistic_of(z) * logistic_of(-z);
+    case ActivationKind::kTanh:
+      return 4 * logistic_of(2 * z) * logistic_of(-2 * z);
+    case ActivationKind::kGelu:
+      return 0.5 * std::erfc(-z / std::numbers::sqrt2) + z * std::exp(-z * z / 2) / std::sqrt(2 * std::numbers::pi);
+    case ActivationKind::kGeluTanh: {
+      const double slope = 2 * std::sqrt(2 / std::numbers::pi);
+      const double v = slope * (z + 0.044715 * z * z * z);
+      return logistic_of(v) + z * slope * (1 + 3 * 0.044715 * z * z) * logistic_of(v) * logistic_of(-v);
+    }
+    case ActivationKind::kSilu:
+      return logistic_of(z) + z * logistic_of(z) * logistic_of(-z);
+    default:
+      return 1;
+  }
+}
+
+// Not inlined: they cost ten times the call. fp64 takes the C library's functions, number by number.
+HWY_MAYBE_UNUSED HWY_NOINLINE DVec apply_activation(hn::VecArg<DVec> z, Activation activation) {
+  HWY_ALIGN double lanes[kLanesOf<double>];
+  hn::Store(z, D(), lanes);
+  for (double& lane : lanes) lane = smooth(lane, activation);
+  return hn::Load(D(), lanes);
+}
+HWY_MAYBE_UNUSED HWY_NOINLINE DVec activation_derivative(hn::VecArg<DVec> z, Activation activation) {
+  HWY_ALIGN double lanes[kLanesOf<double>];
+  hn::Store(z, D(), lanes);
+  for (double& lane : lanes) lane = smooth_derivative(lane, activation);
+  return hn::Load(D(), lanes);
+}
+
+// max(z, 0) + slope * min(z, 0): one of the two is 0.
+template <class R>
+HWY_INLINE VecOf<R> leaky(VecOf<R> z, R slope) {
+  const VecOf<R> zero = hn::Zero(TagOf<R>());
+#if HWY_TARGET <= HWY_SSSE3
+  const VecOf<R> negative = hn::Min(zero, z);  // a NaN stays, as in rectified()
+#else
+  const VecOf<R> negative = hn::IfThenElse(hn::Gt(z, zero), zero, z);
+#endif
+  return hn::MulAdd(all<R>(slope), negative, rectified<R>(z));
+}
+// 1 or the slope: gate + slope * (1 - gate), both exact.
+template <class R>
+HWY_INLINE VecOf<R> leaky_gate(VecOf<R> gate, R slope) {
+  return hn::MulAdd(all<R>(slope), hn::Sub(all<R>(1), gate), gate);
+}
+
+template <Act kAct, class R>
+HWY_INLINE VecOf<R> activated(VecOf<R> z, const Activation& activation) {
+  if constexpr (kAct == Act::kIdentity) return z;
+  if constexpr (kAct == Act::kRelu) return rectified<R>(z);
+  if constexpr (kAct == Act::kLeakyRelu) return leaky<R>(z, static_cast<R>(activation.slope));
+  switch (activation.kind) {
+    case ActivationKind::kIdentity:
+      return z;
+    case ActivationKind::kRelu:
+      return rectified<R>(z);
+    case ActivationKind::kLeakyRelu:
+      return leaky<R>(z, static_cast<R>(activation.slope));
+    default:
+      return apply_activation(z, activation);
+  }
+}
+
+// g = dy * act'(z), from z or from the gate that stands for its sign.
+template <Act kAct, class R>
+HWY_INLINE VecOf<R> from_gate(VecOf<R> dy, VecOf<R> gate, const Activation& activation) {
+  if (kAct == Act::kRelu || (kAct == Act::kAny && activation.kind == ActivationKind::kRelu)) return hn::Mul(dy, gate);
+  return hn::Mul(dy, leaky_gate<R>(gate, static_cast<R>(activation.slope)));
+}
+template <Act kAct, class R>
+HWY_INLINE VecOf<R> gated(VecOf<R> dy, VecOf<R> z, const Activation& activation) {
+  if constexpr (kAct == Act::kIdentity) return dy;
+  if constexpr (kAct == Act::kRelu || kAct == Act::kLeakyRelu) {
+    return from_gate<kAct, R>(dy, gate_of<R>(z), activation);
+  }
+  switch (activation.kind) {
+    case ActivationKind::kIdentity:
+      return dy;
+    case ActivationKind::kRelu:
+    case ActivationKind::kLeakyRelu:
+      return from_gate<kAct, R>(dy, gate_of<R>(z), activation);
+    default:
+      return hn::Mul(dy, activation_derivative(z, activation));
+  }
+}
+
+// ---- bit masks ----------------------------------------------------------------------------------
+
+// Bits [bit, bit + lanes) as 1 and 0. Reads only bytes that hold one of the first n.
+template <class R>
+HWY_INLINE VecOf<R> gate_from_bits(const uint8_t* HWY_RESTRICT mask, int64_t bit, int64_t n) {
+  const TagOf<R> d;
+  const int64_t shift = bit & 7;
+  uint64_t word = 0;
+  std::memcpy(&word, mask + (bit >> 3), static_cast<size_t>((shift + n + 7) >> 3));
+  word >>= shift;
+  uint8_t bytes[8];
+  std::memcpy(bytes, &word, sizeof(word));
+  return hn::IfThenElseZero(hn::LoadMaskBits(d, bytes), all<R>(1));
+}
+// Sets the bits of the lanes i < n where z > 0. The bits were 0.
+template <class R>
+HWY_INLINE void set_bits(VecOf<R> z, uint8_t* HWY_RESTRICT mask, int64_t bit, int64_t n) {
+  const TagOf<R> d;
+  uint8_t bytes[8] = {};
+  hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), bytes);
+  uint64_t word;
+  std::memcpy(&word, bytes, sizeof(word));
+  word &= (uint64_t{1} << n) - 1;
+  word <<= bit & 7;
+  uint8_t* to = mask + (bit >> 3);
+  for (; word != 0; word >>= 8, ++to) *to = static_cast<uint8_t>(*to | (word & 0xff));
+}
+
+// ---- parameters ---------------------------------------------------------------------------------
 
 // z = gamma * (x - mean) * rstd + beta = (x - mean_hi) * scale + shift, where mean = mean_hi + mean_lo:
 // scale = gamma * rstd, shift = beta - mean_lo * scale (eq. 6). x - mean_hi is exact or rounds by half an ulp of
 // itself, whatever the size of the mean; a form x * a + b would cancel.
+//
+// Taken back from y: x - mean = (act^-1(y) - beta) / scale. Then mean_hi holds beta, scale 1 / scale.
+template <class R>
 struct ChannelAffine {
-  float mean_hi, scale, shift;
+  R mean_hi, scale, shift;
   double mean_lo;
 };
-HWY_INLINE ChannelAffine affine_of(const NormAffine& affine, int64_t channel) {
+template <class R>
+HWY_INLINE ChannelAffine<R> affine_of(const NormAffine& affine, int64_t channel, bool from_output = false) {
   const NormScale s = affine.scale[channel];
-  const double gamma = affine.gamma ? static_cast<double>(affine.gamma[channel]) : 1.0;
-  const double beta = affine.beta ? static_cast<double>(affine.beta[channel]) : 0.0;
-  const float mean_hi = static_cast<float>(s.mean);
-  const double mean_lo = s.mean - static_cast<double>(mean_hi);
+  const double gamma = affine.gamma.at(channel, 1);
+  const double beta = affine.beta.at(channel, 0);
   const double scale = gamma * s.rstd;
-  return {mean_hi, static_cast<float>(scale), static_cast<float>(beta - mean_lo * scale), mean_lo};
+  if (from_output) return {static_cast<R>(beta), static_cast<R>(1 / scale), 0, 0};
+  const R mean_hi = static_cast<R>(s.mean);
+  const double mean_lo = s.mean - static_cast<double>(mean_hi);
+  return {mean_hi, static_cast<R>(scale), static_cast<R>(beta - mean_lo * scale), mean_lo};
 }
 
-// The parameters of a tile of columns: channels, repeated `fold` times.
-struct TileAffine {
-  HWY_ALIGN float mean_hi[kTile + kVirtualLanes];
-  HWY_ALIGN float scale[kTile + kVirtualLanes];
-  HWY_ALIGN float shift[kTile + kVirtualLanes];
-  HWY_ALIGN double mean_lo[kTile];  // of the first fold only
+// What the gradient knows about z, beside x.
+enum class Gate { kInput, kResidual, kMask, kOutput };
 
-  void set(const NormAffine& affine, int64_t first, int64_t width, int64_t fold) {
-    for (int64_t i = 0; i < width; ++i) {
-      const ChannelAffine a = affine_of(affine, first + i);
-      mean_hi[i] = a.mean_hi;
-      scale[i] = a.scale;
-      shift[i] = a.shift;
-      mean_lo[i] = a.mean_lo;
-    }
-    for (int64_t i = width; i < width * fold; ++i) {
-      mean_hi[i] = mean_hi[i - width];
-      scale[i] = scale[i - width];
-      shift[i] = shift[i - width];
-    }
-    const int64_t columns = width * fold;  // lanes behind the last column are computed and dropped: defined values
-    for (int64_t i = columns; i < columns + kVirtualLanes; ++i) mean_hi[i] = scale[i] = shift[i] = 0;
+// ---- the arrays of a pass -----------------------------------------------------------------------
+
+// Where one example's data begin, as seen by a pass.
+template <class T>
+struct Arrays {
+  const T* x = nullptr;
+  const T* dy = nullptr;
+  const T* residual = nullptr;
+  T* out = nullptr;
+  T* dresidual = nullptr;
+  const uint8_t* gate_mask = nullptr;
+  uint8_t* out_mask = nullptr;
+
+  Arrays(const NormJob& job, int64_t example) {
+    const auto in = [&](const NormInput& a) {
+      return a.data ? static_cast<const T*>(a.data) + example * a.example_stride : nullptr;
+    };
+    const auto to = [&](const NormOutput& a) {
+      return a.data ? static_cast<T*>(a.data) + example * a.example_stride : nullptr;
+    };
+    x = in(job.x);
+    dy = in(job.dy);
+    residual = in(job.residual);
+    out = to(job.out);
+    dresidual = to(job.dresidual);
+    const int64_t bytes = job.gate_mask || job.out_mask ? mask_stride(job.shape) : 0;
+    if (job.gate_mask) gate_mask = job.gate_mask + example * bytes;
+    if (job.out_mask) out_mask = job.out_mask + example * bytes;
   }
 };
 
-// The activation classes that loops are compiled for; the third asks apply_activation() for each vector.
-enum class Act { kIdentity, kRelu, kOther };
+// d = x - mean and g = dy * act'(z) of the vector at element `at` of an example: one arithmetic for the sums and for dx.
+// Lanes behind a tail have g = 0.
+template <class T, Act kAct, Gate kGate>
+struct Back {
+  using R = Real<T>;
+  using V = VecOf<R>;
+  V d, g;
 
-HWY_INLINE Act act_class(const Activation& activation) {
-  if (activation.kind == ActivationKind::kIdentity) return Act::kIdentity;
-  return activation.kind == ActivationKind::kRelu ? Act::kRelu : Act::kOther;
-}
-
-// z from d = x - mean_hi. Forward and backward both call this one: their gates agree to the bit.
-template <bool kResidual, bool kTail>
-HWY_INLINE FVec rebuild_z(FVec d, FVec scale, FVec shift, const float* HWY_RESTRICT residual, int64_t n) {
-  FVec z = hn::MulAdd(d, scale, shift);
-  if constexpr (kResidual) z = hn::Add(z, load<kTail>(residual, n));
-  return z;
-}
-
-template <Act kAct>
-HWY_INLINE FVec activated(FVec z, const Activation& activation) {
-  if constexpr (kAct == Act::kIdentity) return z;
-  if constexpr (kAct == Act::kRelu) return rectify(z);
-  return apply_activation(z, activation);
-}
-
-// g = dy * act'(z).
-template <Act kAct>
-HWY_INLINE FVec gated(FVec dy, FVec z, const Activation& activation) {
-  if constexpr (kAct == Act::kIdentity) return dy;
-  if constexpr (kAct == Act::kRelu) return hn::Mul(dy, relu_gate(z));
-  return hn::Mul(dy, activation_derivative(z, activation));
-}
-
-// Splits an element-wise pass over the threads: rows(begin, end) of channels-last data, planes(begin, end) of channels-first. Any split gives
-// the same bits.
-template <class Rows, class Planes>
-void for_shares(const NormJob& job, Rows&& rows, Planes&& planes) {
-  const bool last = job.shape.layout == NormLayout::kChannelsLast;
-  const int64_t units = job.shape.n * (last ? job.shape.s : job.shape.c);
-  const int64_t shares = job.threads;
-  parallel_for(shares, job.threads, [&](int64_t share, int) HWY_ATTR {
-    const int64_t begin = units * share / shares;
-    const int64_t end = units * (share + 1) / shares;
-    if (begin == end) return;
-    if (last) {
-      rows(begin, end);
-    } else {
-      planes(begin, end);
+  template <bool kTail>
+  static HWY_INLINE Back at(const Arrays<T>& from, int64_t at, V mean, V scale, V shift, const Activation& activation,
+                            int64_t n) {
+    const V x = get<kTail>(from.x + at, n);
+    const V dy = get<kTail>(from.dy + at, n);
+    if constexpr (kGate == Gate::kOutput) {
+      if constexpr (kAct == Act::kIdentity) return {hn::Mul(hn::Sub(x, mean), scale), dy};
+      // z <= 0 where y <= 0: the slope is positive.
+      const V gate = gate_of<R>(x);
+      const R slope = activation.kind == ActivationKind::kIdentity ? R(1) : static_cast<R>(activation.slope);
+      const V z = leaky<R>(x, R(1) / slope);
+      return {hn::Mul(hn::Sub(z, mean), scale), hn::Mul(dy, leaky_gate<R>(gate, slope))};
     }
-  });
-}
+    const V d = hn::Sub(x, mean);
+    if constexpr (kAct == Act::kIdentity) return {d, dy};
+    if constexpr (kGate == Gate::kMask) {
+      return {d, from_gate<kAct, R>(dy, gate_from_bits<R>(from.gate_mask, at, n), activation)};
+    }
+    V z = hn::MulAdd(d, scale, shift);
+    if constexpr (kGate == Gate::kResidual) z = hn::Add(z, get<kTail>(from.residual + at, n));
+    return {d, gated<kAct, R>(dy, z, activation)};
+  }
+};
 
 // ---- partial sums -------------------------------------------------------------------------------
 
@@ -186,9 +497,16 @@ class TileTree {
 
   void clear() { pushed_ = 0; }
   // Where the next value must be written before push().
-  Partial next() { return {incoming_[0], incoming_[1]}; }
+  Partial next() {
+    // A value that is not merged at once is written where it will stay.
+    return pushed_ & 1 ? Partial{incoming_[0], incoming_[1]} : Partial{a_[0], b_[0]};
+  }
   void push(double count) {
     uint64_t carry = pushed_++;
+    if (!(carry & 1)) {
+      count_[0] = count;
+      return;
+    }
     const double* a = incoming_[0];
     const double* b = incoming_[1];
     int level = 0;
@@ -230,48 +548,6 @@ class TileTree {
   HWY_ALIGN double b_[kLevels][kWidth];
   HWY_ALIGN double incoming_[2][kWidth];
 };
-
-// Within a task: an aligned group of up to 2^kMaxGroupLog2 blocks.
-template <class Merge>
-using GroupTree = TileTree<Merge, kMaxGroupLog2 + 1, kTile>;
-// Over all entries: 2^40 blocks are more than any batch.
-inline constexpr int64_t kFoldTile = 32;
-template <class Merge>
-using BatchTree = TileTree<Merge, 41, kFoldTile>;
-
-// Folds the workspace's entries for the channels [first, first + width), width <= kFoldTile: pieces within blocks, then
-// blocks. Returns the count.
-template <class Merge>
-double fold_entries(const NormShape& shape, const ReductionPlan& plan, std::byte* workspace, int64_t first,
-                    int64_t width, Partial out) {
-  BatchTree<Merge> blocks(width);
-  BatchTree<Merge> pieces(width);
-  const auto take = [&](BatchTree<Merge>& tree, int64_t entry, double count) HWY_ATTR {
-    const Partial from = partial_at(workspace, entry, shape.c);
-    const Partial to = tree.next();
-    std::memcpy(to.a, from.a + first, static_cast<size_t>(width) * sizeof(double));
-    std::memcpy(to.b, from.b + first, static_cast<size_t>(width) * sizeof(double));
-    tree.push(count);
-  };
-  if (plan.pieces == 1) {
-    const int64_t group_examples = kBlockExamples << plan.group_log2;
-    for (int64_t entry = 0; entry < plan.entries; ++entry) {
-      const int64_t examples = std::min(group_examples, shape.n - entry * group_examples);
-      take(blocks, entry, static_cast<double>(examples * shape.s));
-    }
-    return blocks.fold(out);
-  }
-  for (int64_t block = 0; block < plan.blocks; ++block) {
-    const int64_t rows = std::min(kBlockExamples, shape.n - block * kBlockExamples) * shape.s;
-    pieces.clear();
-    for (int64_t begin = 0, piece = 0; begin < rows; begin += plan.piece_rows, ++piece) {
-      take(pieces, block * plan.pieces + piece, static_cast<double>(std::min(plan.piece_rows, rows - begin)));
-    }
-    const double count = pieces.fold(blocks.next());
-    blocks.push(count);
-  }
-  return blocks.fold(out);
-}
 
 }  // namespace
 }  // namespace HWY_NAMESPACE

@@ -1,11 +1,101 @@
 #include "evenkeel/kernels/norm.h"
 
+#include <unistd.h>
+
 #include <cmath>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/kernels/norm_passes.h"
 #include "evenkeel/kernels/norm_plan.h"
 
 namespace evenkeel::kernels {
+namespace {
+
+// Bytes of the largest cache; 8 MiB where the system does not say.
+int64_t last_level_cache_bytes() {
+  static const int64_t bytes = [] {
+    int64_t found = 0;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    found = std::max<int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), sysconf(_SC_LEVEL2_CACHE_SIZE));
+#endif
+    return found > 0 ? found : int64_t{8} << 20;
+  }();
+  return bytes;
+}
+
+void run_forward(NormPass pass, const NormJob& job) {
+  switch (job.shape.type) {
+    case NormType::kF32:
+      return forward_passes_f32(pass, job);
+    case NormType::kBF16:
+      return forward_passes_bf16(pass, job);
+    case NormType::kF16:
+      return forward_passes_f16(pass, job);
+    case NormType::kF64:
+      return forward_passes_f64(pass, job);
+  }
+}
+void run_backward(NormPass pass, const NormJob& job) {
+  switch (job.shape.type) {
+    case NormType::kF32:
+      return backward_passes_f32(pass, job);
+    case NormType::kBF16:
+      return backward_passes_bf16(pass, job);
+    case NormType::kF16:
+      return backward_passes_f16(pass, job);
+    case NormType::kF64:
+      return backward_passes_f64(pass, job);
+  }
+}
+
+template <class Array>
+Array with_stride(Array array, const NormShape& shape) {
+  if (array.example_stride == 0) array.example_stride = example_elements(shape);
+  return array;
+}
+
+// Fills what all passes share: strides, threads, the way of storing.
+void prepare(NormJob& job, const NormShape& shape, const NormOptions& options) {
+  job.shape = shape;
+  // One position: where the channel stands makes no difference.
+  if (shape.s == 1 && shape.layout == NormLayout::kChannelsFirst) job.shape.layout = NormLayout::kChannelsLast;
+  job.x = with_stride(job.x, shape);
+  job.dy = with_stride(job.dy, shape);
+  job.residual = with_stride(job.residual, shape);
+  job.out = with_stride(job.out, shape);
+  job.dresidual = with_stride(job.dresidual, shape);
+  int arrays = 0;
+  for (const void* data : {job.x.data, job.dy.data, job.residual.data, static_cast<const void*>(job.out.data),
+                           static_cast<const void*>(job.dresidual.data)}) {
+    if (data) ++arrays;
+  }
+  job.threads = threads_for(shape, arrays, options.threads);
+  if (!job.out) return;
+  const bool overwrites =
+      job.out.data == job.x.data || job.out.data == job.dy.data || job.out.data == job.residual.data;
+  job.stream = options.stores == NormStores::kStreaming || (options.stores == NormStores::kAuto && !overwrites &&
+                                                            touched_bytes(shape, arrays) > last_level_cache_bytes());
+}
+
+}  // namespace
+
+size_t size_bytes(NormType type) {
+  switch (type) {
+    case NormType::kF32:
+      return 4;
+    case NormType::kBF16:
+    case NormType::kF16:
+      return 2;
+    case NormType::kF64:
+      return 8;
+  }
+  return 0;
+}
+
+int64_t example_elements(const NormShape& shape) {
+  const int64_t lanes = lanes_of_block(shape.layout);
+  return (shape.c + lanes - 1) / lanes * lanes * shape.s;
+}
 
 void scale_of(std::span<const Moments> moments, double eps, std::span<NormScale> out) {
   EK_ASSERT(moments.size() == out.size());
@@ -15,14 +105,147 @@ void scale_of(std::span<const Moments> moments, double eps, std::span<NormScale>
 }
 
 size_t norm_workspace_bytes(const NormShape& shape) {
-  const ReductionPlan plan(canonical(shape));
-  return static_cast<size_t>(plan.entries * shape.c) * 2 * sizeof(double);
+  const ReductionPlan plan(shape);
+  const int64_t entries = std::min(plan.blocks * plan.most_pieces(), kMaxEntries);
+  return static_cast<size_t>(entries * shape.c) * 2 * sizeof(double);
+}
+
+size_t norm_mask_bytes(const NormShape& shape) { return static_cast<size_t>(shape.n * mask_stride(shape)); }
+
+void moments(NormInput x, const NormShape& shape, std::byte* workspace, const NormOptions& options,
+             std::span<Moments> out) {
+  NormJob job;
+  job.x = x;
+  job.workspace = workspace;
+  job.out_moments = out.data();
+  prepare(job, shape, options);
+  run_forward(NormPass::kReduce, job);
+}
+
+void normalize(NormInput x, const NormShape& shape, const NormAffine& affine, const Activation& activation,
+               NormInput residual, NormOutput y, const NormOptions& options, uint8_t* mask) {
+  NormJob job;
+  job.x = x;
+  job.affine = affine;
+  job.activation = activation;
+  job.residual = residual;
+  job.out = y;
+  job.out_mask = mask;
+  prepare(job, shape, options);
+  run_forward(NormPass::kMap, job);
+}
+
+void forward_training(NormInput x, const NormShape& shape, double eps, NormParameter gamma, NormParameter beta,
+                      const Activation& activation, NormInput residual, std::byte* workspace,
+                      const NormOptions& options, std::span<Moments> out_moments, std::span<NormScale> out_scale,
+                      NormOutput y, uint8_t* mask) {
+  NormJob job;
+  job.x = x;
+  job.affine = {out_scale.data(), gamma, beta};
+  job.activation = activation;
+  job.residual = residual;
+  job.eps = eps;
+  job.workspace = workspace;
+  job.out_moments = out_moments.data();
+  job.out_scale = out_scale.data();
+  job.out = y;
+  job.out_mask = mask;
+  prepare(job, shape, options);
+  run_forward(NormPass::kBoth, job);
+}
+
+void gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
+                   const Activation& activation, const NormGate& gate, std::byte* workspace, const NormOptions& options,
+                   std::span<GradientSums> out) {
+  NormJob job;
+  job.x = x;
+  job.dy = dy;
+  job.affine = affine;
+  job.activation = activation;
+  job.residual = gate.residual;
+  job.gate_mask = gate.mask;
+  job.workspace = workspace;
+  job.out_sums = out.data();
+  prepare(job, shape, options);
+  run_backward(NormPass::kReduce, job);
+}
+
+void gradient_input(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
+                    const Activation& activation, const NormGate& gate, std::span<const GradientSums> sums,
+                    bool batch_statistics, NormOutput dx, NormOutput dresidual, const NormOptions& options) {
+  NormJob job;
+  job.x = x;
+  job.dy = dy;
+  job.affine = affine;
+  job.activation = activation;
+  job.residual = gate.residual;
+  job.gate_mask = gate.mask;
+  job.sums = sums.data();
+  job.batch_statistics = batch_statistics;
+  job.out = dx;
+  job.dresidual = dresidual;
+  prepare(job, shape, options);
+  run_backward(NormPass::kMap, job);
+}
+
+void backward_training(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
+                       const Activation& activation, const NormGate& gate, bool batch_statistics, std::byte* workspace,
+                       const NormOptions& options, std::span<GradientSums> out_sums, NormOutput dx,
+                       NormOutput dresidual) {
+  NormJob job;
+  job.x = x;
+  job.dy = dy;
+  job.affine = affine;
+  job.activation = activation;
+  job.residual = gate.residual;
+  job.gate_mask = gate.mask;
+  job.sums = out_sums.data();
+  job.out_sums = out_sums.data();
+  job.batch_statistics = batch_statistics;
+  job.workspace = workspace;
+  job.out = dx;
+  job.dresidual = dresidual;
+  prepare(job, shape, options);
+  run_backward(NormPass::kBoth, job);
+}
+
+int64_t first_channel_not_invertible(const NormAffine& affine, int64_t c) {
+  for (int64_t i = 0; i < c; ++i) {
+    const double gamma = std::abs(affine.gamma.at(i, 1));
+    const double beta = std::abs(affine.beta.at(i, 0));
+    if (!(gamma > 0) || !std::isfinite(gamma) || !std::isfinite(beta) || gamma < beta / 1024) return i;
+  }
+  return -1;
+}
+
+void backward_training_from_output(NormInput y, NormInput dy, const NormShape& shape, const NormAffine& affine,
+                                   const Activation& activation, std::byte* workspace, const NormOptions& options,
+                                   std::span<GradientSums> out_sums, NormOutput dx) {
+  NormJob job;
+  job.x = y;
+  job.dy = dy;
+  job.affine = affine;
+  job.activation = activation;
+  job.from_output = true;
+  job.sums = out_sums.data();
+  job.out_sums = out_sums.data();
+  job.workspace = workspace;
+  job.out = dx;
+  prepare(job, shape, options);
+  run_backward(NormPass::kBoth, job);
 }
 
 void affine_gradient(std::span<const GradientSums> sums, const NormScale* scale, float* dgamma, float* dbeta) {
   for (size_t c = 0; c < sums.size(); ++c) {
     if (dgamma) dgamma[c] = static_cast<float>(scale[c].rstd * sums[c].dy_xmu);
     if (dbeta) dbeta[c] = static_cast<float>(sums[c].dy);
+  }
+}
+
+void affine_gradient(std::span<const GradientSums> sums, const NormScale* scale, double* dgamma, double* dbeta) {
+  for (size_t c = 0; c < sums.size(); ++c) {
+    if (dgamma) dgamma[c] = scale[c].rstd * sums[c].dy_xmu;
+    if (dbeta) dbeta[c] = sums[c].dy;
   }
 }
 

@@ -1,81 +1,194 @@
-// How a reduction over the batch is cut up: a function of the shape alone, so that neither threads nor instruction sets
-// can change the order of a sum.
+// How a reduction over the batch is cut up, and what the passes of the norm work on.
 //
-// The unit is the block of kBlockExamples examples. Blocks of much data are cut into pieces (each with its own shift,
-// which therefore fits it well, and small enough to be read again from cache); of blocks of little data a task folds an
-// aligned group of 2^group_log2 by itself. Both are parts of the same tree: an aligned power of two of leaves is one
-// subtree of TreeFold, so groups change no bit, and pieces are folded within their block first.
+// The order of every sum is a function of n and s alone: neither threads nor instruction sets nor the layout can change it.
+//   block     kBlockExamples examples, the unit of reduction
+//   piece     part of a block: whole examples, or a range of positions of one; its sums are taken about one shift
+//   window    what is summed in registers: 4 vectors of 16 positions of an example or, where an example has fewer than
+//             kWindow positions, the same position of the block's 8 examples
+//   lane      16 of them, lane = position mod 16: sums of windows, one after the other, in the element's own precision
+// Lanes are folded in double by halves, then pieces within their block and blocks within the batch by TreeFold. An aligned power of
+// two of leaves is one subtree of TreeFold, so that a task may fold as many of them as it likes and changes no bit.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 #include "evenkeel/core/moments.h"
 #include "evenkeel/kernels/norm.h"
 
 namespace evenkeel::kernels {
 
+// Sums whose lanes run over positions use 16 lanes on every target, as one AVX-512 vector or two of AVX2.
+inline constexpr int64_t kPositionLanes = 16;
+inline constexpr int64_t kWindow = 4 * kPositionLanes;
+// A lane adds at most kPiecePositions / kWindow = 32 windows before it is folded in double (docs/math.md, eq. 13).
+inline constexpr int64_t kPiecePositions = 2048;
+
 // Work below this many bytes is done by one thread: starting two costs as much as copying 64 KiB in cache.
 inline constexpr int64_t kSerialBytes = 128 << 10;
-// Most blocks folded within one task are 2^4: its tree has 5 levels, which stay in the L1/L2 cache.
-inline constexpr int kMaxGroupLog2 = 4;
-// A piece is about this large: a quarter of a 1 MiB L2 cache, so that a second read is cheap.
-inline constexpr int64_t kPieceBytes = 256 << 10;
+// A slab of channels over the whole batch should take half of a 1 MiB L2 cache; sizes from 128 to 512 KiB were measured
+// to be as good.
+inline constexpr int64_t kSlabBytes = 512 << 10;
+// Most partial results of a reduction whose blocks are shared among threads.
+inline constexpr int64_t kMaxEntries = 1024;
 
-// Dense is channels last with s = 1 whatever the layout is called.
-inline NormShape canonical(NormShape shape) {
-  if (shape.s == 1) shape.layout = NormLayout::kChannelsLast;
-  return shape;
+// 16-bit elements.
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+constexpr int64_t lanes_of_block(NormLayout layout) {
+  return layout == NormLayout::kBlocked8 ? 8 : layout == NormLayout::kBlocked16 ? 16 : 1;
 }
+constexpr bool is_blocked(NormLayout layout) { return lanes_of_block(layout) > 1; }
+
+// The examples and positions of a piece.
+struct Region {
+  int64_t first_example = 0, examples = 0, first_position = 0, positions = 0;
+  int64_t values() const { return examples * positions; }
+};
 
 struct ReductionPlan {
-  int64_t blocks = 0;
-  int64_t pieces = 1;      // per full block; 1 unless channels last
-  int64_t piece_rows = 0;  // rows (example x position) per piece; the last of a block may have fewer
-  int group_log2 = 0;      // blocks per task, when pieces == 1
-  int64_t entries = 0;     // partial results: blocks * pieces or groups
+  int64_t n, s, blocks;
+  bool across;                  // windows run over the examples of a block
+  int64_t examples_per_piece;   // 1, 2, 4 or 8
+  int64_t pieces_per_example;   // 1 unless an example is cut
+  int64_t positions_per_piece;  // of one example
 
-  explicit ReductionPlan(const NormShape& shape) : blocks(block_count(shape.n)) {
-    const int64_t block_rows = kBlockExamples * shape.s;
-    const int64_t row_bytes = shape.c * static_cast<int64_t>(sizeof(float));
-    piece_rows = block_rows;
-    if (shape.layout == NormLayout::kChannelsLast && shape.s > 1) {
-      // At least 64 rows, which amortise the shift of a piece (16 rows are read for it).
-      const int64_t rows = std::max<int64_t>(64, kPieceBytes / row_bytes);
-      if (block_rows > 2 * rows) {
-        pieces = (block_rows + rows - 1) / rows;
-        piece_rows = (block_rows + pieces - 1) / pieces;
+  explicit ReductionPlan(const NormShape& shape)
+      : n(shape.n),
+        s(shape.s),
+        blocks(block_count(shape.n)),
+        across(shape.s < kWindow),
+        examples_per_piece(1),
+        pieces_per_example(1),
+        positions_per_piece(shape.s) {
+    if (s >= kPiecePositions) {
+      const int64_t parts = (s + kPiecePositions - 1) / kPiecePositions;
+      const int64_t windows = (s + kWindow - 1) / kWindow;
+      positions_per_piece = (windows + parts - 1) / parts * kWindow;
+      pieces_per_example = (s + positions_per_piece - 1) / positions_per_piece;
+    } else {
+      while (examples_per_piece < kBlockExamples && (across || 2 * examples_per_piece * s <= kPiecePositions)) {
+        examples_per_piece *= 2;
       }
     }
-    if (pieces == 1) {
-      while (group_log2 < kMaxGroupLog2 && (block_rows * row_bytes << (group_log2 + 1)) <= kPieceBytes) {
-        ++group_log2;
-      }
-    }
-    entries = ((blocks + (int64_t{1} << group_log2) - 1) >> group_log2) * pieces;
+  }
+
+  int64_t examples_of(int64_t block) const { return std::min(kBlockExamples, n - block * kBlockExamples); }
+  int64_t pieces_of(int64_t block) const {
+    return (examples_of(block) + examples_per_piece - 1) / examples_per_piece * pieces_per_example;
+  }
+  int64_t most_pieces() const { return pieces_of(0); }
+  Region region(int64_t block, int64_t piece) const {
+    Region r;
+    const int64_t first = piece / pieces_per_example * examples_per_piece;
+    r.first_example = block * kBlockExamples + first;
+    r.examples = std::min(examples_per_piece, examples_of(block) - first);
+    r.first_position = piece % pieces_per_example * positions_per_piece;
+    r.positions = std::min(positions_per_piece, s - r.first_position);
+    return r;
   }
 };
 
-// What an element-wise pass or a gradient sum works on; null where it does not apply.
+// The partial results that tasks leave in the workspace: groups of 2^group_log2 blocks or, where there are too few blocks for the
+// threads, of 2^group_log2 pieces of one block.
+struct EntryPlan {
+  bool of_pieces = false;
+  int group_log2 = 0;
+  int64_t per_block = 1;  // entries of a block, of_pieces
+  int64_t entries = 1;
+
+  EntryPlan(const ReductionPlan& plan, int threads) {
+    const auto shares = [&](int64_t leaves, int log2) { return (leaves + (int64_t{1} << log2) - 1) >> log2; };
+    // The largest groups that leave no thread with more than 7 % above its share.
+    const auto fit = [&](int64_t leaves, int64_t most) {
+      int log2 = 0;
+      while (leaves >> (log2 + 1) >= threads) ++log2;
+      while (log2 > 0) {
+        const int64_t rounds = (shares(leaves, log2) + threads - 1) / threads;
+        if (static_cast<double>(rounds * threads << log2) <= 1.07 * static_cast<double>(leaves)) break;
+        --log2;
+      }
+      while (shares(leaves, log2) > most) ++log2;
+      return log2;
+    };
+    const int64_t pieces = plan.most_pieces();
+    if (threads > 1 && pieces > 1 && plan.blocks < 4 * threads && plan.blocks <= kMaxEntries / 4) {
+      of_pieces = true;
+      group_log2 = 0;
+      while (shares(pieces, group_log2) * plan.blocks > kMaxEntries) ++group_log2;
+      per_block = shares(pieces, group_log2);
+      entries = per_block * plan.blocks;
+    } else {
+      group_log2 = fit(plan.blocks, kMaxEntries);
+      entries = shares(plan.blocks, group_log2);
+    }
+  }
+};
+
+// What a pass works on; null where it does not apply. Strides are set.
 struct NormJob {
-  const float* x = nullptr;
-  const float* dy = nullptr;
   NormShape shape;
+  NormInput x, dy, residual;
+  NormOutput out, dresidual;  // out: y or dx
+  const uint8_t* gate_mask = nullptr;
+  uint8_t* out_mask = nullptr;
   NormAffine affine;
   Activation activation;
-  const float* residual = nullptr;
+  double eps = 0;
+  bool from_output = false;            // x holds y
   const GradientSums* sums = nullptr;  // null: the statistics are constants
-  float* out = nullptr;                // y or dx
-  float* dresidual = nullptr;
+  bool batch_statistics = true;
   std::byte* workspace = nullptr;
+  Moments* out_moments = nullptr;
+  NormScale* out_scale = nullptr;
   GradientSums* out_sums = nullptr;
   int threads = 1;
+  bool stream = false;
+};
+
+// Bytes from one example's bits of a mask to the next's.
+inline int64_t mask_stride(const NormShape& shape) { return (example_elements(shape) + 7) / 8; }
+
+// Channels [first, first + width) over the whole batch.
+struct Slab {
+  int64_t first = 0, width = 0;
+};
+
+// How channels are dealt out where each has its own memory (channels first, blocked). count == 0: too few for the threads.
+struct SlabPlan {
+  int64_t width = 0, count = 0;
+  // arrays: how many are read (and stay in cache) per value.
+  SlabPlan(const NormShape& shape, int arrays, int threads) {
+    if (shape.layout == NormLayout::kChannelsLast) return;
+    // Channels that begin on a cache line of their own when the array does: no line is shared by two threads.
+    const int64_t unit =
+        is_blocked(shape.layout) ? lanes_of_block(shape.layout) : kPositionLanes / std::gcd(kPositionLanes, shape.s);
+    const int64_t units = (shape.c + unit - 1) / unit;
+    if (units < threads) return;
+    const int64_t unit_bytes = unit * shape.n * shape.s * arrays * static_cast<int64_t>(size_bytes(shape.type));
+    int64_t per_slab = std::clamp<int64_t>(kSlabBytes / unit_bytes, 1, units / threads);
+    // As many slabs for each thread as for the next, or nearly.
+    const int64_t rounds = (units + per_slab * threads - 1) / (per_slab * threads);
+    per_slab = (units + rounds * threads - 1) / (rounds * threads);
+    width = per_slab * unit;
+    count = (shape.c + width - 1) / width;
+  }
+  Slab at(int64_t index, const NormShape& shape) const {
+    const int64_t first = index * width;
+    return {first, std::min(width, shape.c - first)};
+  }
 };
 
 // Bytes that a pass over `arrays` arrays of this shape touches.
 inline int64_t touched_bytes(const NormShape& shape, int arrays) {
-  return shape.n * shape.c * shape.s * arrays * static_cast<int64_t>(sizeof(float));
+  return shape.n * example_elements(shape) * arrays * static_cast<int64_t>(size_bytes(shape.type));
 }
 inline int threads_for(const NormShape& shape, int arrays, int threads) {
   return touched_bytes(shape, arrays) < kSerialBytes ? 1 : std::max(threads, 1);

@@ -15,6 +15,11 @@ void for_channel(const NormShape& shape, int64_t c, const Function& f) {
   }
 }
 
+// Channels per block; 0 where the layout has none.
+int64_t block_of(NormLayout layout) {
+  return layout == NormLayout::kBlocked8 ? 8 : layout == NormLayout::kBlocked16 ? 16 : 0;
+}
+
 double at(const Values& values, size_t i, double absent) { return values.empty() ? absent : values[i]; }
 
 double sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
@@ -24,7 +29,14 @@ double gelu_inner(double z) { return std::sqrt(2 / std::numbers::pi) * (z + 0.04
 
 }  // namespace
 
+int64_t example_size(const NormShape& shape) {
+  const int64_t block = block_of(shape.layout);
+  return block == 0 ? shape.c * shape.s : (shape.c + block - 1) / block * block * shape.s;
+}
+
 int64_t offset(const NormShape& shape, int64_t n, int64_t c, int64_t s) {
+  const int64_t block = block_of(shape.layout);
+  if (block > 0) return n * example_size(shape) + (c / block * shape.s + s) * block + c % block;
   if (shape.layout == NormLayout::kChannelsFirst) return (n * shape.c + c) * shape.s + s;
   return (n * shape.s + s) * shape.c + c;
 }
@@ -113,7 +125,7 @@ Values affine(const Values& x, const NormShape& shape, const std::vector<NormSca
 Values normalize(const Values& x, const NormShape& shape, const std::vector<NormScale>& scale, const Values& gamma,
                  const Values& beta, const Activation& activation, const Values& residual) {
   Values y = affine(x, shape, scale, gamma, beta, residual);
-  for (double& value : y) value = activate(value, activation);
+  for (int64_t c = 0; c < shape.c; ++c) for_channel(shape, c, [&](size_t i) { y[i] = activate(y[i], activation); });
   return y;
 }
 
@@ -124,7 +136,6 @@ Gradient gradient(const Values& x, const Values& dy, const NormShape& shape, con
   Gradient result;
   Values& g = result.dresidual;
   g.resize(x.size());
-  for (size_t i = 0; i < x.size(); ++i) g[i] = dy[i] * activation_derivative(z[i], activation);
   result.dx.resize(x.size());
   const long double m = static_cast<long double>(shape.n * shape.s);
   for (int64_t c = 0; c < shape.c; ++c) {
@@ -134,6 +145,7 @@ Gradient gradient(const Values& x, const Values& dy, const NormShape& shape, con
     const long double gamma_c = at(gamma, k, 1);
     long double dbeta = 0, dgamma = 0, dvar = 0, dmean = 0, deviation = 0;
     for_channel(shape, c, [&](size_t i) {
+      g[i] = dy[i] * activation_derivative(z[i], activation);
       const long double dxhat = g[i] * gamma_c;
       dbeta += g[i];
       dgamma += g[i] * (x[i] - mean) * rstd;

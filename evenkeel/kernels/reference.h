@@ -5,7 +5,9 @@
 //   const auto m = reference::moments(x, shape);
 //   const auto y = reference::normalize(x, shape, reference::scale_of(m, eps), gamma, beta, activation, {});
 //
-// Data are doubles in the layout of the shape; a vector that does not apply is empty. Sizes must agree.
+// Data are doubles in the layout of the shape, n * example_size() of them; a vector that does not apply is empty. Sizes
+// must agree. The padding of a blocked layout is never read, and 0 in results. The shape's type is not looked at: data
+// are what was stored, and nothing is rounded.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +20,9 @@ namespace evenkeel::kernels::reference {
 
 using Values = std::vector<double>;
 
-// Offset of example n, channel c, position s.
+// Elements of one example, with the padding of a blocked layout.
+int64_t example_size(const NormShape& shape);
+// Offset of example n, channel c, position s. In a blocked layout c may lie in the padding.
 int64_t offset(const NormShape& shape, int64_t n, int64_t c, int64_t s);
 
 double activate(double z, const Activation& activation);

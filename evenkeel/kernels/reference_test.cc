@@ -104,8 +104,63 @@ TEST(Reference, normalizes_a_small_example_worked_out_by_hand) {
 }
 
 TEST(Reference, places_channels_as_the_layout_says) {
+  // Channel 10 of 19 is lane 2 of the second block by 8, of three; lane 10 of the first by 16, of two.
+  EXPECT_EQ(offset({2, 19, 5, NormLayout::kBlocked8}, 1, 10, 4), 3 * 5 * 8 + (1 * 5 + 4) * 8 + 2);
+  EXPECT_EQ(offset({2, 19, 5, NormLayout::kBlocked16}, 1, 10, 4), 2 * 5 * 16 + 4 * 16 + 10);
+  EXPECT_EQ(example_size({2, 19, 5, NormLayout::kBlocked8}), 24 * 5);
+  EXPECT_EQ(example_size({2, 19, 5, NormLayout::kBlocked16}), 32 * 5);
+  EXPECT_EQ(example_size({2, 19, 5, NormLayout::kChannelsLast}), 19 * 5);
   EXPECT_EQ(offset({2, 3, 5, NormLayout::kChannelsLast}, 1, 2, 4), (1 * 5 + 4) * 3 + 2);
   EXPECT_EQ(offset({2, 3, 5, NormLayout::kChannelsFirst}, 1, 2, 4), (1 * 3 + 2) * 5 + 4);
+}
+
+// The same values in another order: the same results in that order, 0 in the padding, which holds NaN here.
+TEST(Reference, gives_the_same_results_in_every_layout) {
+  const NormShape first{3, 19, 4, NormLayout::kChannelsFirst};
+  const size_t count = static_cast<size_t>(3 * 19 * 4);
+  const Values x = random_doubles(count, 1, 0.7), dy = random_doubles(count, 2), residual = random_doubles(count, 3);
+  const Values gamma = random_doubles(19, 4, 1), beta = random_doubles(19, 5);
+  const Activation activation{ActivationKind::kSigmoid};  // not 0 at 0
+  const auto m = moments(x, first);
+  const auto scale = scale_of(m, kEps);
+  const Values y = normalize(x, first, scale, gamma, beta, activation, residual);
+  const Gradient g = gradient(x, dy, first, scale, gamma, beta, activation, residual, true);
+  for (const NormLayout layout : {NormLayout::kChannelsLast, NormLayout::kBlocked8, NormLayout::kBlocked16}) {
+    NormShape shape = first;
+    shape.layout = layout;
+    const size_t padded = static_cast<size_t>(shape.n * example_size(shape));
+    const auto for_all = [&](const auto& f) {
+      for (int64_t n = 0; n < shape.n; ++n) {
+        for (int64_t c = 0; c < shape.c; ++c) {
+          for (int64_t s = 0; s < shape.s; ++s) {
+            f(static_cast<size_t>(offset(first, n, c, s)), static_cast<size_t>(offset(shape, n, c, s)));
+          }
+        }
+      }
+    };
+    const auto there = [&](const Values& values) {
+      Values result(padded, std::numeric_limits<double>::quiet_NaN());
+      for_all([&](size_t from, size_t to) { result[to] = values[from]; });
+      return result;
+    };
+    const auto expect_there = [&](const Values& actual, const Values& expected) {
+      Values all = there(expected);
+      for (double& v : all) v = std::isnan(v) ? 0 : v;
+      EXPECT_EQ(actual, all);
+    };
+    const Values x_there = there(x), residual_there = there(residual);
+    const auto m_there = moments(x_there, shape);
+    for (size_t c = 0; c < m.size(); ++c) {
+      EXPECT_EQ(m_there[c].mean, m[c].mean);
+      EXPECT_EQ(m_there[c].m2, m[c].m2);
+    }
+    expect_there(normalize(x_there, shape, scale, gamma, beta, activation, residual_there), y);
+    const Gradient g_there = gradient(x_there, there(dy), shape, scale, gamma, beta, activation, residual_there, true);
+    expect_there(g_there.dx, g.dx);
+    expect_there(g_there.dresidual, g.dresidual);
+    EXPECT_EQ(g_there.dgamma, g.dgamma);
+    EXPECT_EQ(g_there.dbeta, g.dbeta);
+  }
 }
 
 // Values from tables of the functions (Abramowitz and Stegun, 26.1 for the normal distribution).

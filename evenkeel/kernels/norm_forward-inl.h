@@ -1,0 +1,434 @@
+// The norm's forward pass (docs/math.md, eq. 1-11).
+//
+// Moments, per piece and channel, about a shift K close to the mean:
+//   S = sum (x - K),  Q = sum (x - K)^2,  mean = K + S / count,  m2 = Q - S^2 / count,
+// then merged in the tree of TreeFold. Reads x once: 4 * n * c * s bytes; where a shift proves far from the mean,
+// |mean - K| > standard deviation, the piece is read again, from cache, about its mean.
+//
+// Why one standard deviation: S^2 / count is then half of Q at most, so that m2 keeps all but one bit of the precision
+// of Q. K is the mean of 16 values, off by a quarter of a standard deviation for random data: repeats are for odd data
+// only.
+//
+// y = act(gamma * (x - mean) * rstd + beta [+ residual]): reads x (and the residual) once and writes y once: 8 (12) bytes per
+// value.
+#if defined(EVENKEEL_KERNELS_NORM_FORWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef EVENKEEL_KERNELS_NORM_FORWARD_INL_H_
+#undef EVENKEEL_KERNELS_NORM_FORWARD_INL_H_
+#else
+#define EVENKEEL_KERNELS_NORM_FORWARD_INL_H_
+#endif
+
+#include "evenkeel/kernels/norm_map-inl.h"
+#include "evenkeel/kernels/norm_reduce-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace evenkeel::kernels {
+namespace HWY_NAMESPACE {
+namespace {
+
+// ---- moments ------------------------------------------------------------------------------------
+
+// Values per channel and piece that the shift is the mean of.
+inline constexpr int64_t kShiftSamples = 16;
+
+template <class Element>
+struct Deviations {
+  using T = Element;
+  using R = Real<T>;
+  using V = VecOf<R>;
+  struct Columns {
+    V shift;
+  };
+  struct Point {
+    V a, u, v;
+  };
+
+  explicit Deviations(const NormJob& the_job) : job(the_job) {}
+
+  Arrays<T> example(int64_t e) const { return Arrays<T>(job, e); }
+  HWY_INLINE Columns columns(int64_t j) const { return {hn::LoadU(TagOf<R>(), shift + j)}; }
+  HWY_INLINE Columns broadcast(int64_t c) const { return {all<R>(shift[c])}; }
+  template <bool kTail>
+  HWY_INLINE Point point(const Arrays<T>& from, int64_t at, const Columns& columns, int64_t n) const {
+    V d = hn::Sub(get<kTail>(from.x + at, n), columns.shift);
+    if constexpr (kTail) d = first_lanes(d, n);
+    return {d, d, d};
+  }
+  HWY_INLINE void prefetch(const Arrays<T>& from, int64_t at) const { __builtin_prefetch(from.x + at); }
+
+  const NormJob& job;
+  HWY_ALIGN R shift[kColumns + 2 * kPositionLanes];
+};
+
+template <class T>
+class PieceMoments {
+ public:
+  using R = Real<T>;
+  using V = VecOf<R>;
+
+  PieceMoments(const NormJob& job, const ReductionPlan& plan, const Tile& tile)
+      : plan_(plan), tile_(tile), term_(job), reduction_(term_) {}
+
+  void operator()(int64_t block, int64_t piece, Partial out) {
+    const Region region = plan_.region(block, piece);
+    if (plan_.s == 1) {
+      single_positions(region, out);
+      return;
+    }
+    sample(region);
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      std::memcpy(term_.shift, shift_, static_cast<size_t>(tile_.width) * sizeof(R));
+      spread(tile_, plan_.across, term_.shift);
+      reduction_.run(tile_, plan_.across, region, sum_, square_);
+      if (finish(static_cast<double>(region.values()), out)) return;
+    }
+  }
+
+ private:
+  // The shift of every channel: the mean of kShiftSamples values spread over the piece, an odd number of positions apart
+  // (an even one would meet the same column of the image each time), summed by halves. Few values are taken repeatedly.
+  void sample(const Region& region) {
+    const int64_t values = region.values();
+    int64_t step = values >= kShiftSamples ? (values - 1) / (kShiftSamples - 1) : 1;
+    if (step % 2 == 0) --step;
+    const T* at[kShiftSamples];
+    for (int64_t i = 0; i < kShiftSamples; ++i) {
+      const int64_t value = i * step % values;
+      const Arrays<T> from = term_.example(region.first_example + value / region.positions);
+      at[i] = from.x + tile_.at(region.first_position + value % region.positions, 0);
+    }
+    const TagOf<R> d;
+    const V scale = all<R>(R(1) / kShiftSamples);
+    if (tile_.planes()) {
+      R lanes[kShiftSamples];
+      for (int64_t c = 0; c < tile_.width; ++c) {
+        for (int64_t i = 0; i < kShiftSamples; ++i) lanes[i] = value_at(at[i] + c * tile_.s);
+        for (int64_t half = kShiftSamples / 2; half > 0; half /= 2) {
+          for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+        }
+        shift_[c] = lanes[0] * (R(1) / kShiftSamples);
+      }
+      return;
+    }
+    constexpr int64_t kVec = kLanesOf<R>;
+    const auto strip = [&](int64_t j, auto tail) HWY_ATTR {
+      V t[kShiftSamples / 2];
+      for (int64_t i = 0; i < kShiftSamples / 2; ++i) {
+        t[i] = hn::Add(get<decltype(tail)::value>(at[i] + j, tile_.width - j),
+                       get<decltype(tail)::value>(at[i + kShiftSamples / 2] + j, tile_.width - j));
+      }
+      for (int64_t half = kShiftSamples / 4; half > 0; half /= 2) {
+        for (int64_t i = 0; i < half; ++i) t[i] = hn::Add(t[i], t[i + half]);
+      }
+      hn::StoreU(hn::Mul(t[0], scale), d, shift_ + j);
+    };
+    int64_t j = 0;
+    for (; j + kVec <= tile_.width; j += kVec) strip(j, std::false_type());
+    if (j < tile_.width) strip(j, std::true_type());
+  }
+  static R value_at(const T* p) {
+    if constexpr (sizeof(T) == 2) {
+      return hn::GetLane(get<true>(p, 1));
+    } else {
+      return *p;
+    }
+  }
+
+  // Writes mean and m2 and answers whether every shift was close enough; moves those that were not to the mean.
+  // m2 is not negative; a NaN stays.
+  bool finish(double count, Partial out) {
+    const D d;
+    const DVec n = hn::Set(d, count);
+    bool close = true;
+    const auto strip = [&](int64_t i, const double* sums, const double* squares, double* mean, double* m2) HWY_ATTR {
+      const DVec sum = hn::LoadU(d, sums);
+      const DVec square = hn::LoadU(d, squares);
+      const DVec offset = hn::Div(sum, n);
+      const DVec lost = hn::Mul(sum, offset);
+      const DVec spread = hn::Sub(square, lost);
+      hn::StoreU(hn::Add(shift_at(i), offset), d, mean);
+      hn::StoreU(hn::IfThenElse(hn::Lt(spread, hn::Zero(d)), hn::Zero(d), spread), d, m2);
+      close &= hn::AllFalse(d, hn::Gt(lost, spread));  // (mean - K)^2 > variance
+    };
+    int64_t i = 0;
+    for (; i + kDoubleLanes <= tile_.width; i += kDoubleLanes) strip(i, sum_ + i, square_ + i, out.a + i, out.b + i);
+    if (i < tile_.width) {
+      const int64_t rest = tile_.width - i;
+      for (int64_t k = rest; k < kDoubleLanes; ++k) sum_[i + k] = square_[i + k] = 0;
+      for (int64_t k = rest; k < kDoubleLanes; ++k) shift_[i + k] = 0;
+      HWY_ALIGN double mean[kLanesOf<double>];
+      HWY_ALIGN double m2[kLanesOf<double>];
+      strip(i, sum_ + i, square_ + i, mean, m2);
+      std::memcpy(out.a + i, mean, static_cast<size_t>(rest) * sizeof(double));
+      std::memcpy(out.b + i, m2, static_cast<size_t>(rest) * sizeof(double));
+    }
+    if (close) return true;
+    for (int64_t c = 0; c < tile_.width; ++c) {
+      const double lost = sum_[c] * (sum_[c] / count);
+      if (lost > square_[c] - lost) shift_[c] = static_cast<R>(out.a[c]);
+    }
+    return false;
+  }
+  HWY_INLINE DVec shift_at(int64_t i) const {
+    if constexpr (std::is_same_v<R, double>) {
+      return hn::LoadU(D(), shift_ + i);
+    } else {
+      const hn::Rebind<float, D> half;
+      return hn::PromoteTo(D(), hn::LoadU(half, shift_ + i));
+    }
+  }
+
+  // s = 1: the shift is the mean of the at most 8 values itself, taken from the vectors just loaded, so that S holds
+  // roundings only and m2 = Q - S^2 / count can be taken in the elements' precision.
+  void single_positions(const Region& region, Partial out) {
+    const Arrays<T> first = term_.example(region.first_example);
+    const T* x = first.x + tile_.offset;
+    const int64_t stride = term_.job.x.example_stride;
+    switch (region.examples) {
+      case 1:
+        return few<1>(x, stride, out);
+      case 2:
+        return few<2>(x, stride, out);
+      case 3:
+        return few<3>(x, stride, out);
+      case 4:
+        return few<4>(x, stride, out);
+      case 5:
+        return few<5>(x, stride, out);
+      case 6:
+        return few<6>(x, stride, out);
+      case 7:
+        return few<7>(x, stride, out);
+      default:
+        return few<8>(x, stride, out);
+    }
+  }
+  template <int kRows>
+  void few(const T* x, int64_t stride, Partial out) {
+    constexpr int64_t kVec = kLanesOf<R>;
+    int64_t j = 0;
+    for (; j + kVec <= tile_.width; j += kVec) few_strip<kRows, false>(x + j, stride, kVec, out.a + j, out.b + j);
+    if (j < tile_.width) {
+      HWY_ALIGN double mean[kVec];
+      HWY_ALIGN double m2[kVec];
+      const int64_t rest = tile_.width - j;
+      few_strip<kRows, true>(x + j, stride, rest, mean, m2);
+      std::memcpy(out.a + j, mean, static_cast<size_t>(rest) * sizeof(double));
+      std::memcpy(out.b + j, m2, static_cast<size_t>(rest) * sizeof(double));
+    }
+  }
+  template <int kRows, bool kTail>
+  HWY_INLINE void few_strip(const T* HWY_RESTRICT x, int64_t stride, int64_t n, double* HWY_RESTRICT mean,
+                            double* HWY_RESTRICT m2) {
+    V v[kRows];
+    for (int r = 0; r < kRows; ++r) v[r] = get<kTail>(x + r * stride, n);
+    V shift;
+    if constexpr (kRows == 8) {
+      shift = hn::Mul(tree(v), all<R>(R(1) / 8));
+    } else {
+      // About the first value: equal values give exactly themselves.
+      V offsets = hn::Zero(TagOf<R>());
+      for (int r = 1; r < kRows; ++r) offsets = hn::Add(offsets, hn::Sub(v[r], v[0]));
+      shift = hn::MulAdd(offsets, all<R>(R(1) / kRows), v[0]);
+    }
+    for (int r = 0; r < kRows; ++r) v[r] = hn::Sub(v[r], shift);
+    V square = hn::Mul(v[0], v[0]);
+    for (int r = 1; r < (kRows < 4 ? kRows : 4); ++r) square = hn::MulAdd(v[r], v[r], square);
+    if constexpr (kRows > 4) {
+      V upper = hn::Mul(v[4], v[4]);
+      for (int r = 5; r < kRows; ++r) upper = hn::MulAdd(v[r], v[r], upper);
+      square = hn::Add(square, upper);
+    }
+    V sum;
+    if constexpr (kRows == 8) {
+      sum = tree(v);
+    } else {
+      sum = v[0];
+      for (int r = 1; r < kRows; ++r) sum = hn::Add(sum, v[r]);
+    }
+    const V offset = hn::Mul(sum, all<R>(R(1) / kRows));
+    const V spread = hn::NegMulAdd(sum, offset, square);
+    const V none = hn::Zero(TagOf<R>());
+#if HWY_TARGET <= HWY_SSSE3
+    const V bounded_spread = hn::Max(none, spread);  // a NaN stays: MAX returns its second operand
+#else
+    const V bounded_spread = hn::IfThenElse(hn::Lt(spread, none), none, spread);
+#endif
+    if constexpr (std::is_same_v<R, double>) {
+      hn::StoreU(hn::Add(shift, offset), D(), mean);
+      hn::StoreU(bounded_spread, D(), m2);
+    } else {
+      const D d;
+      hn::StoreU(hn::Add(doubles_of<0>(shift), doubles_of<0>(offset)), d, mean);
+      if constexpr (kHalves == 2) {
+        hn::StoreU(hn::Add(doubles_of<1>(shift), doubles_of<1>(offset)), d, mean + kDoubleLanes);
+      }
+      write_to(bounded_spread, m2);
+    }
+  }
+  static HWY_INLINE V tree(const V* v) {
+    return hn::Add(hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])),
+                   hn::Add(hn::Add(v[4], v[5]), hn::Add(v[6], v[7])));
+  }
+
+  const ReductionPlan& plan_;
+  const Tile tile_;
+  Deviations<T> term_;
+  Reduction<Deviations<T>> reduction_;
+  HWY_ALIGN R shift_[kMaxTile + kPositionLanes];
+  HWY_ALIGN double sum_[kMaxTile + kPositionLanes];
+  HWY_ALIGN double square_[kMaxTile + kPositionLanes];
+};
+
+template <class T>
+class MomentsReducer final : public Reducer {
+ public:
+  using Reducer::Reducer;
+  double reduce(const Tile& tile, const FoldRange& range) const override {
+    PieceMoments<T> pieces(job(), plan(), tile);
+    const auto call = [](void* context, int64_t block, int64_t piece, Partial out)
+                          HWY_ATTR { (*static_cast<PieceMoments<T>*>(context))(block, piece, out); };
+    return fold_range<MergeMoments>(plan(), range, tile.width, {call, &pieces});
+  }
+  void finish(int64_t first, int64_t width, Partial result, double count) const override {
+    for (int64_t i = 0; i < width; ++i) {
+      const Moments m{count, result.a[i], result.b[i]};
+      job().out_moments[first + i] = m;
+      if (job().out_scale) job().out_scale[first + i] = {m.mean, 1 / std::sqrt(m.var_population() + job().eps)};
+    }
+  }
+};
+
+// ---- normalize ----------------------------------------------------------------------------------
+
+template <class Element, Act kAct, bool kResidual>
+struct Normalize {
+  using T = Element;
+  using R = Real<T>;
+  using V = VecOf<R>;
+  static constexpr int kArrays = 3;
+  struct Columns {
+    V mean, scale, shift;
+  };
+
+  explicit Normalize(const NormJob& the_job) : job(the_job) {}
+
+  bool is_contiguous() const {
+    const int64_t stride = job.shape.s * job.shape.c;
+    return job.x.example_stride == stride && job.out.example_stride == stride &&
+           (!kResidual || job.residual.example_stride == stride);
+  }
+  void fill(int64_t channel, R* const* arrays, int64_t j) const {
+    const ChannelAffine<R> a = affine_of<R>(job.affine, channel);
+    arrays[0][j] = a.mean_hi;
+    arrays[1][j] = a.scale;
+    arrays[2][j] = a.shift;
+  }
+  template <class Values>
+  HWY_INLINE Columns columns(const Values& values, int64_t j) const {
+    const TagOf<R> d;
+    return {hn::LoadU(d, values[0] + j), hn::LoadU(d, values[1] + j), hn::LoadU(d, values[2] + j)};
+  }
+  HWY_INLINE Columns broadcast(const R* values) const {
+    return {all<R>(values[0]), all<R>(values[1]), all<R>(values[2])};
+  }
+  template <bool kTail>
+  HWY_INLINE void apply(const Arrays<T>& arrays, int64_t at, const Columns& c, int64_t n, bool stream) const {
+    const V d = hn::Sub(get<kTail>(arrays.x + at, n), c.mean);
+    V z = hn::MulAdd(d, c.scale, c.shift);
+    if constexpr (kResidual) {
+      z = hn::Add(z, get<kTail>(arrays.residual + at, n));
+      if (arrays.out_mask) set_bits<R>(z, arrays.out_mask, at, kTail ? n : kLanesOf<R>);
+    }
+    const V y = activated<kAct, R>(z, job.activation);
+    if (!kTail && stream) {
+      put_streaming(y, arrays.out + at);
+    } else {
+      put<kTail>(y, arrays.out + at, n);
+    }
+  }
+  HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
+    __builtin_prefetch(arrays.x + at, 0, 2);
+    if constexpr (kResidual) __builtin_prefetch(arrays.residual + at, 0, 2);
+  }
+
+  const NormJob& job;
+};
+
+// Calls pass(map) for the activation and residual of the job. Types other than fp32 have one class for all activations.
+template <class T, class Pass>
+void with_normalize(const NormJob& job, Pass&& pass) {
+  const bool residual = static_cast<bool>(job.residual);
+  const auto with = [&](auto act) HWY_ATTR {
+    constexpr Act kAct = decltype(act)::value;
+    if (residual) {
+      pass(Normalize<T, kAct, true>(job));
+    } else {
+      pass(Normalize<T, kAct, false>(job));
+    }
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    switch (job.activation.kind) {
+      case ActivationKind::kIdentity:
+        return with(std::integral_constant<Act, Act::kIdentity>());
+      case ActivationKind::kRelu:
+        return with(std::integral_constant<Act, Act::kRelu>());
+      default:
+        break;
+    }
+  }
+  with(std::integral_constant<Act, Act::kAny>());
+}
+
+// ---- passes -------------------------------------------------------------------------------------
+
+template <class T>
+void moments_pass(const NormJob& job) {
+  reduce_batch<MergeMoments>(MomentsReducer<T>(job), 1);
+}
+
+template <class T>
+void normalize_pass(const NormJob& job) {
+  with_normalize<T>(job, [&](const auto& map) HWY_ATTR { map_batch(map, false); });
+}
+
+// The bits of a slab's channels: slabs begin at whole bytes, or an example does.
+inline void clear_mask(const NormJob& job, const Slab& slab) {
+  const NormShape& shape = job.shape;
+  const int64_t lanes = lanes_of_block(shape.layout);
+  const int64_t last = (slab.first + slab.width + lanes - 1) / lanes * lanes;
+  const int64_t begin = slab.first * shape.s / 8;
+  const int64_t end = (last * shape.s + 7) / 8;
+  for (int64_t e = 0; e < shape.n; ++e) {
+    std::memset(job.out_mask + e * mask_stride(shape) + begin, 0, static_cast<size_t>(end - begin));
+  }
+}
+
+template <class T>
+void forward_pass(const NormJob& job) {
+  const NormShape& shape = job.shape;
+  const SlabPlan slabs(shape, 1, job.threads);
+  const MomentsReducer<T> reducer(job);
+  with_normalize<T>(job, [&](const auto& map) HWY_ATTR {
+    if (slabs.count == 0) {
+      reduce_batch<MergeMoments>(reducer, 1);
+      map_batch(map, true);
+      return;
+    }
+    parallel_for(slabs.count, job.threads, [&](int64_t index, int) HWY_ATTR {
+      const Slab slab = slabs.at(index, shape);
+      reduce_slab(reducer, slab);
+      if (job.out_mask) clear_mask(job, slab);
+      Mapping mapping(map);
+      mapping.slab(slab, 0, shape.n, next_slab(shape, slabs, index));
+      mapping.finish();
+    });
+  });
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace evenkeel::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
