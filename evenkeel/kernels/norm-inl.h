@@ -369,8 +369,22 @@ HWY_INLINE ChannelAffine<R> affine_of(const NormAffine& affine, int64_t channel,
   return {mean_hi, static_cast<R>(scale), static_cast<R>(beta - mean_lo * scale), mean_lo};
 }
 
-// What the gradient knows about z, beside x.
-enum class Gate { kInput, kResidual, kMask, kOutput };
+// What the gradient knows about z, beside x. The last is a class of loops: it asks at each vector.
+enum class Gate { kInput, kResidual, kMask, kOutput, kAny };
+struct Rebuild {
+  Activation activation;
+  Gate gate = Gate::kInput;
+
+  explicit Rebuild(const NormJob& job) : activation(job.activation) {
+    if (job.from_output) {
+      gate = Gate::kOutput;
+    } else if (job.gate_mask) {
+      gate = Gate::kMask;
+    } else if (job.residual) {
+      gate = Gate::kResidual;
+    }
+  }
+};
 
 // ---- the arrays of a pass -----------------------------------------------------------------------
 
@@ -412,25 +426,27 @@ struct Back {
   V d, g;
 
   template <bool kTail>
-  static HWY_INLINE Back at(const Arrays<T>& from, int64_t at, V mean, V scale, V shift, const Activation& activation,
+  static HWY_INLINE Back at(const Arrays<T>& from, int64_t at, V mean, V scale, V shift, const Rebuild& how,
                             int64_t n) {
     const V x = get<kTail>(from.x + at, n);
     const V dy = get<kTail>(from.dy + at, n);
-    if constexpr (kGate == Gate::kOutput) {
-      if constexpr (kAct == Act::kIdentity) return {hn::Mul(hn::Sub(x, mean), scale), dy};
+    const Activation& activation = how.activation;
+    const auto is = [&](Gate gate) EK_HOT { return kGate == Gate::kAny ? how.gate == gate : kGate == gate; };
+    if (is(Gate::kOutput)) {
+      if (activation.kind == ActivationKind::kIdentity) return {hn::Mul(hn::Sub(x, mean), scale), dy};
       // z <= 0 where y <= 0: the slope is positive.
       const V gate = gate_of<R>(x);
-      const R slope = activation.kind == ActivationKind::kIdentity ? R(1) : static_cast<R>(activation.slope);
+      const R slope = static_cast<R>(activation.slope);
       const V z = leaky<R>(x, R(1) / slope);
       return {hn::Mul(hn::Sub(z, mean), scale), hn::Mul(dy, leaky_gate<R>(gate, slope))};
     }
     const V d = hn::Sub(x, mean);
     if constexpr (kAct == Act::kIdentity) return {d, dy};
-    if constexpr (kGate == Gate::kMask) {
+    if (is(Gate::kMask)) {
       return {d, from_gate<kAct, R>(dy, gate_from_bits<R>(from.gate_mask, at, n), activation)};
     }
     V z = hn::MulAdd(d, scale, shift);
-    if constexpr (kGate == Gate::kResidual) z = hn::Add(z, get<kTail>(from.residual + at, n));
+    if (is(Gate::kResidual)) z = hn::Add(z, get<kTail>(from.residual + at, n));
     return {d, gated<kAct, R>(dy, z, activation)};
   }
 };

@@ -70,11 +70,13 @@ void prepare(NormJob& job, const NormShape& shape, const NormOptions& options) {
     if (data) ++arrays;
   }
   job.threads = threads_for(shape, arrays, options.threads);
+  job.far = touched_bytes(shape, arrays) > last_level_cache_bytes();
   if (!job.out) return;
   const bool overwrites =
       job.out.data == job.x.data || job.out.data == job.dy.data || job.out.data == job.residual.data;
-  job.stream = options.stores == NormStores::kStreaming || (options.stores == NormStores::kAuto && !overwrites &&
-                                                            touched_bytes(shape, arrays) > last_level_cache_bytes());
+  job.stream =
+      options.stores == NormStores::kStreaming || (options.stores == NormStores::kAuto && !overwrites &&
+                                                   touched_bytes(shape, arrays) > last_level_cache_bytes() / 2);
 }
 
 }  // namespace
@@ -106,7 +108,7 @@ void scale_of(std::span<const Moments> moments, double eps, std::span<NormScale>
 
 size_t norm_workspace_bytes(const NormShape& shape) {
   const ReductionPlan plan(shape);
-  const int64_t entries = std::min(plan.blocks * plan.most_pieces(), kMaxEntries);
+  const int64_t entries = std::min(plan.blocks * plan.pieces, kMaxEntries);
   return static_cast<size_t>(entries * shape.c) * 2 * sizeof(double);
 }
 

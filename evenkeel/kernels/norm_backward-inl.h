@@ -27,7 +27,7 @@ struct Gradients {
   using T = Element;
   using R = Real<T>;
   using V = VecOf<R>;
-  static constexpr bool kNeedsZ = kAct != Act::kIdentity && kGate != Gate::kMask;
+  static constexpr bool kCompact = kGate == Gate::kAny;
   struct Columns {
     V mean, scale, shift;
   };
@@ -35,43 +35,51 @@ struct Gradients {
     V a, u, v;
   };
 
-  explicit Gradients(const NormJob& the_job) : job(the_job), activation(the_job.activation) {}
+  // What loops work with, by value.
+  struct View {
+    const R* mean;
+    const R* scale;
+    const R* shift;
+    Rebuild how;
+    HWY_INLINE Columns columns(int64_t j) const {
+      const TagOf<R> d;
+      return {hn::LoadU(d, mean + j), hn::LoadU(d, scale + j), hn::LoadU(d, shift + j)};
+    }
+    HWY_INLINE Columns broadcast(int64_t c) const { return {all<R>(mean[c]), all<R>(scale[c]), all<R>(shift[c])}; }
+    template <bool kTail>
+    HWY_INLINE Point point(const Arrays<T>& from, int64_t at, const Columns& c, int64_t n) const {
+      const Back<T, kAct, kGate> b =
+          Back<T, kAct, kGate>::template at<kTail>(from, at, c.mean, c.scale, c.shift, how, n);
+      if constexpr (kTail) {
+        const V g = first_lanes(b.g, n);
+        return {g, g, first_lanes(b.d, n)};
+      }
+      return {b.g, b.g, b.d};
+    }
+    HWY_INLINE void prefetch(const Arrays<T>& from, int64_t at) const {
+      __builtin_prefetch(from.x + at);
+      __builtin_prefetch(from.dy + at);
+    }
+    HWY_INLINE void hint(int64_t, int64_t) const {}
+  };
 
-  void set(const Tile& tile, bool across) {
+  explicit Gradients(const NormJob& the_job) : job(the_job) {}
+
+  void set(const Tile& tile) {
     for (int64_t c = 0; c < tile.width; ++c) {
-      const ChannelAffine<R> a = affine_of<R>(job.affine, tile.first + c, kGate == Gate::kOutput);
+      const ChannelAffine<R> a = affine_of<R>(job.affine, tile.first + c, job.from_output);
       mean[c] = a.mean_hi;
       scale[c] = a.scale;
       shift[c] = a.shift;
       mean_lo[c] = a.mean_lo;
     }
-    for (R* values : {mean, scale, shift}) spread(tile, across, values);
+    for (R* values : {mean, scale, shift}) spread(tile, values);
   }
 
   Arrays<T> example(int64_t e) const { return Arrays<T>(job, e); }
-  HWY_INLINE Columns columns(int64_t j) const {
-    const TagOf<R> d;
-    return {hn::LoadU(d, mean + j), hn::LoadU(d, scale + j), hn::LoadU(d, shift + j)};
-  }
-  // Of planes, whose parameters are not spread out when this is asked for.
-  HWY_INLINE Columns broadcast(int64_t c) const { return {all<R>(mean[c]), all<R>(scale[c]), all<R>(shift[c])}; }
-  template <bool kTail>
-  HWY_INLINE Point point(const Arrays<T>& from, int64_t at, const Columns& c, int64_t n) const {
-    const Back<T, kAct, kGate> b =
-        Back<T, kAct, kGate>::template at<kTail>(from, at, c.mean, c.scale, c.shift, activation, n);
-    if constexpr (kTail) {
-      const V g = first_lanes(b.g, n);
-      return {g, g, first_lanes(b.d, n)};
-    }
-    return {b.g, b.g, b.d};
-  }
-  HWY_INLINE void prefetch(const Arrays<T>& from, int64_t at) const {
-    __builtin_prefetch(from.x + at);
-    __builtin_prefetch(from.dy + at);
-  }
+  View view() const { return {mean, scale, shift, Rebuild(job)}; }
 
   const NormJob& job;
-  const Activation activation;
   HWY_ALIGN R mean[kColumns + 2 * kPositionLanes];
   HWY_ALIGN R scale[kColumns + 2 * kPositionLanes];
   HWY_ALIGN R shift[kColumns + 2 * kPositionLanes];
@@ -83,7 +91,7 @@ class PieceSums {
  public:
   PieceSums(const NormJob& job, const ReductionPlan& plan, const Tile& tile)
       : plan_(plan), tile_(tile), term_(job), reduction_(term_) {
-    term_.set(tile, plan.across);
+    term_.set(tile);
   }
   void operator()(int64_t block, int64_t piece, Partial out) {
     reduction_.run(tile_, plan_.across, plan_.region(block, piece), out.a, out.b);
@@ -110,9 +118,7 @@ class SumsReducer final : public Reducer {
   double reduce(const Tile& tile, const FoldRange& range) const override {
     using Pieces = PieceSums<T, kAct, kGate>;
     Pieces pieces(job(), plan(), tile);
-    const auto call = [](void* context, int64_t block, int64_t piece, Partial out)
-                          HWY_ATTR { (*static_cast<Pieces*>(context))(block, piece, out); };
-    return fold_range<MergeSums>(plan(), range, tile.width, {call, &pieces});
+    return fold_range<MergeSums>(plan(), range, tile.width, {call_piece<Pieces>, &pieces});
   }
   void finish(int64_t first, int64_t width, Partial result, double) const override {
     for (int64_t i = 0; i < width; ++i) job().out_sums[first + i] = {result.a[i], result.b[i]};
@@ -126,13 +132,67 @@ struct InputGradient {
   using T = Element;
   using R = Real<T>;
   using V = VecOf<R>;
-  static constexpr int kArrays = kGate == Gate::kOutput ? 6 : 5;
+  // What dx is scaled by is the scale of the forward pass, but for a gradient from outputs.
+  static constexpr bool kOwnScale = kGate == Gate::kAny;
+  static constexpr int kArrays = kOwnScale ? 6 : 5;
   struct Columns {
     V mean, scale, shift, slope, offset, out_scale;
   };
 
-  explicit InputGradient(const NormJob& the_job) : job(the_job), activation(the_job.activation) {}
+  // What loops work with, by value.
+  struct View {
+    Rebuild how;
+    bool batch_statistics;
+    template <class Values>
+    HWY_INLINE Columns columns(const Values& values, int64_t j) const {
+      const TagOf<R> d;
+      const V scale = hn::LoadU(d, values[1] + j);
+      return {hn::LoadU(d, values[0] + j), scale,
+              hn::LoadU(d, values[2] + j), hn::LoadU(d, values[3] + j),
+              hn::LoadU(d, values[4] + j), kOwnScale ? hn::LoadU(d, values[kArrays - 1] + j) : scale};
+    }
+    template <class Values>
+    HWY_INLINE Columns broadcast(const Values& values, int64_t j) const {
+      const V scale = all<R>(values[1][j]);
+      return {all<R>(values[0][j]), scale,
+              all<R>(values[2][j]), all<R>(values[3][j]),
+              all<R>(values[4][j]), kOwnScale ? all<R>(values[kArrays - 1][j]) : scale};
+    }
+    // Those of x in the first n lanes, those of y in the others.
+    static HWY_INLINE Columns joined(const Columns& x, const Columns& y, int64_t n) {
+      const auto first = hn::FirstN(TagOf<R>(), static_cast<size_t>(n));
+      return {hn::IfThenElse(first, x.mean, y.mean),     hn::IfThenElse(first, x.scale, y.scale),
+              hn::IfThenElse(first, x.shift, y.shift),   hn::IfThenElse(first, x.slope, y.slope),
+              hn::IfThenElse(first, x.offset, y.offset), hn::IfThenElse(first, x.out_scale, y.out_scale)};
+    }
+    // kAll: with what is seldom wanted.
+    template <bool kTail, bool kStream, bool kAll>
+    HWY_INLINE void apply(const Arrays<T>& arrays, int64_t at, const Columns& c, int64_t n) const {
+      const Back<T, kAct, kGate> b =
+          Back<T, kAct, kGate>::template at<kTail>(arrays, at, c.mean, c.scale, c.shift, how, n);
+      V u = b.g;
+      if (!kAll || batch_statistics) u = hn::Sub(u, hn::MulAdd(b.d, c.slope, c.offset));
+      const V dx = hn::Mul(c.out_scale, u);
+      // No memory is read behind this line: dx may be dy.
+      if (kAll && arrays.dresidual) put<kTail>(b.g, arrays.dresidual + at, n);
+      if constexpr (kStream && !kTail) {
+        put_streaming(dx, arrays.out + at);
+      } else {
+        put<kTail>(dx, arrays.out + at, n);
+      }
+    }
+    HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
+      __builtin_prefetch(arrays.x + at, 0, 2);
+      __builtin_prefetch(arrays.dy + at, 0, 2);
+      if constexpr (kGate == Gate::kResidual) __builtin_prefetch(arrays.residual + at, 0, 2);
+    }
+  };
 
+  explicit InputGradient(const NormJob& the_job)
+      : job(the_job), values_inverse(1 / static_cast<double>(the_job.shape.n * the_job.shape.s)) {}
+
+  View view() const { return {Rebuild(job), job.batch_statistics}; }
+  bool wants_all() const { return job.dresidual || !job.batch_statistics; }
   bool is_contiguous() const {
     const int64_t stride = job.shape.s * job.shape.c;
     return job.x.example_stride == stride && job.dy.example_stride == stride && job.out.example_stride == stride &&
@@ -141,7 +201,7 @@ struct InputGradient {
   }
   // The line that is taken from g: (x - mean_hi) * slope + offset. 0 when the statistics are constants.
   void fill(int64_t channel, R* const* arrays, int64_t j) const {
-    const ChannelAffine<R> a = affine_of<R>(job.affine, channel, kGate == Gate::kOutput);
+    const ChannelAffine<R> a = affine_of<R>(job.affine, channel, job.from_output);
     arrays[0][j] = a.mean_hi;
     arrays[1][j] = a.scale;
     arrays[2][j] = a.shift;
@@ -149,68 +209,36 @@ struct InputGradient {
     double offset = 0;
     const double rstd = job.affine.scale[channel].rstd;
     if (job.batch_statistics) {
-      const double m = static_cast<double>(job.shape.n * job.shape.s);
       const GradientSums& sums = job.sums[channel];
-      slope = rstd * rstd * sums.dy_xmu / m;
-      offset = sums.dy / m - a.mean_lo * slope;
+      slope = rstd * rstd * sums.dy_xmu * values_inverse;
+      offset = sums.dy * values_inverse - a.mean_lo * slope;
     }
     arrays[3][j] = static_cast<R>(slope);
     arrays[4][j] = static_cast<R>(offset);
-    if constexpr (kGate == Gate::kOutput) arrays[5][j] = static_cast<R>(job.affine.gamma.at(channel, 1) * rstd);
-  }
-  template <class Values>
-  HWY_INLINE Columns columns(const Values& values, int64_t j) const {
-    const TagOf<R> d;
-    const V scale = hn::LoadU(d, values[1] + j);
-    return {hn::LoadU(d, values[0] + j), scale,
-            hn::LoadU(d, values[2] + j), hn::LoadU(d, values[3] + j),
-            hn::LoadU(d, values[4] + j), kGate == Gate::kOutput ? hn::LoadU(d, values[kArrays - 1] + j) : scale};
-  }
-  HWY_INLINE Columns broadcast(const R* values) const {
-    return {all<R>(values[0]), all<R>(values[1]), all<R>(values[2]),
-            all<R>(values[3]), all<R>(values[4]), all<R>(values[kGate == Gate::kOutput ? kArrays - 1 : 1])};
-  }
-  template <bool kTail>
-  HWY_INLINE void apply(const Arrays<T>& arrays, int64_t at, const Columns& c, int64_t n, bool stream) const {
-    const Back<T, kAct, kGate> b =
-        Back<T, kAct, kGate>::template at<kTail>(arrays, at, c.mean, c.scale, c.shift, activation, n);
-    V u = b.g;
-    if (job.batch_statistics) u = hn::Sub(u, hn::MulAdd(b.d, c.slope, c.offset));
-    const V dx = hn::Mul(c.out_scale, u);
-    // No memory is read behind this line: dx may be dy.
-    if (arrays.dresidual) put<kTail>(b.g, arrays.dresidual + at, n);
-    if (!kTail && stream) {
-      put_streaming(dx, arrays.out + at);
-    } else {
-      put<kTail>(dx, arrays.out + at, n);
-    }
-  }
-  HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
-    __builtin_prefetch(arrays.x + at, 0, 2);
-    __builtin_prefetch(arrays.dy + at, 0, 2);
-    if constexpr (kGate == Gate::kResidual) __builtin_prefetch(arrays.residual + at, 0, 2);
+    if constexpr (kOwnScale) arrays[5][j] = static_cast<R>(job.affine.gamma.at(channel, 1) * rstd);
   }
 
   const NormJob& job;
-  const Activation activation;
+  const double values_inverse;
 };
 
-// Calls pass(act, gate) with constants for the job. Types other than fp32 have few classes.
+// Calls pass(act, gate) with constants for the job. Common cases of fp32 have loops of their own.
 template <class T, class Pass>
 void with_gradient(const NormJob& job, Pass&& pass) {
   using Identity = std::integral_constant<Act, Act::kIdentity>;
   using Relu = std::integral_constant<Act, Act::kRelu>;
-  using Any = std::integral_constant<Act, Act::kAny>;
   using Input = std::integral_constant<Gate, Gate::kInput>;
   using Residual = std::integral_constant<Gate, Gate::kResidual>;
   const ActivationKind kind = job.activation.kind;
-  if (job.from_output) return pass(Any(), std::integral_constant<Gate, Gate::kOutput>());
-  if (kind == ActivationKind::kIdentity) return pass(Identity(), Input());
-  if (job.gate_mask) return pass(Any(), std::integral_constant<Gate, Gate::kMask>());
-  if constexpr (std::is_same_v<T, float>) {
-    if (kind == ActivationKind::kRelu) return job.residual ? pass(Relu(), Residual()) : pass(Relu(), Input());
+  if (!job.from_output) {
+    if (kind == ActivationKind::kIdentity) return pass(Identity(), Input());
+    if constexpr (std::is_same_v<T, float>) {
+      if (kind == ActivationKind::kRelu && !job.gate_mask) {
+        return job.residual ? pass(Relu(), Residual()) : pass(Relu(), Input());
+      }
+    }
   }
-  return job.residual ? pass(Any(), Residual()) : pass(Any(), Input());
+  pass(std::integral_constant<Act, Act::kAny>(), std::integral_constant<Gate, Gate::kAny>());
 }
 
 // ---- passes -------------------------------------------------------------------------------------
@@ -220,7 +248,7 @@ inline int arrays_read(const NormJob& job) { return job.residual ? 3 : 2; }
 template <class T>
 void sums_pass(const NormJob& job) {
   with_gradient<T>(job, [&](auto act, auto gate) HWY_ATTR {
-    reduce_batch<MergeSums>(SumsReducer<T, decltype(act)::value, decltype(gate)::value>(job), arrays_read(job));
+    reduce_batch<MergeSums>(SumsReducer<T, decltype(act)::value, decltype(gate)::value>(job));
   });
 }
 
@@ -234,12 +262,12 @@ void input_pass(const NormJob& job) {
 template <class T>
 void backward_pass(const NormJob& job) {
   const NormShape& shape = job.shape;
-  const SlabPlan slabs(shape, arrays_read(job), job.threads);
+  const SlabPlan slabs(shape, arrays_read(job), job.threads, kSlabBytes);
   with_gradient<T>(job, [&](auto act, auto gate) HWY_ATTR {
     const InputGradient<T, decltype(act)::value, decltype(gate)::value> map(job);
     const SumsReducer<T, decltype(act)::value, decltype(gate)::value> reducer(job);
-    if (slabs.count == 0) {
-      reduce_batch<MergeSums>(reducer, arrays_read(job));
+    if (slabs.count == 0 || !job.far) {
+      reduce_batch<MergeSums>(reducer);
       map_batch(map, true);
       return;
     }

@@ -36,6 +36,7 @@ struct Deviations {
   using T = Element;
   using R = Real<T>;
   using V = VecOf<R>;
+  static constexpr bool kCompact = false;
   struct Columns {
     V shift;
   };
@@ -43,20 +44,34 @@ struct Deviations {
     V a, u, v;
   };
 
+  // What loops work with, by value.
+  struct View {
+    const R* shift;
+    HWY_INLINE Columns columns(int64_t j) const { return {hn::LoadU(TagOf<R>(), shift + j)}; }
+    HWY_INLINE Columns broadcast(int64_t c) const { return {all<R>(shift[c])}; }
+    template <bool kTail>
+    HWY_INLINE Point point(const Arrays<T>& from, int64_t at, const Columns& columns, int64_t n) const {
+      V d = hn::Sub(get<kTail>(from.x + at, n), columns.shift);
+      if constexpr (kTail) d = first_lanes(d, n);
+      return {d, d, d};
+    }
+    HWY_INLINE void prefetch(const Arrays<T>& from, int64_t at) const { __builtin_prefetch(from.x + at); }
+    // Of planes: while example e of a block is read, the samples of the next piece are fetched, 2 of 16 at a time.
+    const T* const* next;
+    HWY_INLINE void hint(int64_t e, int64_t at) const {
+      if (next == nullptr) return;
+      __builtin_prefetch(next[2 * e] + at, 0, 2);
+      __builtin_prefetch(next[2 * e + 1] + at, 0, 2);
+    }
+  };
+
   explicit Deviations(const NormJob& the_job) : job(the_job) {}
 
   Arrays<T> example(int64_t e) const { return Arrays<T>(job, e); }
-  HWY_INLINE Columns columns(int64_t j) const { return {hn::LoadU(TagOf<R>(), shift + j)}; }
-  HWY_INLINE Columns broadcast(int64_t c) const { return {all<R>(shift[c])}; }
-  template <bool kTail>
-  HWY_INLINE Point point(const Arrays<T>& from, int64_t at, const Columns& columns, int64_t n) const {
-    V d = hn::Sub(get<kTail>(from.x + at, n), columns.shift);
-    if constexpr (kTail) d = first_lanes(d, n);
-    return {d, d, d};
-  }
-  HWY_INLINE void prefetch(const Arrays<T>& from, int64_t at) const { __builtin_prefetch(from.x + at); }
+  View view() const { return {shift, next}; }
 
   const NormJob& job;
+  const T* const* next = nullptr;
   HWY_ALIGN R shift[kColumns + 2 * kPositionLanes];
 };
 
@@ -76,9 +91,20 @@ class PieceMoments {
       return;
     }
     sample(region);
+    term_.next = nullptr;
+    if (tile_.planes()) {
+      // The same piece of the next block, or of the next channels.
+      const bool more = block + 1 < plan_.blocks;
+      const Region next = plan_.region(more ? block + 1 : 0, piece);
+      const int64_t offset = more ? 0 : tile_.width * tile_.s;
+      if (next.examples == kBlockExamples && (more || tile_.first + 2 * tile_.width <= term_.job.shape.c)) {
+        for (int64_t i = 0; i < kShiftSamples; ++i) next_[i] = sample_at(next, i) + offset;
+        term_.next = next_;
+      }
+    }
     for (int attempt = 0; attempt < 2; ++attempt) {
       std::memcpy(term_.shift, shift_, static_cast<size_t>(tile_.width) * sizeof(R));
-      spread(tile_, plan_.across, term_.shift);
+      spread(tile_, term_.shift);
       reduction_.run(tile_, plan_.across, region, sum_, square_);
       if (finish(static_cast<double>(region.values()), out)) return;
     }
@@ -88,30 +114,23 @@ class PieceMoments {
   // The shift of every channel: the mean of kShiftSamples values spread over the piece, an odd number of positions apart
   // (an even one would meet the same column of the image each time), summed by halves. Few values are taken repeatedly.
   void sample(const Region& region) {
-    const int64_t values = region.values();
-    int64_t step = values >= kShiftSamples ? (values - 1) / (kShiftSamples - 1) : 1;
-    if (step % 2 == 0) --step;
+    place_samples(region);
     const T* at[kShiftSamples];
-    for (int64_t i = 0; i < kShiftSamples; ++i) {
-      const int64_t value = i * step % values;
-      const Arrays<T> from = term_.example(region.first_example + value / region.positions);
-      at[i] = from.x + tile_.at(region.first_position + value % region.positions, 0);
-    }
+    for (int64_t i = 0; i < kShiftSamples; ++i) at[i] = sample_at(region, i);
     const TagOf<R> d;
     const V scale = all<R>(R(1) / kShiftSamples);
     if (tile_.planes()) {
-      R lanes[kShiftSamples];
-      for (int64_t c = 0; c < tile_.width; ++c) {
-        for (int64_t i = 0; i < kShiftSamples; ++i) lanes[i] = value_at(at[i] + c * tile_.s);
-        for (int64_t half = kShiftSamples / 2; half > 0; half /= 2) {
-          for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-        }
-        shift_[c] = lanes[0] * (R(1) / kShiftSamples);
+      const int64_t s = tile_.s;
+      const int64_t width = tile_.width;
+      for (int64_t c = 0; c < width; ++c) {
+        const auto pair = [&](int64_t i) EK_HOT { return value_at(at[i] + c * s) + value_at(at[i + 8] + c * s); };
+        const R t0 = pair(0) + pair(4), t1 = pair(1) + pair(5), t2 = pair(2) + pair(6), t3 = pair(3) + pair(7);
+        shift_[c] = ((t0 + t2) + (t1 + t3)) * (R(1) / kShiftSamples);
       }
       return;
     }
     constexpr int64_t kVec = kLanesOf<R>;
-    const auto strip = [&](int64_t j, auto tail) HWY_ATTR {
+    const auto strip = [&](int64_t j, auto tail) EK_HOT {
       V t[kShiftSamples / 2];
       for (int64_t i = 0; i < kShiftSamples / 2; ++i) {
         t[i] = hn::Add(get<decltype(tail)::value>(at[i] + j, tile_.width - j),
@@ -126,7 +145,23 @@ class PieceMoments {
     for (; j + kVec <= tile_.width; j += kVec) strip(j, std::false_type());
     if (j < tile_.width) strip(j, std::true_type());
   }
-  static R value_at(const T* p) {
+  const T* sample_at(const Region& region, int64_t i) const {
+    return static_cast<const T*>(term_.job.x.data) +
+           (region.first_example + sample_example_[i]) * term_.job.x.example_stride +
+           tile_.at(region.first_position + sample_position_[i], 0);
+  }
+  // The examples and positions of the samples: a function of the region's size.
+  void place_samples(const Region& region) {
+    if (region.examples == placed_examples_ && region.positions == placed_positions_) return;
+    placed_examples_ = region.examples;
+    placed_positions_ = region.positions;
+    for (int64_t i = 0; i < kShiftSamples; ++i) {
+      const int64_t group = i % 4;
+      sample_example_[i] = group * region.examples / 4;
+      sample_position_[i] = ((2 * group + 1) * region.positions / 8 + i / 4 * 3) % region.positions;
+    }
+  }
+  static HWY_INLINE R value_at(const T* p) {
     if constexpr (sizeof(T) == 2) {
       return hn::GetLane(get<true>(p, 1));
     } else {
@@ -140,7 +175,7 @@ class PieceMoments {
     const D d;
     const DVec n = hn::Set(d, count);
     bool close = true;
-    const auto strip = [&](int64_t i, const double* sums, const double* squares, double* mean, double* m2) HWY_ATTR {
+    const auto strip = [&](int64_t i, const double* sums, const double* squares, double* mean, double* m2) EK_HOT {
       const DVec sum = hn::LoadU(d, sums);
       const DVec square = hn::LoadU(d, squares);
       const DVec offset = hn::Div(sum, n);
@@ -275,6 +310,9 @@ class PieceMoments {
   const Tile tile_;
   Deviations<T> term_;
   Reduction<Deviations<T>> reduction_;
+  int64_t placed_examples_ = 0, placed_positions_ = 0;
+  const T* next_[kShiftSamples];
+  int64_t sample_example_[kShiftSamples], sample_position_[kShiftSamples];
   HWY_ALIGN R shift_[kMaxTile + kPositionLanes];
   HWY_ALIGN double sum_[kMaxTile + kPositionLanes];
   HWY_ALIGN double square_[kMaxTile + kPositionLanes];
@@ -286,9 +324,7 @@ class MomentsReducer final : public Reducer {
   using Reducer::Reducer;
   double reduce(const Tile& tile, const FoldRange& range) const override {
     PieceMoments<T> pieces(job(), plan(), tile);
-    const auto call = [](void* context, int64_t block, int64_t piece, Partial out)
-                          HWY_ATTR { (*static_cast<PieceMoments<T>*>(context))(block, piece, out); };
-    return fold_range<MergeMoments>(plan(), range, tile.width, {call, &pieces});
+    return fold_range<MergeMoments>(plan(), range, tile.width, {call_piece<PieceMoments<T>>, &pieces});
   }
   void finish(int64_t first, int64_t width, Partial result, double count) const override {
     for (int64_t i = 0; i < width; ++i) {
@@ -301,6 +337,7 @@ class MomentsReducer final : public Reducer {
 
 // ---- normalize ----------------------------------------------------------------------------------
 
+// kResidual: there may be one.
 template <class Element, Act kAct, bool kResidual>
 struct Normalize {
   using T = Element;
@@ -310,13 +347,54 @@ struct Normalize {
   struct Columns {
     V mean, scale, shift;
   };
+  // What loops work with, by value.
+  struct View {
+    Activation activation;
+    template <class Values>
+    HWY_INLINE Columns columns(const Values& values, int64_t j) const {
+      const TagOf<R> d;
+      return {hn::LoadU(d, values[0] + j), hn::LoadU(d, values[1] + j), hn::LoadU(d, values[2] + j)};
+    }
+    template <class Values>
+    HWY_INLINE Columns broadcast(const Values& values, int64_t j) const {
+      return {all<R>(values[0][j]), all<R>(values[1][j]), all<R>(values[2][j])};
+    }
+    // Those of x in the first n lanes, those of y in the others.
+    static HWY_INLINE Columns joined(const Columns& x, const Columns& y, int64_t n) {
+      const auto first = hn::FirstN(TagOf<R>(), static_cast<size_t>(n));
+      return {hn::IfThenElse(first, x.mean, y.mean), hn::IfThenElse(first, x.scale, y.scale),
+              hn::IfThenElse(first, x.shift, y.shift)};
+    }
+    // kAll: with what is seldom wanted.
+    template <bool kTail, bool kStream, bool kAll>
+    HWY_INLINE void apply(const Arrays<T>& arrays, int64_t at, const Columns& c, int64_t n) const {
+      const V d = hn::Sub(get<kTail>(arrays.x + at, n), c.mean);
+      V z = hn::MulAdd(d, c.scale, c.shift);
+      if (kResidual && (kAct != Act::kAny || arrays.residual)) {
+        z = hn::Add(z, get<kTail>(arrays.residual + at, n));
+        if (kAll && arrays.out_mask) set_bits<R>(z, arrays.out_mask, at, kTail ? n : kLanesOf<R>);
+      }
+      const V y = activated<kAct, R>(z, activation);
+      if constexpr (kStream && !kTail) {
+        put_streaming(y, arrays.out + at);
+      } else {
+        put<kTail>(y, arrays.out + at, n);
+      }
+    }
+    HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
+      __builtin_prefetch(arrays.x + at, 0, 2);
+      if constexpr (kResidual) __builtin_prefetch(arrays.residual + at, 0, 2);
+    }
+  };
 
   explicit Normalize(const NormJob& the_job) : job(the_job) {}
 
+  View view() const { return {job.activation}; }
+  bool wants_all() const { return job.out_mask != nullptr; }
   bool is_contiguous() const {
     const int64_t stride = job.shape.s * job.shape.c;
     return job.x.example_stride == stride && job.out.example_stride == stride &&
-           (!kResidual || job.residual.example_stride == stride);
+           (!job.residual || job.residual.example_stride == stride);
   }
   void fill(int64_t channel, R* const* arrays, int64_t j) const {
     const ChannelAffine<R> a = affine_of<R>(job.affine, channel);
@@ -324,67 +402,33 @@ struct Normalize {
     arrays[1][j] = a.scale;
     arrays[2][j] = a.shift;
   }
-  template <class Values>
-  HWY_INLINE Columns columns(const Values& values, int64_t j) const {
-    const TagOf<R> d;
-    return {hn::LoadU(d, values[0] + j), hn::LoadU(d, values[1] + j), hn::LoadU(d, values[2] + j)};
-  }
-  HWY_INLINE Columns broadcast(const R* values) const {
-    return {all<R>(values[0]), all<R>(values[1]), all<R>(values[2])};
-  }
-  template <bool kTail>
-  HWY_INLINE void apply(const Arrays<T>& arrays, int64_t at, const Columns& c, int64_t n, bool stream) const {
-    const V d = hn::Sub(get<kTail>(arrays.x + at, n), c.mean);
-    V z = hn::MulAdd(d, c.scale, c.shift);
-    if constexpr (kResidual) {
-      z = hn::Add(z, get<kTail>(arrays.residual + at, n));
-      if (arrays.out_mask) set_bits<R>(z, arrays.out_mask, at, kTail ? n : kLanesOf<R>);
-    }
-    const V y = activated<kAct, R>(z, job.activation);
-    if (!kTail && stream) {
-      put_streaming(y, arrays.out + at);
-    } else {
-      put<kTail>(y, arrays.out + at, n);
-    }
-  }
-  HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
-    __builtin_prefetch(arrays.x + at, 0, 2);
-    if constexpr (kResidual) __builtin_prefetch(arrays.residual + at, 0, 2);
-  }
 
   const NormJob& job;
 };
 
-// Calls pass(map) for the activation and residual of the job. Types other than fp32 have one class for all activations.
+// Calls pass(map) for the activation and residual of the job. Common cases of fp32 have loops of their own.
 template <class T, class Pass>
 void with_normalize(const NormJob& job, Pass&& pass) {
-  const bool residual = static_cast<bool>(job.residual);
-  const auto with = [&](auto act) HWY_ATTR {
-    constexpr Act kAct = decltype(act)::value;
-    if (residual) {
-      pass(Normalize<T, kAct, true>(job));
-    } else {
-      pass(Normalize<T, kAct, false>(job));
-    }
-  };
   if constexpr (std::is_same_v<T, float>) {
+    const bool residual = static_cast<bool>(job.residual);
     switch (job.activation.kind) {
       case ActivationKind::kIdentity:
-        return with(std::integral_constant<Act, Act::kIdentity>());
+        return residual ? pass(Normalize<T, Act::kIdentity, true>(job))
+                        : pass(Normalize<T, Act::kIdentity, false>(job));
       case ActivationKind::kRelu:
-        return with(std::integral_constant<Act, Act::kRelu>());
+        return residual ? pass(Normalize<T, Act::kRelu, true>(job)) : pass(Normalize<T, Act::kRelu, false>(job));
       default:
         break;
     }
   }
-  with(std::integral_constant<Act, Act::kAny>());
+  pass(Normalize<T, Act::kAny, true>(job));
 }
 
 // ---- passes -------------------------------------------------------------------------------------
 
 template <class T>
 void moments_pass(const NormJob& job) {
-  reduce_batch<MergeMoments>(MomentsReducer<T>(job), 1);
+  reduce_batch<MergeMoments>(MomentsReducer<T>(job));
 }
 
 template <class T>
@@ -407,11 +451,12 @@ inline void clear_mask(const NormJob& job, const Slab& slab) {
 template <class T>
 void forward_pass(const NormJob& job) {
   const NormShape& shape = job.shape;
-  const SlabPlan slabs(shape, 1, job.threads);
+  // From beyond the L3 cache x is read once; from within it, two passes along the memory are faster.
+  const SlabPlan slabs(shape, 1, job.threads, kSlabBytes);
   const MomentsReducer<T> reducer(job);
   with_normalize<T>(job, [&](const auto& map) HWY_ATTR {
-    if (slabs.count == 0) {
-      reduce_batch<MergeMoments>(reducer, 1);
+    if (slabs.count == 0 || !job.far) {
+      reduce_batch<MergeMoments>(reducer);
       map_batch(map, true);
       return;
     }

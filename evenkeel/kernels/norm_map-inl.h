@@ -1,7 +1,7 @@
 // The element-wise passes of the norm: one Map applied to every element, with the parameters of its channel, in any layout.
 //
-// A Map gives R, T, Columns (parameters in registers), kArrays parameters per channel (fill() writes them), and
-//   apply<kTail>(arrays, at, columns, n, stream)        the vector at element `at` of an example.
+// A Map gives R, T, Columns (parameters in registers), kArrays parameters per channel (fill() writes them), and a View with
+//   apply<kTail, kStream, kAll>(arrays, at, columns, n)        the vector at element `at` of an example.
 // Any split over threads and any order gives the same bits.
 #if defined(EVENKEEL_KERNELS_NORM_MAP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_NORM_MAP_INL_H_
@@ -23,8 +23,10 @@ namespace {
 inline constexpr int64_t kStrip = 2048;
 // Narrow rows are seen as rows of about this many columns.
 inline constexpr int64_t kFoldColumns = 512;
-// Channels whose short planes are seen as one row: 16 channels of 7x7 are 3 KiB per parameter.
-inline constexpr int64_t kPlaneGroup = 16;
+// Channels whose short planes are seen as one row: 32 channels of 7x7 are 6 KiB per parameter. Of longer planes, channels whose
+// parameters are made at a time.
+inline constexpr int64_t kPlaneGroup = 32;
+inline constexpr int64_t kPlaneParameters = 256;
 // The second pass over rows goes backwards, in blocks of this size: what the first one read last is still in cache.
 // Smaller blocks defeat the hardware's prefetchers.
 inline constexpr int64_t kReverseBytes = 256 << 10;
@@ -35,22 +37,16 @@ struct Parameters {
   using R = typename Map::R;
   HWY_ALIGN R values[Map::kArrays][kStrip + 2 * kPositionLanes];
 
-  // channel_of(j): the channel of column j < period; columns beyond repeat.
-  template <class ChannelOf>
-  void set(const Map& map, int64_t period, int64_t columns, const ChannelOf& channel_of) {
+  // Channels first, first + 1, ... for `channels` runs of `run` columns; columns beyond repeat.
+  void set(const Map& map, int64_t first, int64_t channels, int64_t run, int64_t columns) {
     R* arrays[Map::kArrays];
     for (int a = 0; a < Map::kArrays; ++a) arrays[a] = values[a];
-    int64_t last = -1;
-    for (int64_t j = 0; j < period; ++j) {
-      const int64_t channel = channel_of(j);
-      if (channel == last) {
-        for (R* array : arrays) array[j] = array[j - 1];
-      } else {
-        map.fill(channel, arrays, j);
-      }
-      last = channel;
-    }
+    for (int64_t c = 0; c < channels; ++c) map.fill(first + c, arrays, c * run);
+    const int64_t period = channels * run;
     for (R* array : arrays) {
+      if (run > 1) {
+        for (int64_t c = 0; c < channels; ++c) std::fill_n(array + c * run + 1, run - 1, array[c * run]);
+      }
       for (int64_t j = period; j < columns + 2 * kPositionLanes; ++j) array[j] = array[j - period];
     }
   }
@@ -63,7 +59,9 @@ class Mapping {
   using T = typename Map::T;
   using Columns = typename Map::Columns;
 
-  explicit Mapping(const Map& map) : map_(map), stream_(map.job.stream) {}
+  using View = typename Map::View;
+
+  explicit Mapping(const Map& map) : map_(map), stream_(map.job.stream), all_(map.wants_all()) {}
 
   // Rows [begin, end) of examples [0, n) with s rows of c channels each: begin and end count rows of the whole batch.
   // backwards: in blocks, the last ones first.
@@ -86,7 +84,7 @@ class Mapping {
         fold = std::min(fold, std::max<int64_t>(1, kStrip / c));
       }
       const int64_t period = width * fold;
-      parameters.set(map_, width, period, [&](int64_t j) { return first + j; });
+      parameters.set(map_, first, width, 1, period);
       for (int64_t high = end; high > begin; high -= block) {
         const int64_t low = std::max(begin, high - block);
         for (int64_t row = low; row < high;) {
@@ -107,13 +105,14 @@ class Mapping {
     }
   }
 
-  // Planes, blocks or groups of short planes: channels [first, first + width) of example e. ahead: elements between what is
-  // worked on and what will be read next, 0 for nothing.
+  // Planes, blocks or groups of short planes: channels [first, first + width) of examples [first_example, last_example).
+  // ahead: elements between what is worked on and what will be read next, 0 for nothing.
   void slab(const Slab& slab, int64_t first_example, int64_t last_example, int64_t ahead) {
     const NormShape& shape = map_.job.shape;
+    const int64_t end = slab.first + slab.width;
     if (is_blocked(shape.layout)) {
       const int64_t lanes = lanes_of_block(shape.layout);
-      for (int64_t c = slab.first; c < slab.first + slab.width; c += lanes) {
+      for (int64_t c = slab.first; c < end; c += lanes) {
         const int64_t valid = std::min(lanes, shape.c - c);
         Columns columns[kPartsOf<R>];
         block_columns(c, valid, lanes, columns);
@@ -126,12 +125,12 @@ class Mapping {
       }
       return;
     }
-    if (shape.s < kWindow) {
-      Parameters<Map> parameters;
-      for (int64_t c = slab.first; c < slab.first + slab.width; c += kPlaneGroup) {
-        const int64_t width = std::min(kPlaneGroup, slab.first + slab.width - c);
+    Parameters<Map> parameters;
+    if (shape.s < kShort) {
+      for (int64_t c = slab.first; c < end; c += kPlaneGroup) {
+        const int64_t width = std::min(kPlaneGroup, end - c);
         const int64_t columns = width * shape.s;
-        parameters.set(map_, columns, columns, [&](int64_t j) { return c + j / shape.s; });
+        parameters.set(map_, c, width, shape.s, columns);
         for (int64_t e = first_example; e < last_example; ++e) {
           const Arrays<T> arrays(map_.job, e);
           run(arrays, c * shape.s, c * shape.s + columns, columns, parameters, ahead);
@@ -139,27 +138,33 @@ class Mapping {
       }
       return;
     }
-    // Long planes: channel by channel where each fills pages by itself, else along the memory.
-    if (shape.s >= 512) {
-      for (int64_t c = slab.first; c < slab.first + slab.width; ++c) {
-        for (int64_t e = first_example; e < last_example; ++e) plane(e, c, ahead);
-      }
-    } else {
+    for (int64_t first = slab.first; first < end; first += kPlaneParameters) {
+      const int64_t width = std::min(kPlaneParameters, end - first);
+      parameters.set(map_, first, width, 1, width);
       for (int64_t e = first_example; e < last_example; ++e) {
-        for (int64_t c = slab.first; c < slab.first + slab.width; ++c) plane(e, c, ahead);
+        plane_run(Arrays<T>(map_.job, e), first * shape.s, first * shape.s, (first + width) * shape.s, parameters,
+                  ahead);
       }
     }
   }
 
-  void plane(int64_t example, int64_t channel, int64_t ahead) {
-    Columns columns[kPartsOf<R>];
-    R values[Map::kArrays];
-    R* arrays_of[Map::kArrays];
-    for (int a = 0; a < Map::kArrays; ++a) arrays_of[a] = values + a;
-    map_.fill(channel, arrays_of, 0);
-    for (Columns& c : columns) c = map_.broadcast(values);
+  // Planes [begin, end) of the whole batch, kShort long at least. backwards: the last examples first.
+  void planes(int64_t begin, int64_t end, bool backwards) {
+    const int64_t c = map_.job.shape.c;
     const int64_t s = map_.job.shape.s;
-    periodic_run(Arrays<T>(map_.job, example), channel * s, (channel + 1) * s, columns, ahead);
+    const int64_t first_example = begin / c;
+    const int64_t examples = (end + c - 1) / c - first_example;
+    Parameters<Map> parameters;
+    for (int64_t first = 0; first < c; first += kPlaneParameters) {
+      const int64_t width = std::min(kPlaneParameters, c - first);
+      parameters.set(map_, first, width, 1, width);
+      for (int64_t i = 0; i < examples; ++i) {
+        const int64_t e = first_example + (backwards ? examples - 1 - i : i);
+        const int64_t low = std::max(first, begin - e * c);
+        const int64_t high = std::min(first + width, end - e * c);
+        if (low < high) plane_run(Arrays<T>(map_.job, e), first * s, low * s, high * s, parameters, 0);
+      }
+    }
   }
 
   // Streamed data are seen by other threads after this.
@@ -176,47 +181,125 @@ class Mapping {
     return static_cast<int64_t>(((64 - (address & 63)) & 63) / sizeof(T));
   }
 
-  HWY_INLINE void step(const Arrays<T>& arrays, int64_t at, const Columns& columns, bool stream) {
-    map_.template apply<false>(arrays, at, columns, kVec, stream);
+  // Elements [at, end) of planes that follow each other; parameter 0 is that of the plane at element `origin`. A vector has elements
+  // of two planes at most.
+  void plane_run(const Arrays<T>& arrays, int64_t origin, int64_t at, int64_t end, const Parameters<Map>& p,
+                 int64_t ahead) {
+    if (stream_) {
+      const int64_t stop = std::min(at + elements_to_line(arrays.out + at), end);
+      while (at < stop) at = plane_piece(arrays, origin, at, stop, p);
+    }
+    if (all_) {
+      at = stream_ ? planes_from<true, true>(arrays, origin, at, end, p, 0)
+                   : planes_from<false, true>(arrays, origin, at, end, p, 0);
+    } else if (stream_) {
+      at = planes_from<true, false>(arrays, origin, at, end, p, ahead);
+    } else {
+      at = planes_from<false, false>(arrays, origin, at, end, p, ahead);
+    }
+    while (at < end) at = plane_piece(arrays, origin, at, end, p);
   }
-  HWY_INLINE void tail(const Arrays<T>& arrays, int64_t at, const Columns& columns, int64_t n) {
-    map_.template apply<true>(arrays, at, columns, n, false);
+  // A part of one vector, of one plane, by plain stores. Returns where it ends.
+  HWY_NOINLINE int64_t plane_piece(const Arrays<T>& arrays, int64_t origin, int64_t at, int64_t end,
+                                   const Parameters<Map>& p) {
+    const int64_t s = map_.job.shape.s;
+    const int64_t j = (at - origin) / s;
+    const int64_t n = std::min(kVec, std::min(end, origin + (j + 1) * s) - at);
+    const View view = map_.view();
+    const Columns columns = view.broadcast(p.values, j);
+    if (n == kVec) {
+      view.template apply<false, false, true>(arrays, at, columns, n);
+    } else {
+      view.template apply<true, false, true>(arrays, at, columns, n);
+    }
+    return at + n;
   }
+  template <bool kStream, bool kAll>
+  HWY_INLINE int64_t planes_from(const Arrays<T>& given, int64_t origin, int64_t at, int64_t end,
+                                 const Parameters<Map>& p, int64_t ahead) {
+    const View view = map_.view();
+    const Arrays<T> arrays = given;  // by value: vector stores may change what is behind a reference
+    const int64_t s = map_.job.shape.s;
+    int64_t j = (at - origin) / s;
+    int64_t plane_end = origin + (j + 1) * s;
+    Columns columns = view.broadcast(p.values, j);
+    while (at + kVec <= end) {
+      if (ahead) {
+        for (; at + 4 * kVec <= plane_end; at += 4 * kVec) {
+          for (int i = 0; i < 4; ++i) view.prefetch(arrays, at + i * kVec + ahead);
+          for (int i = 0; i < 4; ++i) view.template apply<false, kStream, kAll>(arrays, at + i * kVec, columns, kVec);
+        }
+      }
+      for (; at + kVec <= plane_end; at += kVec) view.template apply<false, kStream, kAll>(arrays, at, columns, kVec);
+      if (at + kVec > end) break;
+      const int64_t n = plane_end - at;  // that are left of this plane
+      ++j;
+      plane_end += s;
+      const Columns next = view.broadcast(p.values, j);
+      if (n > 0) {
+        view.template apply<false, kStream, kAll>(arrays, at, view.joined(columns, next, n), kVec);
+        at += kVec;
+      }
+      columns = next;
+    }
+    return at;
+  }
+
   // Elements [at, end) with plain stores, parameters from column 0.
-  void short_run(const Arrays<T>& arrays, int64_t at, int64_t end, const Parameters<Map>& p) {
+  HWY_NOINLINE void short_run(const Arrays<T>& arrays, int64_t at, int64_t end, const Parameters<Map>& p) {
+    const View view = map_.view();
     int64_t j = 0;
-    for (; at + j + kVec <= end; j += kVec) step(arrays, at + j, map_.columns(p.values, j), false);
-    if (at + j < end) tail(arrays, at + j, map_.columns(p.values, j), end - at - j);
+    for (; at + j + kVec <= end; j += kVec) {
+      view.template apply<false, false, true>(arrays, at + j, view.columns(p.values, j), kVec);
+    }
+    if (at + j < end) view.template apply<true, false, true>(arrays, at + j, view.columns(p.values, j), end - at - j);
   }
 
   // Elements [at, end): parameters from column 0, again and again.
   void run(const Arrays<T>& arrays, int64_t at, int64_t end, int64_t period, const Parameters<Map>& p,
            int64_t ahead = 0) {
-    const bool stream = stream_;
     for (; at < end; at += period) {
       const int64_t count = std::min(period, end - at);
       int64_t j = 0;
-      if (stream) {
+      if (stream_) {
         j = std::min(elements_to_line(arrays.out + at), count);
         if (j > 0) short_run(arrays, at, at + j, p);
       }
-      if (ahead) {
-        for (; j + kVec <= count; j += kVec) {
-          map_.prefetch(arrays, at + j + ahead);
-          step(arrays, at + j, map_.columns(p.values, j), stream);
-        }
+      if (all_) {
+        j = stream_ ? run_from<true, true>(arrays, at, j, count, p, 0)
+                    : run_from<false, true>(arrays, at, j, count, p, 0);
+      } else if (stream_) {
+        j = run_from<true, false>(arrays, at, j, count, p, ahead);
+      } else {
+        j = run_from<false, false>(arrays, at, j, count, p, ahead);
       }
-      for (; j + kVec <= count; j += kVec) step(arrays, at + j, map_.columns(p.values, j), stream);
-      if (j < count) tail(arrays, at + j, map_.columns(p.values, j), count - j);
+      if (j < count) {
+        const View view = map_.view();
+        view.template apply<true, false, true>(arrays, at + j, view.columns(p.values, j), count - j);
+      }
     }
+  }
+  template <bool kStream, bool kAll>
+  HWY_INLINE int64_t run_from(const Arrays<T>& given, int64_t at, int64_t j, int64_t count, const Parameters<Map>& p,
+                              int64_t ahead) {
+    const View view = map_.view();
+    const Arrays<T> arrays = given;  // by value: vector stores may change what is behind a reference
+    if (!kAll && ahead) {
+      for (; j + kVec <= count; j += kVec) {
+        view.prefetch(arrays, at + j + ahead);
+        view.template apply<false, kStream, kAll>(arrays, at + j, view.columns(p.values, j), kVec);
+      }
+    }
+    for (; j + kVec <= count; j += kVec) {
+      view.template apply<false, kStream, kAll>(arrays, at + j, view.columns(p.values, j), kVec);
+    }
+    return j;
   }
 
   // Elements [at, end) with parameters of period 16 in registers.
   HWY_INLINE void periodic_run(const Arrays<T>& arrays, int64_t at, int64_t end, const Columns* columns,
                                int64_t ahead) {
-    constexpr int kParts = kPartsOf<R>;
-    const bool stream = stream_;
-    if (stream) {
+    if (stream_) {
       // Blocks are periodic from their start: where that is not a line, they are written by plain stores.
       const int64_t shift = std::min(elements_to_line(arrays.out + at), end - at);
       if (shift > 0 && is_blocked(map_.job.shape.layout)) {
@@ -228,33 +311,54 @@ class Mapping {
         at += shift;
       }
     }
-    constexpr int64_t kStep = 4 * kPositionLanes;
-    if (ahead) {
-      for (; at + kStep <= end; at += kStep) {
-        for (int64_t k = 0; k < kStep; k += kPositionLanes) map_.prefetch(arrays, at + k + ahead);
-        for (int64_t k = 0; k < kStep; k += kPositionLanes) {
-          for (int v = 0; v < kParts; ++v) step(arrays, at + k + v * kVec, columns[v], stream);
-        }
-      }
-    }
-    for (; at + kStep <= end; at += kStep) {
-      for (int64_t k = 0; k < kStep; k += kPositionLanes) {
-        for (int v = 0; v < kParts; ++v) step(arrays, at + k + v * kVec, columns[v], stream);
-      }
-    }
-    for (; at + kPositionLanes <= end; at += kPositionLanes) {
-      for (int v = 0; v < kParts; ++v) step(arrays, at + v * kVec, columns[v], stream);
+    if (all_) {
+      at = stream_ ? periodic_from<true, true>(arrays, at, end, columns, 0)
+                   : periodic_from<false, true>(arrays, at, end, columns, 0);
+    } else if (stream_) {
+      at = periodic_from<true, false>(arrays, at, end, columns, ahead);
+    } else {
+      at = periodic_from<false, false>(arrays, at, end, columns, ahead);
     }
     if (at < end) tail_run(arrays, at, end, columns);
   }
+  template <bool kStream, bool kAll>
+  HWY_INLINE int64_t periodic_from(const Arrays<T>& given, int64_t at, int64_t end,
+                                   const Columns* HWY_RESTRICT given_columns, int64_t ahead) {
+    constexpr int kParts = kPartsOf<R>;
+    constexpr int64_t kStep = 4 * kPositionLanes;
+    const View view = map_.view();
+    const Arrays<T> arrays = given;
+    Columns columns[kParts];
+    EK_PARTS
+    for (int v = 0; v < kParts; ++v) columns[v] = given_columns[v];
+    if (!kAll && ahead) {
+      for (; at + kStep <= end; at += kStep) {
+        for (int64_t k = 0; k < kStep; k += kPositionLanes) view.prefetch(arrays, at + k + ahead);
+        for (int64_t k = 0; k < kStep; k += kPositionLanes) {
+          EK_PARTS
+          for (int v = 0; v < kParts; ++v) {
+            view.template apply<false, kStream, kAll>(arrays, at + k + v * kVec, columns[v], kVec);
+          }
+        }
+      }
+    }
+    for (; at + kPositionLanes <= end; at += kPositionLanes) {
+      EK_PARTS
+      for (int v = 0; v < kParts; ++v) {
+        view.template apply<false, kStream, kAll>(arrays, at + v * kVec, columns[v], kVec);
+      }
+    }
+    return at;
+  }
   // As periodic_run() with plain stores, any length.
-  void tail_run(const Arrays<T>& arrays, int64_t at, int64_t end, const Columns* columns) {
+  HWY_NOINLINE void tail_run(const Arrays<T>& arrays, int64_t at, int64_t end, const Columns* columns) {
+    const View view = map_.view();
     while (at < end) {
       for (int v = 0; v < kPartsOf<R> && at < end; ++v, at += kVec) {
         if (at + kVec <= end) {
-          step(arrays, at, columns[v], false);
+          view.template apply<false, false, true>(arrays, at, columns[v], kVec);
         } else {
-          tail(arrays, at, columns[v], end - at);
+          view.template apply<true, false, true>(arrays, at, columns[v], end - at);
         }
       }
     }
@@ -272,7 +376,8 @@ class Mapping {
         for (R* array : arrays_of) array[i] = 0;
       }
     }
-    for (int v = 0; v < kPartsOf<R>; ++v) columns[v] = map_.columns(values, v * kVec);
+    EK_PARTS
+    for (int v = 0; v < kPartsOf<R>; ++v) columns[v] = map_.view().columns(values, v * kVec);
   }
 
   // Padding lanes of the outputs hold act of nothing: they are 0 by contract, and no bit of a mask is set there.
@@ -292,6 +397,7 @@ class Mapping {
 
   const Map& map_;
   const bool stream_;
+  const bool all_;
 };
 
 // A whole element-wise pass, split over the threads.
@@ -301,7 +407,7 @@ void map_batch(const Map& map, bool backwards) {
   const NormShape& shape = job.shape;
   const bool last = shape.layout == NormLayout::kChannelsLast;
   // The bits of two units may share a byte, those of two examples do not; short planes are taken in groups.
-  const bool by_example = job.out_mask || (!last && (is_blocked(shape.layout) || shape.s < kWindow));
+  const bool by_example = job.out_mask || (!last && (is_blocked(shape.layout) || shape.s < kShort));
   const int64_t per_example = by_example ? 1 : last ? shape.s : shape.c;
   const int64_t units = shape.n * per_example;
   parallel_for(job.threads, job.threads, [&](int64_t share, int) HWY_ATTR {
@@ -318,20 +424,19 @@ void map_batch(const Map& map, bool backwards) {
       mapping.rows(begin * rows, end * rows, backwards);
     } else if (by_example && is_blocked(shape.layout)) {
       for (int64_t e = begin; e < end; ++e) mapping.slab({0, shape.c}, e, e + 1, 0);
-    } else if (by_example && shape.s < kWindow) {
+    } else if (by_example && shape.s < kShort) {
       mapping.slab({0, shape.c}, begin, end, 0);
     } else {
       const int64_t scale = by_example ? shape.c : 1;
-      for (int64_t p = begin * scale; p < end * scale; ++p) mapping.plane(p / shape.c, p % shape.c, 0);
+      mapping.planes(begin * scale, end * scale, backwards);
     }
     mapping.finish();
   });
 }
 
-// Elements to prefetch ahead while a slab is written: the next one's, where slabs come from beyond the L2 cache.
+// Elements to fetch ahead while a slab is written: the next one's.
 inline int64_t next_slab(const NormShape& shape, const SlabPlan& slabs, int64_t index) {
-  if (index + 1 >= slabs.count) return 0;
-  return slabs.width * shape.s;
+  return index + 1 < slabs.count ? slabs.width * shape.s : 0;
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 //
 // The order of every sum is a function of n and s alone: neither threads nor instruction sets nor the layout can change it.
 //   block     kBlockExamples examples, the unit of reduction
-//   piece     part of a block: whole examples, or a range of positions of one; its sums are taken about one shift
-//   window    what is summed in registers: 4 vectors of 16 positions of an example or, where an example has fewer than
-//             kWindow positions, the same position of the block's 8 examples
+//   piece     a range of positions of a block's examples; its sums are taken about one shift
+//   window    what is summed in registers: 8 rows of 16 positions of an example or, where an example has fewer than kShort
+//             positions, the same place of the block's 8 examples and then up to 4 rows of such sums
 //   lane      16 of them, lane = position mod 16: sums of windows, one after the other, in the element's own precision
 // Lanes are folded in double by halves, then pieces within their block and blocks within the batch by TreeFold. An aligned power of
 // two of leaves is one subtree of TreeFold, so that a task may fold as many of them as it likes and changes no bit.
@@ -22,15 +22,19 @@ namespace evenkeel::kernels {
 
 // Sums whose lanes run over positions use 16 lanes on every target, as one AVX-512 vector or two of AVX2.
 inline constexpr int64_t kPositionLanes = 16;
-inline constexpr int64_t kWindow = 4 * kPositionLanes;
-// A lane adds at most kPiecePositions / kWindow = 32 windows before it is folded in double (docs/math.md, eq. 13).
+inline constexpr int64_t kWindow = 8 * kPositionLanes;
+inline constexpr int64_t kShort = 4 * kPositionLanes;
+// A lane adds at most 8 * kPiecePositions / kWindow = 128 windows before it is folded in double (docs/math.md, eq. 13).
 inline constexpr int64_t kPiecePositions = 2048;
 
 // Work below this many bytes is done by one thread: starting two costs as much as copying 64 KiB in cache.
 inline constexpr int64_t kSerialBytes = 128 << 10;
-// A slab of channels over the whole batch should take half of a 1 MiB L2 cache; sizes from 128 to 512 KiB were measured
-// to be as good.
+// A slab of channels over the whole batch that is read once: it and the next one, which is fetched while it is written, fill
+// a 1 MiB L2 cache.
 inline constexpr int64_t kSlabBytes = 512 << 10;
+// Elements that data from beyond the L3 cache are fetched ahead in a plane: 4 KiB. 2 to 8 KiB were measured to be as good, and no
+// fetching at all to cost a third; where data are in the L3 cache it gives nothing.
+inline constexpr int64_t kFetchAhead = 1024;
 // Most partial results of a reduction whose blocks are shared among threads.
 inline constexpr int64_t kMaxEntries = 1024;
 
@@ -56,43 +60,21 @@ struct Region {
 struct ReductionPlan {
   int64_t n, s, blocks;
   bool across;                  // windows run over the examples of a block
-  int64_t examples_per_piece;   // 1, 2, 4 or 8
-  int64_t pieces_per_example;   // 1 unless an example is cut
-  int64_t positions_per_piece;  // of one example
+  int64_t pieces;               // of a block
+  int64_t positions_per_piece;  // whole windows, as many in each piece as in the next, or nearly
 
   explicit ReductionPlan(const NormShape& shape)
-      : n(shape.n),
-        s(shape.s),
-        blocks(block_count(shape.n)),
-        across(shape.s < kWindow),
-        examples_per_piece(1),
-        pieces_per_example(1),
-        positions_per_piece(shape.s) {
-    if (s >= kPiecePositions) {
-      const int64_t parts = (s + kPiecePositions - 1) / kPiecePositions;
-      const int64_t windows = (s + kWindow - 1) / kWindow;
-      positions_per_piece = (windows + parts - 1) / parts * kWindow;
-      pieces_per_example = (s + positions_per_piece - 1) / positions_per_piece;
-    } else {
-      while (examples_per_piece < kBlockExamples && (across || 2 * examples_per_piece * s <= kPiecePositions)) {
-        examples_per_piece *= 2;
-      }
-    }
+      : n(shape.n), s(shape.s), blocks(block_count(shape.n)), across(shape.s < kShort) {
+    const int64_t windows = (s + kWindow - 1) / kWindow;
+    const int64_t parts = (s + kPiecePositions - 1) / kPiecePositions;
+    positions_per_piece = (windows + parts - 1) / parts * kWindow;
+    pieces = (s + positions_per_piece - 1) / positions_per_piece;
   }
 
   int64_t examples_of(int64_t block) const { return std::min(kBlockExamples, n - block * kBlockExamples); }
-  int64_t pieces_of(int64_t block) const {
-    return (examples_of(block) + examples_per_piece - 1) / examples_per_piece * pieces_per_example;
-  }
-  int64_t most_pieces() const { return pieces_of(0); }
   Region region(int64_t block, int64_t piece) const {
-    Region r;
-    const int64_t first = piece / pieces_per_example * examples_per_piece;
-    r.first_example = block * kBlockExamples + first;
-    r.examples = std::min(examples_per_piece, examples_of(block) - first);
-    r.first_position = piece % pieces_per_example * positions_per_piece;
-    r.positions = std::min(positions_per_piece, s - r.first_position);
-    return r;
+    const int64_t first = piece * positions_per_piece;
+    return {block * kBlockExamples, examples_of(block), first, std::min(positions_per_piece, s - first)};
   }
 };
 
@@ -118,7 +100,7 @@ struct EntryPlan {
       while (shares(leaves, log2) > most) ++log2;
       return log2;
     };
-    const int64_t pieces = plan.most_pieces();
+    const int64_t pieces = plan.pieces;
     if (threads > 1 && pieces > 1 && plan.blocks < 4 * threads && plan.blocks <= kMaxEntries / 4) {
       of_pieces = true;
       group_log2 = 0;
@@ -150,7 +132,8 @@ struct NormJob {
   NormScale* out_scale = nullptr;
   GradientSums* out_sums = nullptr;
   int threads = 1;
-  bool stream = false;
+  bool stream = false;  // outputs leave around the caches
+  bool far = false;     // inputs come from beyond the L3 cache
 };
 
 // Bytes from one example's bits of a mask to the next's.
@@ -161,11 +144,12 @@ struct Slab {
   int64_t first = 0, width = 0;
 };
 
-// How channels are dealt out where each has its own memory (channels first, blocked). count == 0: too few for the threads.
+// How channels are dealt out where each has its own memory (channels first, blocked).
 struct SlabPlan {
-  int64_t width = 0, count = 0;
-  // arrays: how many are read (and stay in cache) per value.
-  SlabPlan(const NormShape& shape, int arrays, int threads) {
+  int64_t width = 0;
+  int64_t count = 0;  // 0: too few channels for the threads, or more bytes than asked for in the narrowest slab
+  // arrays: how many are read per value. bytes: of a slab at most; 0 for as wide as the threads allow.
+  SlabPlan(const NormShape& shape, int arrays, int threads, int64_t bytes) {
     if (shape.layout == NormLayout::kChannelsLast) return;
     // Channels that begin on a cache line of their own when the array does: no line is shared by two threads.
     const int64_t unit =
@@ -173,7 +157,9 @@ struct SlabPlan {
     const int64_t units = (shape.c + unit - 1) / unit;
     if (units < threads) return;
     const int64_t unit_bytes = unit * shape.n * shape.s * arrays * static_cast<int64_t>(size_bytes(shape.type));
-    int64_t per_slab = std::clamp<int64_t>(kSlabBytes / unit_bytes, 1, units / threads);
+    if (bytes > 0 && unit_bytes > bytes) return;
+    const int64_t widest = (units + threads - 1) / threads;
+    int64_t per_slab = bytes > 0 ? std::min(bytes / unit_bytes, widest) : widest;
     // As many slabs for each thread as for the next, or nearly.
     const int64_t rounds = (units + per_slab * threads - 1) / (per_slab * threads);
     per_slab = (units + rounds * threads - 1) / (rounds * threads);

@@ -3,9 +3,8 @@
 //
 // A Term says what is summed: for the vector at element `at` of an example it gives a and the factors u, v of
 //   sum of a  and  sum of u * v.
-// In a window of 4 vectors these are ((a0 + a1) + (a2 + a3)) and fma(u3, v3, fma(u2, v2, fma(u1, v1, u0 * v0))); in one of 8
-// examples ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)) and the sum of two such chains of 4. Positions that do not
-// exist count as 0.
+// Eight of them, the rows of a window or the same place of 8 examples, give ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)) and the
+// sum of the chains fma(u3, v3, fma(u2, v2, fma(u1, v1, u0 * v0))) of 0 to 3 and of 4 to 7. What does not exist is left out.
 #if defined(EVENKEEL_KERNELS_NORM_REDUCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_NORM_REDUCE_INL_H_
 #undef EVENKEEL_KERNELS_NORM_REDUCE_INL_H_
@@ -23,10 +22,12 @@ namespace {
 // Columns that a tile has parameters and sums for: 16 KiB per array of floats.
 inline constexpr int64_t kColumns = 4096;
 // Channels of a tile: where channels stand last, all lanes of this many fill kColumns; 1 KiB of each row is read at a
-// time when there are more. Planes shorter than a window are seen as a row of columns.
+// time when there are more. Dense rows have one lane and are read a page at a time: narrower strips of eight rows defeat
+// the hardware's prefetchers.
 inline constexpr int64_t kRowTile = kColumns / kPositionLanes;
-inline constexpr int64_t kPlaneTile = kColumns / kWindow;
-inline constexpr int64_t kMaxTile = kRowTile;
+inline constexpr int64_t kDenseTile = 1024;
+inline constexpr int64_t kPlaneTile = 64;
+inline constexpr int64_t kMaxTile = kDenseTile;
 
 // A tile of channels and where its elements lie in an example.
 struct Tile {
@@ -37,7 +38,7 @@ struct Tile {
   int64_t s = 0;
   bool planes() const { return row == 0; }
   // Whether the parameters are repeated, so that 16 neighbouring rows, the 16 lanes, are one row of columns.
-  bool repeated() const { return !planes() && width == row && (width < 128 || width % kPositionLanes != 0); }
+  bool repeated() const { return !planes() && s > 1 && width == row && (width < 128 || width % kPositionLanes != 0); }
   // Element of (position p, channel c of the tile).
   int64_t at(int64_t p, int64_t c) const { return offset + (planes() ? c * s + p : p * row + c); }
 };
@@ -59,63 +60,64 @@ inline Tile tile_of(const NormShape& shape, int64_t first, int64_t width) {
 }
 inline int64_t widest_tile(const NormShape& shape) {
   if (is_blocked(shape.layout)) return lanes_of_block(shape.layout);
-  return shape.layout == NormLayout::kChannelsLast ? kRowTile : kPlaneTile;
+  if (shape.layout == NormLayout::kChannelsFirst) return kPlaneTile;
+  return shape.s == 1 ? kDenseTile : kRowTile;
 }
 
 // Spreads a parameter per channel over the columns that a tile is read in.
 template <class R>
-HWY_INLINE void spread(const Tile& tile, bool across, R* HWY_RESTRICT values) {
-  if (tile.repeated()) {
-    const int64_t columns = tile.row * kPositionLanes;
-    for (int64_t i = tile.width; i < tile.row; ++i) values[i] = 0;  // padding of a blocked layout
-    for (int64_t i = tile.row; i < columns; ++i) values[i] = values[i - tile.row];
-  } else if (tile.planes() && across) {
-    for (int64_t c = tile.width - 1; c >= 0; --c) {
-      const R value = values[c];
-      for (int64_t p = tile.s - 1; p >= 0; --p) values[c * tile.s + p] = value;
-    }
-  }
+HWY_INLINE void spread(const Tile& tile, R* HWY_RESTRICT values) {
+  if (!tile.repeated()) return;
+  const int64_t columns = tile.row * kPositionLanes;
+  for (int64_t i = tile.width; i < tile.row; ++i) values[i] = 0;  // padding of a blocked layout
+  for (int64_t i = tile.row; i < columns; ++i) values[i] = values[i - tile.row];
 }
 
 template <class Term>
 class Reduction {
  public:
+  using T = typename Term::T;
   using R = typename Term::R;
   using V = VecOf<R>;
+  using View = typename Term::View;
   using Columns = typename Term::Columns;
   using Point = typename Term::Point;
 
   explicit Reduction(const Term& term) : term_(term) {}
 
-  // sum[c] and square[c], c < tile.width: assigned.
+  // sum[c] and square[c], c < tile.width: assigned. across: as in the plan.
   void run(const Tile& tile, bool across, const Region& region, double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
-    if (tile.planes()) {
-      if (across) {
-        planes_across(tile, region, sum, square);
+    const Arrays<T> from[kBlockExamples] = {example_of(region, 0), example_of(region, 1), example_of(region, 2),
+                                            example_of(region, 3), example_of(region, 4), example_of(region, 5),
+                                            example_of(region, 6), example_of(region, 7)};
+    if (!across) {
+      if (tile.planes()) {
+        planes_along(from, tile, region, sum, square);
       } else {
-        planes_along(tile, region, sum, square);
+        rows_along(from, tile, region, sum, square);
       }
-      return;
-    }
-    const int64_t lanes = std::min<int64_t>(kPositionLanes, region.positions);
-    const int64_t pitch =
-        tile.repeated() ? tile.row : (tile.width + kPositionLanes - 1) / kPositionLanes * kPositionLanes;
-    for (int64_t i = 0; i < lanes * pitch + kPositionLanes; ++i) s_[i] = q_[i] = 0;
-    if (across) {
-      rows_across(tile, region, pitch);
+    } else if (region.examples == kBlockExamples) {
+      run_across<true>(from, tile, region, sum, square);
     } else {
-      rows_along(tile, region, pitch);
+      run_across<false>(from, tile, region, sum, square);
     }
-    fold_rows(tile.width, pitch, lanes, sum, square);
   }
 
  private:
   static constexpr int64_t kVec = kLanesOf<R>;
   static constexpr int kParts = kPartsOf<R>;
+  static constexpr int64_t kShortRows = kShort / kPositionLanes;
   struct Window {
     V a, uv;
   };
 
+  Arrays<T> example_of(const Region& region, int64_t e) const {
+    return term_.example(region.first_example + std::min(e, region.examples - 1));
+  }
+
+  // ---- windows ----
+
+  static HWY_INLINE Window added(const Window& x, const Window& y) { return {hn::Add(x.a, y.a), hn::Add(x.uv, y.uv)}; }
   static HWY_INLINE Window four(const Point& p0, const Point& p1, const Point& p2, const Point& p3) {
     V uv = hn::Mul(p0.u, p0.v);
     uv = hn::MulAdd(p1.u, p1.v, uv);
@@ -123,124 +125,226 @@ class Reduction {
     uv = hn::MulAdd(p3.u, p3.v, uv);
     return {hn::Add(hn::Add(p0.a, p1.a), hn::Add(p2.a, p3.a)), uv};
   }
-  static HWY_INLINE Point absent() {
+  template <class PointOf>
+  static HWY_INLINE Window eight(const PointOf& point) {
+    if constexpr (Term::kCompact) return listed(8, point);
+    const Window lower = four(point(0), point(1), point(2), point(3));
+    return added(lower, four(point(4), point(5), point(6), point(7)));
+  }
+  // The same with `point` in the code once, for terms of many cases. Points that are not there add +0, which shows in no sum that
+  // begins with +0.
+  template <class PointOf>
+  static HWY_INLINE Window listed(int64_t count, const PointOf& point) {
+    Point p[8];
+    HWY_UNROLL(1)
+    for (int64_t i = 0; i < count; ++i) p[i] = point(i);
     const V zero = hn::Zero(TagOf<R>());
-    return {zero, zero, zero};
+    HWY_UNROLL(1)
+    for (int64_t i = count; i < 8; ++i) p[i] = {zero, zero, zero};
+    return added(four(p[0], p[1], p[2], p[3]), four(p[4], p[5], p[6], p[7]));
+  }
+  // four() of `count` 1 to 4 points.
+  template <class PointOf>
+  static HWY_INLINE Window up_to_four(int64_t count, const PointOf& point) {
+    const Point p0 = point(0);
+    V a = p0.a;
+    V uv = hn::Mul(p0.u, p0.v);
+    if (count > 1) {
+      const Point p1 = point(1);
+      a = hn::Add(a, p1.a);
+      uv = hn::MulAdd(p1.u, p1.v, uv);
+    }
+    if (count > 2) {
+      const Point p2 = point(2);
+      V upper = p2.a;
+      uv = hn::MulAdd(p2.u, p2.v, uv);
+      if (count > 3) {
+        const Point p3 = point(3);
+        upper = hn::Add(upper, p3.a);
+        uv = hn::MulAdd(p3.u, p3.v, uv);
+      }
+      a = hn::Add(a, upper);
+    }
+    return {a, uv};
+  }
+  // eight() of `count` 1 to 8 points.
+  template <class PointOf>
+  static HWY_INLINE Window up_to_eight(int64_t count, const PointOf& point) {
+    if constexpr (Term::kCompact) return listed(count, point);
+    const Window lower = up_to_four(count, point);
+    if (count <= 4) return lower;
+    return added(lower, up_to_four(count - 4, [&](int64_t i) EK_HOT { return point(i + 4); }));
+  }
+  static HWY_INLINE void add_to(R* HWY_RESTRICT s, R* HWY_RESTRICT q, const Window& w) {
+    const TagOf<R> d;
+    hn::StoreU(hn::Add(hn::LoadU(d, s), w.a), d, s);
+    hn::StoreU(hn::Add(hn::LoadU(d, q), w.uv), d, q);
+  }
+  static HWY_INLINE void add_to_first(R* HWY_RESTRICT s, R* HWY_RESTRICT q, const Window& w, int64_t n) {
+    put<true>(hn::Add(get<true>(s, n), w.a), s, n);
+    put<true>(hn::Add(get<true>(q, n), w.uv), q, n);
+  }
+
+  int64_t lanes_of(const Region& region) const { return std::min<int64_t>(kPositionLanes, region.positions); }
+  // Columns from one lane's sums to the next's.
+  int64_t pitch_of(const Tile& tile) const {
+    return tile.repeated() ? tile.row : (tile.width + kPositionLanes - 1) / kPositionLanes * kPositionLanes;
+  }
+  // Calls f(count, at, offset, columns) for the rows of columns that positions [p, p + positions), at most a window, of a tile make:
+  // count rows 16 positions apart, first element at, sums from offset. The parameters are those of column 0.
+  template <class Function>
+  HWY_INLINE void with_rows(const Tile& tile, int64_t p, int64_t positions, int64_t pitch, const Function& f) {
+    const int64_t at = tile.at(p, 0);
+    // The first `more` lanes have count + 1 positions, the others count.
+    const int64_t count = positions / kPositionLanes;
+    const int64_t more = positions % kPositionLanes;
+    if (tile.repeated()) {
+      const int64_t split = more * tile.row;
+      if (more > 0) f(count + 1, at, int64_t{0}, split);
+      if (count > 0) f(count, at + split, split, kPositionLanes * tile.row - split);
+      return;
+    }
+    for (int64_t lane = 0; lane < std::min(positions, kPositionLanes); ++lane) {
+      f(count + (lane < more ? 1 : 0), at + lane * tile.row, lane * pitch, tile.width);
+    }
   }
 
   // ---- along: windows run over positions ----
 
-  // Adds `rows` <= 4 rows of columns, `stride` elements apart, to the sums. kWhole: 4.
-  template <bool kWhole>
-  HWY_INLINE void add_along(int64_t rows, const Arrays<typename Term::T>& from, int64_t at, int64_t stride,
-                            int64_t columns, R* HWY_RESTRICT s, R* HWY_RESTRICT q, int64_t ahead) {
-    const TagOf<R> d;
-    const auto step = [&](int64_t j, int64_t n, auto tail) HWY_ATTR {
-      constexpr bool kTail = decltype(tail)::value;
-      const Columns columns_j = term_.columns(j);
-      const auto point = [&](int64_t row) HWY_ATTR {
-        return term_.template point<kTail>(from, at + row * stride + j, columns_j, n);
-      };
-      Window w;
-      if constexpr (kWhole) {
-        if (!kTail && ahead) {
-          for (int64_t row = 0; row < 4; ++row) term_.prefetch(from, at + row * stride + j + ahead);
-        }
-        w = four(point(0), point(1), point(2), point(3));
-      } else {
-        Point p[4];
-        for (int64_t row = 0; row < 4; ++row) p[row] = row < rows ? point(row) : absent();
-        w = four(p[0], p[1], p[2], p[3]);
-      }
-      if constexpr (kTail) {
-        put<true>(hn::Add(get<true>(s + j, n), w.a), s + j, n);
-        put<true>(hn::Add(get<true>(q + j, n), w.uv), q + j, n);
-      } else {
-        hn::StoreU(hn::Add(hn::LoadU(d, s + j), w.a), d, s + j);
-        hn::StoreU(hn::Add(hn::LoadU(d, q + j), w.uv), d, q + j);
-      }
-    };
-    int64_t j = 0;
-    for (; j + kVec <= columns; j += kVec) step(j, kVec, std::false_type());
-    if (j < columns) step(j, columns - j, std::true_type());
-  }
-  HWY_NOINLINE void add_part_along(int64_t rows, const Arrays<typename Term::T>& from, int64_t at, int64_t stride,
-                                   int64_t columns, R* HWY_RESTRICT s, R* HWY_RESTRICT q) {
-    add_along<false>(rows, from, at, stride, columns, s, q, 0);
-  }
-
-  void rows_along(const Tile& tile, const Region& region, int64_t pitch) {
+  HWY_NOINLINE void rows_along(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+                               double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
+    const int64_t lanes = lanes_of(region);
+    const int64_t pitch = pitch_of(tile);
+    for (int64_t i = 0; i < lanes * pitch + kPositionLanes; ++i) s_[i] = q_[i] = 0;
     const int64_t stride = kPositionLanes * tile.row;
-    // The next window: what the prefetchers do not see coming, four streams that jump every 16 rows.
-    const int64_t ahead = kWindow * tile.row;
+    const int64_t end = region.first_position + region.positions;
     for (int64_t e = 0; e < region.examples; ++e) {
-      const Arrays<typename Term::T> from = term_.example(region.first_example + e);
-      const int64_t end = region.first_position + region.positions;
       for (int64_t p = region.first_position; p < end; p += kWindow) {
-        const int64_t rows = std::min(kWindow, end - p);
-        const int64_t at = tile.at(p, 0);
-        const int64_t next = p + 2 * kWindow <= end ? ahead : 0;
-        if (rows == kWindow && tile.repeated()) {
-          add_along<true>(4, from, at, stride, stride, s_, q_, next);
-          continue;
-        }
-        for (int64_t lane = 0; lane < std::min(rows, kPositionLanes); ++lane) {
-          const int64_t count = (rows - lane + kPositionLanes - 1) / kPositionLanes;
-          R* s = s_ + lane * pitch;
-          R* q = q_ + lane * pitch;
-          if (count == 4 && !tile.repeated()) {
-            add_along<true>(4, from, at + lane * tile.row, stride, tile.width, s, q, next);
-          } else {
-            add_part_along(count, from, at + lane * tile.row, stride, tile.width, s, q);
-          }
-        }
+        with_rows(tile, p, std::min(kWindow, end - p), pitch,
+                  [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
+                    if (count == 8) {
+                      row_window(from[e], at, stride, columns, s_ + offset, q_ + offset);
+                    } else {
+                      part_of_rows(from[e], count, at, stride, 0, columns, s_ + offset, q_ + offset);
+                    }
+                  });
       }
+    }
+    fold_rows(tile.width, pitch, lanes, sum, square);
+  }
+  HWY_INLINE void row_window(const Arrays<T>& example, int64_t at, int64_t stride, int64_t columns, R* HWY_RESTRICT s,
+                             R* HWY_RESTRICT q) {
+    const View view = term_.view();
+    const Arrays<T> from = example;  // by value: vector stores may change what is behind a reference
+    int64_t j = 0;
+    for (; j + kVec <= columns; j += kVec) {
+      const Columns c = view.columns(j);
+      add_to(s + j, q + j, eight([&](int64_t row) EK_HOT {
+               return view.template point<false>(from, at + row * stride + j, c, kVec);
+             }));
+    }
+    if (j < columns) part_of_rows(from, 8, at, stride, j, columns, s, q);
+  }
+  // The same for `count` rows, columns [j, columns).
+  HWY_NOINLINE void part_of_rows(const Arrays<T>& example, int64_t count, int64_t at, int64_t stride, int64_t j,
+                                 int64_t columns, R* HWY_RESTRICT s, R* HWY_RESTRICT q) {
+    const View view = term_.view();
+    const Arrays<T> from = example;
+    for (; j + kVec <= columns; j += kVec) {
+      const Columns c = view.columns(j);
+      add_to(s + j, q + j, up_to_eight(count, [&](int64_t row) EK_HOT {
+               return view.template point<false>(from, at + row * stride + j, c, kVec);
+             }));
+    }
+    if (j < columns) {
+      const int64_t n = columns - j;
+      const Columns c = view.columns(j);
+      add_to_first(
+          s + j, q + j,
+          up_to_eight(count,
+                      [&](int64_t row) EK_HOT { return view.template point<true>(from, at + row * stride + j, c, n); }),
+          n);
     }
   }
 
-  void planes_along(const Tile& tile, const Region& region, double* sum, double* square) {
-    for (int64_t c = 0; c < tile.width; ++c) {
-      const Columns columns = term_.broadcast(c);
-      V s[kParts];
-      V q[kParts];
-      for (int v = 0; v < kParts; ++v) s[v] = q[v] = hn::Zero(TagOf<R>());
-      for (int64_t e = 0; e < region.examples; ++e) {
-        const Arrays<typename Term::T> from = term_.example(region.first_example + e);
-        int64_t at = tile.at(region.first_position, c);
-        int64_t left = region.positions;
-        for (; left >= kWindow; left -= kWindow, at += kWindow) {
-          for (int v = 0; v < kParts; ++v) {
-            const auto point = [&](int row) HWY_ATTR {
-              return term_.template point<false>(from, at + row * kPositionLanes + v * kVec, columns, kVec);
-            };
-            const Window w = four(point(0), point(1), point(2), point(3));
-            s[v] = hn::Add(s[v], w.a);
-            q[v] = hn::Add(q[v], w.uv);
-          }
+  // Example by example, along the memory: the sums of a channel wait in s_ and q_ for its plane in the next example.
+  HWY_NOINLINE void planes_along(const Arrays<T>* HWY_RESTRICT examples, const Tile& tile, const Region& region,
+                                 double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
+    const TagOf<R> d;
+    const View view = term_.view();
+    const int64_t width = tile.width;
+    for (int64_t i = 0; i < width * kPositionLanes; ++i) s_[i] = q_[i] = 0;
+    for (int64_t e = 0; e < region.examples; ++e) {
+      const Arrays<T> from = examples[e];
+      for (int64_t c = 0; c < width; ++c) {
+        const Columns columns = view.broadcast(c);
+        R* HWY_RESTRICT s = s_ + c * kPositionLanes;
+        R* HWY_RESTRICT q = q_ + c * kPositionLanes;
+        V sums[kParts];
+        V squares[kParts];
+        EK_PARTS
+        for (int v = 0; v < kParts; ++v) {
+          sums[v] = hn::Load(d, s + v * kVec);
+          squares[v] = hn::Load(d, q + v * kVec);
         }
-        if (left > 0) partial_window(from, at, left, columns, s, q);
+        view.hint(e, c * tile.s);
+        plane(view, from, tile.at(region.first_position, c), region.positions, columns, sums, squares);
+        EK_PARTS
+        for (int v = 0; v < kParts; ++v) {
+          hn::Store(sums[v], d, s + v * kVec);
+          hn::Store(squares[v], d, q + v * kVec);
+        }
       }
-      fold_lanes(s, q, sum[c], square[c]);
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      V sums[kParts];
+      V squares[kParts];
+      EK_PARTS
+      for (int v = 0; v < kParts; ++v) {
+        sums[v] = hn::Load(d, s_ + c * kPositionLanes + v * kVec);
+        squares[v] = hn::Load(d, q_ + c * kPositionLanes + v * kVec);
+      }
+      fold_lanes(sums, squares, sum[c], square[c]);
     }
   }
-
-  // A window of fewer than 64 positions of a plane.
-  HWY_NOINLINE void partial_window(const Arrays<typename Term::T>& from, int64_t at, int64_t left,
-                                   const Columns& columns, V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
+  HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t left, const Columns& columns,
+                        V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
+    const bool far = term_.job.far;
+    for (; left >= kWindow; left -= kWindow, at += kWindow) {
+      if (far) {
+        for (int64_t row = 0; row < 8; ++row) view.prefetch(from, at + row * kPositionLanes + kFetchAhead);
+      }
+      EK_PARTS
+      for (int v = 0; v < kParts; ++v) {
+        const Window w = eight([&](int64_t row) EK_HOT {
+          return view.template point<false>(from, at + row * kPositionLanes + v * kVec, columns, kVec);
+        });
+        s[v] = hn::Add(s[v], w.a);
+        q[v] = hn::Add(q[v], w.uv);
+      }
+    }
+    if (left == 0) return;
+    EK_PARTS
     for (int v = 0; v < kParts; ++v) {
-      Point p[4];
-      for (int row = 0; row < 4; ++row) {
-        const int64_t begin = row * kPositionLanes + v * kVec;
-        const int64_t n = left - begin;
-        if (n >= kVec) {
-          p[row] = term_.template point<false>(from, at + begin, columns, kVec);
-        } else if (n > 0) {
-          p[row] = term_.template point<true>(from, at + begin, columns, n);
-        } else {
-          p[row] = absent();
-        }
+      const int64_t mine = left - v * kVec;  // of every 16 positions, those from v * kVec on
+      if (mine <= 0) break;
+      const auto whole = [&](int64_t row) EK_HOT {
+        return view.template point<false>(from, at + row * kPositionLanes + v * kVec, columns, kVec);
+      };
+      const auto part = [&](int64_t row) EK_HOT {
+        const int64_t n = std::clamp<int64_t>(mine - row * kPositionLanes, 1, kVec);
+        return view.template point<(kVec > 1)>(from, at + row * kPositionLanes + v * kVec, columns, n);
+      };
+      const int64_t count = (mine + kPositionLanes - 1) / kPositionLanes;
+      Window w;
+      if constexpr (Term::kCompact) {
+        w = listed(count, part);
+      } else if (count <= 4) {
+        w = up_to_four(count, part);
+      } else {
+        w = four(whole(0), whole(1), whole(2), whole(3));
+        w = added(w, up_to_four(count - 4, [&](int64_t row) EK_HOT { return part(row + 4); }));
       }
-      const Window w = four(p[0], p[1], p[2], p[3]);
       s[v] = hn::Add(s[v], w.a);
       q[v] = hn::Add(q[v], w.uv);
     }
@@ -248,112 +352,120 @@ class Reduction {
 
   // ---- across: windows run over the examples of a block ----
 
-  // kWhole: 8 examples.
+  // kWhole: all 8 examples are there.
+  template <bool kWhole>
+  HWY_INLINE void run_across(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+                             double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
+    if (tile.planes()) {
+      planes_across<kWhole>(from, tile, region, sum, square);
+    } else if (tile.s == 1) {
+      single_rows<kWhole>(from, tile, region, sum, square);
+    } else {
+      rows_across<kWhole>(from, tile, region, sum, square);
+    }
+  }
+
+  // The same place of all examples.
   template <bool kWhole, bool kTail>
-  HWY_INLINE Window across_window(const Arrays<typename Term::T>* HWY_RESTRICT from, int64_t rows, int64_t at,
-                                  const Columns& columns, int64_t n) {
-    const auto point = [&](int64_t row) HWY_ATTR { return term_.template point<kTail>(from[row], at, columns, n); };
-    Window lower;
-    Window upper;
+  static HWY_INLINE Window place(const View& view, const Arrays<T>* HWY_RESTRICT from, int64_t examples, int64_t at,
+                                 const Columns& columns, int64_t n) {
+    const auto point = [&](int64_t e) EK_HOT { return view.template point<kTail>(from[e], at, columns, n); };
     if constexpr (kWhole) {
-      lower = four(point(0), point(1), point(2), point(3));
-      upper = four(point(4), point(5), point(6), point(7));
+      return eight(point);
     } else {
-      Point p[kBlockExamples];
-      for (int64_t row = 0; row < kBlockExamples; ++row) p[row] = row < rows ? point(row) : absent();
-      lower = four(p[0], p[1], p[2], p[3]);
-      upper = four(p[4], p[5], p[6], p[7]);
+      return up_to_eight(examples, point);
     }
-    return {hn::Add(lower.a, upper.a), hn::Add(lower.uv, upper.uv)};
+  }
+  // `count` 1 to 4 places 16 positions apart: (w0 + w1) + (w2 + w3).
+  template <class PlaceOf>
+  static HWY_INLINE Window places(int64_t count, const PlaceOf& place_of) {
+    Window w[kShortRows];
+    for (int64_t k = 0; k < count; ++k) w[k] = place_of(k);
+    if (count == 1) return w[0];
+    const Window lower = added(w[0], w[1]);
+    if (count == 2) return lower;
+    return added(lower, count == 3 ? w[2] : added(w[2], w[3]));
   }
 
-  // Windows of `columns` columns from element `at`, parameters from column 0, added to s and q. kAssign: put there.
-  template <bool kWhole, bool kAssign>
-  HWY_INLINE void add_across(const Arrays<typename Term::T>* HWY_RESTRICT from, int64_t rows, int64_t at,
-                             int64_t columns, R* HWY_RESTRICT s, R* HWY_RESTRICT q) {
-    const TagOf<R> d;
-    // The values of an empty lane are +0, and +0 + -0 = +0: an assigned sum has no other sign.
-    int64_t j = 0;
-    for (; j + kVec <= columns; j += kVec) {
-      const Window w = across_window<kWhole, false>(from, rows, at + j, term_.columns(j), kVec);
-      const V s_old = kAssign ? hn::Zero(d) : hn::LoadU(d, s + j);
-      const V q_old = kAssign ? hn::Zero(d) : hn::LoadU(d, q + j);
-      hn::StoreU(hn::Add(s_old, w.a), d, s + j);
-      hn::StoreU(hn::Add(q_old, w.uv), d, q + j);
-    }
-    if (j < columns) {
-      const int64_t n = columns - j;
-      const Window w = across_window<kWhole, true>(from, rows, at + j, term_.columns(j), n);
-      const V s_old = kAssign ? hn::Zero(d) : get<true>(s + j, n);
-      const V q_old = kAssign ? hn::Zero(d) : get<true>(q + j, n);
-      put<true>(hn::Add(s_old, w.a), s + j, n);
-      put<true>(hn::Add(q_old, w.uv), q + j, n);
-    }
-  }
-
-  // Calls f(whole, arrays of the 8 examples) with a constant for "all of them are there".
-  template <class Function>
-  HWY_INLINE void with_examples(const Region& region, Function&& f) {
-    const Arrays<typename Term::T> from[kBlockExamples] = {
-        example_of(region, 0), example_of(region, 1), example_of(region, 2), example_of(region, 3),
-        example_of(region, 4), example_of(region, 5), example_of(region, 6), example_of(region, 7)};
-    if (region.examples == kBlockExamples) {
-      f(std::true_type(), from);
-    } else {
-      f(std::false_type(), from);
-    }
-  }
-  Arrays<typename Term::T> example_of(const Region& region, int64_t e) const {
-    return term_.example(region.first_example + std::min(e, region.examples - 1));
-  }
-
-  void rows_across(const Tile& tile, const Region& region, int64_t pitch) {
-    with_examples(region, [&](auto whole, const Arrays<typename Term::T>* from) HWY_ATTR {
-      constexpr bool kWhole = decltype(whole)::value;
-      if (tile.repeated()) {
-        const int64_t columns = tile.row * tile.s;
-        const int64_t chunk = tile.row * kPositionLanes;
-        for (int64_t begin = 0; begin < columns; begin += chunk) {
-          add_across<kWhole, false>(from, region.examples, tile.offset + begin, std::min(chunk, columns - begin), s_,
-                                    q_);
-        }
-      } else {
-        for (int64_t p = 0; p < tile.s; ++p) {
-          const int64_t lane = p % kPositionLanes;
-          add_across<kWhole, false>(from, region.examples, tile.at(p, 0), tile.width, s_ + lane * pitch,
-                                    q_ + lane * pitch);
-        }
+  template <bool kWhole>
+  HWY_NOINLINE void rows_across(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+                                double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
+    const int64_t lanes = lanes_of(region);
+    const int64_t pitch = pitch_of(tile);
+    for (int64_t i = 0; i < lanes * pitch + kPositionLanes; ++i) s_[i] = q_[i] = 0;
+    const int64_t stride = kPositionLanes * tile.row;
+    const int64_t examples = region.examples;
+    const View view = term_.view();
+    with_rows(tile, 0, tile.s, pitch, [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
+      R* s = s_ + offset;
+      R* q = q_ + offset;
+      int64_t j = 0;
+      for (; j + kVec <= columns; j += kVec) {
+        const Columns c = view.columns(j);
+        add_to(s + j, q + j, places(count, [&](int64_t k) EK_HOT {
+                 return place<kWhole, false>(view, from, examples, at + k * stride + j, c, kVec);
+               }));
+      }
+      if (j < columns) {
+        const int64_t n = columns - j;
+        const Columns c = view.columns(j);
+        add_to_first(
+            s + j, q + j,
+            places(count, [&](int64_t k)
+                              EK_HOT { return place<kWhole, true>(view, from, examples, at + k * stride + j, c, n); }),
+            n);
       }
     });
+    fold_rows(tile.width, pitch, lanes, sum, square);
   }
 
-  void planes_across(const Tile& tile, const Region& region, double* sum, double* square) {
-    const int64_t columns = tile.width * tile.s;
-    with_examples(region, [&](auto whole, const Arrays<typename Term::T>* from) HWY_ATTR {
-      add_across<decltype(whole)::value, true>(from, region.examples, tile.offset, columns, s_, q_);
-    });
-    for (int64_t i = columns; i < columns + kPositionLanes; ++i) s_[i] = q_[i] = 0;
+  // One position per example: one place is all there is of a block.
+  template <bool kWhole>
+  HWY_NOINLINE void single_rows(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+                                double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
+    const View view = term_.view();
+    const V zero = hn::Zero(TagOf<R>());
+    const int64_t examples = region.examples;
+    int64_t j = 0;
+    for (; j + kVec <= tile.width; j += kVec) {
+      const Window w = place<kWhole, false>(view, from, examples, tile.offset + j, view.columns(j), kVec);
+      to_doubles(hn::Add(zero, w.a), sum + j);  // never -0, as sums of lanes
+      to_doubles(hn::Add(zero, w.uv), square + j);
+    }
+    if (j < tile.width) {
+      const int64_t n = tile.width - j;
+      const Window w = place<kWhole, true>(view, from, examples, tile.offset + j, view.columns(j), n);
+      HWY_ALIGN double a[kVec];
+      HWY_ALIGN double b[kVec];
+      to_doubles(hn::Add(zero, w.a), a);
+      to_doubles(hn::Add(zero, w.uv), b);
+      std::memcpy(sum + j, a, static_cast<size_t>(n) * sizeof(double));
+      std::memcpy(square + j, b, static_cast<size_t>(n) * sizeof(double));
+    }
+  }
+
+  template <bool kWhole>
+  HWY_NOINLINE void planes_across(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+                                  double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
+    const View view = term_.view();
+    const int64_t examples = region.examples;
     for (int64_t c = 0; c < tile.width; ++c) {
+      const Columns columns = view.broadcast(c);
       V s[kParts];
       V q[kParts];
-      for (int v = 0; v < kParts; ++v) s[v] = q[v] = hn::Zero(TagOf<R>());
-      const R* HWY_RESTRICT from_s = s_ + c * tile.s;
-      const R* HWY_RESTRICT from_q = q_ + c * tile.s;
-      for (int64_t p = 0; p < tile.s; p += kPositionLanes) {
-        for (int v = 0; v < kParts; ++v) {
-          const int64_t begin = p + v * kVec;
-          const int64_t n = tile.s - begin;
-          if (n <= 0) break;
-          const TagOf<R> d;
-          V a = hn::LoadU(d, from_s + begin);
-          V uv = hn::LoadU(d, from_q + begin);
-          if (n < kVec) {
-            a = first_lanes(a, n);
-            uv = first_lanes(uv, n);
-          }
-          s[v] = hn::Add(s[v], a);
-          q[v] = hn::Add(q[v], uv);
-        }
+      EK_PARTS
+      for (int v = 0; v < kParts; ++v) {
+        s[v] = q[v] = hn::Zero(TagOf<R>());
+        const int64_t mine = tile.s - v * kVec;  // of every 16 positions, those from v * kVec on
+        if (mine <= 0) continue;
+        const int64_t at = tile.at(0, c) + v * kVec;
+        const Window w = places((mine + kPositionLanes - 1) / kPositionLanes, [&](int64_t k) EK_HOT {
+          const int64_t n = mine - k * kPositionLanes;
+          if (n >= kVec) return place<kWhole, false>(view, from, examples, at + k * kPositionLanes, columns, kVec);
+          return place<kWhole, true>(view, from, examples, at + k * kPositionLanes, columns, n);
+        });
+        s[v] = hn::Add(s[v], w.a);
+        q[v] = hn::Add(q[v], w.uv);
       }
       fold_lanes(s, q, sum[c], square[c]);
     }
@@ -362,21 +474,46 @@ class Reduction {
   // ---- lanes to one number, in double: halves of the lanes onto each other ----
 
   HWY_INLINE void fold_lanes(const V* HWY_RESTRICT s, const V* HWY_RESTRICT q, double& sum, double& square) {
-    HWY_ALIGN double a[kPositionLanes];
-    HWY_ALIGN double b[kPositionLanes];
-    for (int v = 0; v < kParts; ++v) {
-      to_doubles(s[v], a + v * kVec);
-      to_doubles(q[v], b + v * kVec);
-    }
+    sum = folded(s);
+    square = folded(q);
+  }
+  static HWY_INLINE double folded(const V* HWY_RESTRICT v) {
+#if HWY_TARGET == HWY_SCALAR
+    double a[kPositionLanes];
+    for (int64_t i = 0; i < kPositionLanes; ++i) a[i] = static_cast<double>(hn::GetLane(v[i]));
     for (int64_t half = kPositionLanes / 2; half > 0; half /= 2) {
-      for (int64_t i = 0; i < half; ++i) {
-        a[i] += a[i + half];
-        b[i] += b[i + half];
+      for (int64_t i = 0; i < half; ++i) a[i] += a[i + half];
+    }
+    return a[0];
+#else
+    // Lane i and lane i + 8 and so on down, within registers.
+    constexpr int kCount = static_cast<int>(kPositionLanes / kDoubleLanes);
+    DVec a[kCount];
+    if constexpr (std::is_same_v<R, double>) {
+      for (int i = 0; i < kCount; ++i) a[i] = v[i];
+    } else {
+      for (int i = 0; i < kCount / 2; ++i) {
+        a[2 * i] = doubles_of<0>(v[i]);
+        a[2 * i + 1] = doubles_of<1>(v[i]);
       }
     }
-    sum = a[0];
-    square = b[0];
+    for (int half = kCount / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) a[i] = hn::Add(a[i], a[i + half]);
+    }
+    return lanes_added<kDoubleLanes>(D(), a[0]);
+#endif
   }
+#if HWY_TARGET != HWY_SCALAR
+  template <int64_t kCount, class Tag, class Vector>
+  static HWY_INLINE double lanes_added(Tag d, Vector v) {
+    if constexpr (kCount == 1) {
+      return hn::GetLane(v);
+    } else {
+      const hn::Half<Tag> half;
+      return lanes_added<kCount / 2>(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+    }
+  }
+#endif
   static HWY_INLINE void to_doubles(V v, double* HWY_RESTRICT out) {
     if constexpr (std::is_same_v<R, double>) {
       hn::StoreU(v, D(), out);
@@ -394,7 +531,7 @@ class Reduction {
     }
     if (c < width) {
       HWY_ALIGN double a[kLanesOf<double>];
-      const auto copy = [&](const R* from, double* to) HWY_ATTR {
+      const auto copy = [&](const R* from, double* to) EK_HOT {
         hn::Store(fold_columns(from, pitch, lanes), D(), a);
         std::memcpy(to, a, static_cast<size_t>(width - c) * sizeof(double));
       };
@@ -412,7 +549,7 @@ class Reduction {
   }
   HWY_INLINE DVec fold_columns(const R* HWY_RESTRICT from, int64_t pitch, int64_t lanes) {
     if (lanes == 1) return lane_at(from);
-    const auto lane = [&](int64_t i) HWY_ATTR { return i < lanes ? lane_at(from + i * pitch) : hn::Zero(D()); };
+    const auto lane = [&](int64_t i) EK_HOT { return i < lanes ? lane_at(from + i * pitch) : hn::Zero(D()); };
     DVec t[8];
     for (int64_t i = 0; i < 8; ++i) t[i] = hn::Add(lane(i), lane(i + 8));
     for (int64_t half = 4; half > 0; half /= 2) {
@@ -435,6 +572,11 @@ struct Leaf {
   void operator()(int64_t block, int64_t piece, Partial out) const { call(context, block, piece, out); }
 };
 
+template <class Pieces>
+void call_piece(void* context, int64_t block, int64_t piece, Partial out) {
+  (*static_cast<Pieces*>(context))(block, piece, out);
+}
+
 // Blocks [begin, end), or pieces [begin, end) of one block, to be folded into out.
 struct FoldRange {
   bool of_pieces = false;
@@ -444,7 +586,7 @@ struct FoldRange {
 
 // A task folds up to 2^30 blocks or pieces by itself: TileTrees touch only the levels that they use.
 template <class Merge>
-using TaskTree = TileTree<Merge, 31, kMaxTile>;
+using TaskTree = TileTree<Merge, 31, kRowTile>;
 
 template <class Merge>
 double fold_pieces(const ReductionPlan& plan, int64_t block, int64_t begin, int64_t end, int64_t width,
@@ -462,14 +604,26 @@ double fold_pieces(const ReductionPlan& plan, int64_t block, int64_t begin, int6
   return tree.fold(out);
 }
 
+// Blocks of dense rows have one piece. Their tiles are wider.
+template <class Merge>
+HWY_NOINLINE double fold_dense(const ReductionPlan& plan, const FoldRange& range, int64_t width, const Leaf& leaf) {
+  TileTree<Merge, 31, kDenseTile> tree(width);
+  for (int64_t block = range.begin; block < range.end; ++block) {
+    leaf(block, 0, tree.next());
+    tree.push(static_cast<double>(plan.examples_of(block)));
+  }
+  return tree.fold(range.out);
+}
+
 // Folds a range for `width` channels. Returns the count.
 template <class Merge>
 HWY_NOINLINE double fold_range(const ReductionPlan& plan, const FoldRange& range, int64_t width, const Leaf& leaf) {
   if (range.of_pieces) return fold_pieces<Merge>(plan, range.block, range.begin, range.end, width, leaf, range.out);
   const auto block_into = [&](int64_t block, Partial out) {
-    return fold_pieces<Merge>(plan, block, 0, plan.pieces_of(block), width, leaf, out);
+    return fold_pieces<Merge>(plan, block, 0, plan.pieces, width, leaf, out);
   };
   if (range.end - range.begin == 1) return block_into(range.begin, range.out);
+  if (plan.s == 1) return fold_dense<Merge>(plan, range, width, leaf);
   TaskTree<Merge> tree(width);
   for (int64_t block = range.begin; block < range.end; ++block) tree.push(block_into(block, tree.next()));
   return tree.fold(range.out);
@@ -482,7 +636,7 @@ double fold_entries(const NormShape& shape, const ReductionPlan& plan, const Ent
                     int64_t first, int64_t width, Partial out) {
   using Tree = TileTree<Merge, 31, kFoldTile>;
   Tree blocks(width);
-  const auto take = [&](Tree& tree, int64_t entry, int64_t count) HWY_ATTR {
+  const auto take = [&](Tree& tree, int64_t entry, int64_t count) EK_HOT {
     const Partial from = partial_at(workspace, entry, shape.c);
     const Partial to = tree.next();
     std::memcpy(to.a, from.a + first, static_cast<size_t>(width) * sizeof(double));
@@ -499,7 +653,7 @@ double fold_entries(const NormShape& shape, const ReductionPlan& plan, const Ent
   Tree pieces(width);
   for (int64_t block = 0; block < plan.blocks; ++block) {
     pieces.clear();
-    const int64_t count = plan.pieces_of(block);
+    const int64_t count = plan.pieces;
     for (int64_t begin = 0, entry = 0; begin < count; begin += int64_t{1} << entries.group_log2, ++entry) {
       int64_t values = 0;
       const int64_t end = std::min(begin + (int64_t{1} << entries.group_log2), count);
@@ -543,13 +697,13 @@ HWY_NOINLINE void reduce_slab(const Reducer& reducer, const Slab& slab) {
   }
 }
 
-// The whole batch, all channels. arrays: how many are read.
+// The whole batch, all channels.
 template <class Merge>
-HWY_NOINLINE void reduce_batch(const Reducer& reducer, int arrays) {
+HWY_NOINLINE void reduce_batch(const Reducer& reducer) {
   const NormJob& job = reducer.job();
   const NormShape& shape = job.shape;
   const ReductionPlan& plan = reducer.plan();
-  const SlabPlan slabs(shape, arrays, job.threads);
+  const SlabPlan slabs(shape, 1, job.threads, 0);
   if (slabs.count > 0) {
     parallel_for(slabs.count, job.threads,
                  [&](int64_t index, int) HWY_ATTR { reduce_slab(reducer, slabs.at(index, shape)); });
@@ -566,7 +720,7 @@ HWY_NOINLINE void reduce_batch(const Reducer& reducer, int arrays) {
     if (entries.of_pieces) {
       range.block = entry / entries.per_block;
       range.begin = entry % entries.per_block;
-      range.end = plan.pieces_of(range.block);
+      range.end = plan.pieces;
     }
     range.begin <<= entries.group_log2;
     range.end = std::min(range.begin + (int64_t{1} << entries.group_log2), range.end);

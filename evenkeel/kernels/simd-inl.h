@@ -13,6 +13,18 @@
 
 #include "hwy/highway.h"
 
+// EK_HOT, of a lambda in a loop: for the file's instruction set and, on the fast ones, inlined whatever its size. EK_PARTS, before
+// a loop over the vectors that make 16 lanes: unrolled where these are few. Slow targets need not take minutes to compile.
+#undef EK_HOT
+#undef EK_PARTS
+#if HWY_TARGET <= HWY_AVX2
+#define EK_HOT HWY_ATTR __attribute__((always_inline))
+#define EK_PARTS
+#else
+#define EK_HOT HWY_ATTR
+#define EK_PARTS HWY_UNROLL(1)
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
