@@ -10,6 +10,7 @@
 #include <cmath>
 #include <numbers>
 #include <type_traits>
+#include <utility>
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/kernels/activation-inl.h"
@@ -509,13 +510,15 @@ struct MergeSums {
 template <class Merge, int kLevels, int64_t kWidth>
 class TileTree {
  public:
-  explicit TileTree(int64_t width) : width_(width) {}
+  explicit TileTree(int64_t width) : width_(width) {
+    for (int i = 0; i < kLevels; ++i) at_[i] = {a_[i], b_[i]};
+  }
 
   void clear() { pushed_ = 0; }
   // Where the next value must be written before push().
   Partial next() {
     // A value that is not merged at once is written where it will stay.
-    return pushed_ & 1 ? Partial{incoming_[0], incoming_[1]} : Partial{a_[0], b_[0]};
+    return pushed_ & 1 ? Partial{incoming_[0], incoming_[1]} : at_[0];
   }
   void push(double count) {
     uint64_t carry = pushed_++;
@@ -523,17 +526,15 @@ class TileTree {
       count_[0] = count;
       return;
     }
-    const double* a = incoming_[0];
-    const double* b = incoming_[1];
+    Partial value = {incoming_[0], incoming_[1]};
     int level = 0;
     for (; carry & 1; carry >>= 1, ++level) {
-      Merge::run({a_[level], b_[level]}, count_[level], a, b, count, width_);
+      Merge::run(at_[level], count_[level], value.a, value.b, count, width_);
       count += count_[level];
-      a = a_[level];
-      b = b_[level];
+      value = at_[level];
     }
-    copy(a, a_[level]);
-    copy(b, b_[level]);
+    // It stands where a level below kept its value: that level takes this one's place in memory.
+    std::swap(at_[level - 1], at_[level]);
     count_[level] = count;
   }
   // Writes the fold of what was pushed (at least one) to out and returns its count.
@@ -542,13 +543,13 @@ class TileTree {
     for (int level = 0; level < kLevels; ++level) {
       if (!(pushed_ >> level & 1)) continue;
       if (result >= 0) {
-        Merge::run({a_[level], b_[level]}, count_[level], a_[result], b_[result], count_[result], width_);
+        Merge::run(at_[level], count_[level], at_[result].a, at_[result].b, count_[result], width_);
         count_[level] += count_[result];
       }
       result = level;
     }
-    copy(a_[result], out.a);
-    copy(b_[result], out.b);
+    copy(at_[result].a, out.a);
+    copy(at_[result].b, out.b);
     return count_[result];
   }
 
@@ -560,6 +561,7 @@ class TileTree {
   int64_t width_;
   uint64_t pushed_ = 0;
   double count_[kLevels];
+  Partial at_[kLevels];
   HWY_ALIGN double a_[kLevels][kWidth];
   HWY_ALIGN double b_[kLevels][kWidth];
   HWY_ALIGN double incoming_[2][kWidth];

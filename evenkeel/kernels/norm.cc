@@ -1,27 +1,14 @@
 #include "evenkeel/kernels/norm.h"
 
-#include <unistd.h>
-
 #include <cmath>
 
+#include "evenkeel/core/cache_sizes.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/kernels/norm_passes.h"
 #include "evenkeel/kernels/norm_plan.h"
 
 namespace evenkeel::kernels {
 namespace {
-
-// Bytes of the largest cache; 8 MiB where the system does not say.
-int64_t last_level_cache_bytes() {
-  static const int64_t bytes = [] {
-    int64_t found = 0;
-#ifdef _SC_LEVEL3_CACHE_SIZE
-    found = std::max<int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), sysconf(_SC_LEVEL2_CACHE_SIZE));
-#endif
-    return found > 0 ? found : int64_t{8} << 20;
-  }();
-  return bytes;
-}
 
 void run_forward(NormPass pass, const NormJob& job) {
   switch (job.shape.type) {

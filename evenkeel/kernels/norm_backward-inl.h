@@ -40,6 +40,7 @@ struct Gradients {
     const R* mean;
     const R* scale;
     const R* shift;
+    int64_t stride;  // of examples
     Rebuild how;
     HWY_INLINE Columns columns(int64_t j) const {
       const TagOf<R> d;
@@ -77,13 +78,26 @@ struct Gradients {
   }
 
   Arrays<T> example(int64_t e) const { return Arrays<T>(job, e); }
-  View view() const { return {mean, scale, shift, Rebuild(job)}; }
+  // sum g * (x - mean) of the channels from c.
+  HWY_INLINE DVec corrected(DVec sum, DVec about_mean_hi, int64_t c) const {
+    return hn::Sub(about_mean_hi, hn::Mul(hn::LoadU(D(), mean_lo + c), sum));
+  }
+  HWY_INLINE double corrected(double sum, double about_mean_hi, int64_t c) const {
+    return about_mean_hi - mean_lo[c] * sum;
+  }
+  View view() const { return {mean, scale, shift, common_stride(), Rebuild(job)}; }
+  // Elements from one example to the next in all arrays; 0 where they differ.
+  int64_t common_stride() const {
+    const int64_t stride = job.x.example_stride;
+    const bool same = stride == job.dy.example_stride && (!job.residual || stride == job.residual.example_stride);
+    return same && !job.gate_mask ? stride : 0;
+  }
 
   const NormJob& job;
   HWY_ALIGN R mean[kColumns + 2 * kPositionLanes];
   HWY_ALIGN R scale[kColumns + 2 * kPositionLanes];
   HWY_ALIGN R shift[kColumns + 2 * kPositionLanes];
-  HWY_ALIGN double mean_lo[kMaxTile];
+  HWY_ALIGN double mean_lo[kMaxTile + kPositionLanes];
 };
 
 template <class T, Act kAct, Gate kGate>
@@ -95,13 +109,6 @@ class PieceSums {
   }
   void operator()(int64_t block, int64_t piece, Partial out) {
     reduction_.run(tile_, plan_.across, plan_.region(block, piece), out.a, out.b);
-    const D d;
-    int64_t i = 0;
-    for (; i + kDoubleLanes <= tile_.width; i += kDoubleLanes) {
-      const DVec correction = hn::Mul(hn::LoadU(d, term_.mean_lo + i), hn::LoadU(d, out.a + i));
-      hn::StoreU(hn::Sub(hn::LoadU(d, out.b + i), correction), d, out.b + i);
-    }
-    for (; i < tile_.width; ++i) out.b[i] -= term_.mean_lo[i] * out.a[i];
   }
 
  private:

@@ -47,6 +47,7 @@ struct Deviations {
   // What loops work with, by value.
   struct View {
     const R* shift;
+    int64_t stride;  // of examples
     HWY_INLINE Columns columns(int64_t j) const { return {hn::LoadU(TagOf<R>(), shift + j)}; }
     HWY_INLINE Columns broadcast(int64_t c) const { return {all<R>(shift[c])}; }
     template <bool kTail>
@@ -68,7 +69,13 @@ struct Deviations {
   explicit Deviations(const NormJob& the_job) : job(the_job) {}
 
   Arrays<T> example(int64_t e) const { return Arrays<T>(job, e); }
-  View view() const { return {shift, next}; }
+  template <class Number>
+  HWY_INLINE Number corrected(Number, Number square, int64_t) const {
+    return square;
+  }
+  View view() const { return {shift, common_stride(), next}; }
+  // Elements from one example to the next in all arrays; 0 where they differ.
+  int64_t common_stride() const { return job.x.example_stride; }
 
   const NormJob& job;
   const T* const* next = nullptr;

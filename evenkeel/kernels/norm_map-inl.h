@@ -50,6 +50,23 @@ struct Parameters {
       for (int64_t j = period; j < columns + 2 * kPositionLanes; ++j) array[j] = array[j - period];
     }
   }
+  // Channels [first, last) in blocks of `lanes`, each as 16 columns; 0 for padding.
+  void set_blocks(const Map& map, int64_t first, int64_t last, int64_t lanes) {
+    R* arrays[Map::kArrays];
+    for (int a = 0; a < Map::kArrays; ++a) arrays[a] = values[a];
+    for (int64_t c = first, j = 0; c < last; c += lanes, j += kPositionLanes) {
+      for (int64_t i = 0; i < lanes; ++i) {
+        if (c + i < last) {
+          map.fill(c + i, arrays, j + i);
+        } else {
+          for (R* array : arrays) array[j + i] = 0;
+        }
+      }
+      for (R* array : arrays) {
+        for (int64_t i = lanes; i < kPositionLanes; ++i) array[j + i] = array[j + i - lanes];
+      }
+    }
+  }
 };
 
 template <class Map>
@@ -110,23 +127,30 @@ class Mapping {
   void slab(const Slab& slab, int64_t first_example, int64_t last_example, int64_t ahead) {
     const NormShape& shape = map_.job.shape;
     const int64_t end = slab.first + slab.width;
+    Parameters<Map> parameters;
     if (is_blocked(shape.layout)) {
       const int64_t lanes = lanes_of_block(shape.layout);
-      for (int64_t c = slab.first; c < end; c += lanes) {
-        const int64_t valid = std::min(lanes, shape.c - c);
-        Columns columns[kPartsOf<R>];
-        block_columns(c, valid, lanes, columns);
+      const int64_t group = kStrip / kPositionLanes * lanes;
+      for (int64_t first = slab.first; first < end; first += group) {
+        const int64_t last = std::min(first + group, end);
+        parameters.set_blocks(map_, first, last, lanes);
         for (int64_t e = first_example; e < last_example; ++e) {
           const Arrays<T> arrays(map_.job, e);
-          const int64_t at = c * shape.s;
-          periodic_run(arrays, at, at + shape.s * lanes, columns, ahead);
-          if (valid < lanes) clear_padding(arrays, at, valid, lanes);
+          for (int64_t c = first; c < last; c += lanes) {
+            Columns columns[kPartsOf<R>];
+            EK_PARTS
+            for (int v = 0; v < kPartsOf<R>; ++v) {
+              columns[v] = map_.view().columns(parameters.values, (c - first) / lanes * kPositionLanes + v * kVec);
+            }
+            const int64_t at = c * shape.s;
+            periodic_run(arrays, at, at + shape.s * lanes, columns, ahead);
+            if (c + lanes > shape.c) clear_padding(arrays, at, shape.c - c, lanes);
+          }
         }
       }
       return;
     }
-    Parameters<Map> parameters;
-    if (shape.s < kShort) {
+    if (shape.s < kPositionLanes) {
       for (int64_t c = slab.first; c < end; c += kPlaneGroup) {
         const int64_t width = std::min(kPlaneGroup, end - c);
         const int64_t columns = width * shape.s;
@@ -148,7 +172,7 @@ class Mapping {
     }
   }
 
-  // Planes [begin, end) of the whole batch, kShort long at least. backwards: the last examples first.
+  // Planes [begin, end) of the whole batch, 16 positions long at least. backwards: the last examples first.
   void planes(int64_t begin, int64_t end, bool backwards) {
     const int64_t c = map_.job.shape.c;
     const int64_t s = map_.job.shape.s;
@@ -364,22 +388,6 @@ class Mapping {
     }
   }
 
-  // The parameters of a block of 8 or 16 channels, as 16 lanes; 0 for padding.
-  void block_columns(int64_t first, int64_t valid, int64_t lanes, Columns* columns) {
-    HWY_ALIGN R values[Map::kArrays][kPositionLanes];
-    R* arrays_of[Map::kArrays];
-    for (int a = 0; a < Map::kArrays; ++a) arrays_of[a] = values[a];
-    for (int64_t i = 0; i < kPositionLanes; ++i) {
-      if (i % lanes < valid) {
-        map_.fill(first + i % lanes, arrays_of, i);
-      } else {
-        for (R* array : arrays_of) array[i] = 0;
-      }
-    }
-    EK_PARTS
-    for (int v = 0; v < kPartsOf<R>; ++v) columns[v] = map_.view().columns(values, v * kVec);
-  }
-
   // Padding lanes of the outputs hold act of nothing: they are 0 by contract, and no bit of a mask is set there.
   void clear_padding(const Arrays<T>& arrays, int64_t at, int64_t valid, int64_t lanes) {
     const NormJob& job = map_.job;
@@ -407,7 +415,7 @@ void map_batch(const Map& map, bool backwards) {
   const NormShape& shape = job.shape;
   const bool last = shape.layout == NormLayout::kChannelsLast;
   // The bits of two units may share a byte, those of two examples do not; short planes are taken in groups.
-  const bool by_example = job.out_mask || (!last && (is_blocked(shape.layout) || shape.s < kShort));
+  const bool by_example = job.out_mask || (!last && (is_blocked(shape.layout) || shape.s < kPositionLanes));
   const int64_t per_example = by_example ? 1 : last ? shape.s : shape.c;
   const int64_t units = shape.n * per_example;
   parallel_for(job.threads, job.threads, [&](int64_t share, int) HWY_ATTR {
@@ -423,8 +431,8 @@ void map_batch(const Map& map, bool backwards) {
       const int64_t rows = by_example ? shape.s : 1;
       mapping.rows(begin * rows, end * rows, backwards);
     } else if (by_example && is_blocked(shape.layout)) {
-      for (int64_t e = begin; e < end; ++e) mapping.slab({0, shape.c}, e, e + 1, 0);
-    } else if (by_example && shape.s < kShort) {
+      mapping.slab({0, shape.c}, begin, end, 0);
+    } else if (by_example && shape.s < kPositionLanes) {
       mapping.slab({0, shape.c}, begin, end, 0);
     } else {
       const int64_t scale = by_example ? shape.c : 1;

@@ -19,8 +19,8 @@ namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Columns that a tile has parameters and sums for: 16 KiB per array of floats.
-inline constexpr int64_t kColumns = 4096;
+// Columns that a tile has parameters and sums for: 32 KiB per array of floats.
+inline constexpr int64_t kColumns = 8192;
 // Channels of a tile: where channels stand last, all lanes of this many fill kColumns; 1 KiB of each row is read at a
 // time when there are more. Dense rows have one lane and are read a page at a time: narrower strips of eight rows defeat
 // the hardware's prefetchers.
@@ -96,7 +96,7 @@ class Reduction {
       } else {
         rows_along(from, tile, region, sum, square);
       }
-    } else if (region.examples == kBlockExamples) {
+    } else if (region.examples == kBlockExamples && term_.common_stride() > 0) {
       run_across<true>(from, tile, region, sum, square);
     } else {
       run_across<false>(from, tile, region, sum, square);
@@ -304,7 +304,7 @@ class Reduction {
         sums[v] = hn::Load(d, s_ + c * kPositionLanes + v * kVec);
         squares[v] = hn::Load(d, q_ + c * kPositionLanes + v * kVec);
       }
-      fold_lanes(sums, squares, sum[c], square[c]);
+      fold_lanes(sums, squares, c, sum[c], square[c]);
     }
   }
   HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t left, const Columns& columns,
@@ -352,7 +352,7 @@ class Reduction {
 
   // ---- across: windows run over the examples of a block ----
 
-  // kWhole: all 8 examples are there.
+  // kWhole: all 8 examples are there, as far from each other in all arrays.
   template <bool kWhole>
   HWY_INLINE void run_across(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
                              double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
@@ -369,11 +369,13 @@ class Reduction {
   template <bool kWhole, bool kTail>
   static HWY_INLINE Window place(const View& view, const Arrays<T>* HWY_RESTRICT from, int64_t examples, int64_t at,
                                  const Columns& columns, int64_t n) {
-    const auto point = [&](int64_t e) EK_HOT { return view.template point<kTail>(from[e], at, columns, n); };
     if constexpr (kWhole) {
-      return eight(point);
+      // An index for all arrays: 16 pointers would not fit the registers.
+      return eight([&](int64_t e)
+                       EK_HOT { return view.template point<kTail>(from[0], at + e * view.stride, columns, n); });
     } else {
-      return up_to_eight(examples, point);
+      return up_to_eight(examples,
+                         [&](int64_t e) EK_HOT { return view.template point<kTail>(from[e], at, columns, n); });
     }
   }
   // `count` 1 to 4 places 16 positions apart: (w0 + w1) + (w2 + w3).
@@ -388,7 +390,7 @@ class Reduction {
   }
 
   template <bool kWhole>
-  HWY_NOINLINE void rows_across(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+  HWY_NOINLINE void rows_across(const Arrays<T>* HWY_RESTRICT given, const Tile& tile, const Region& region,
                                 double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     const int64_t lanes = lanes_of(region);
     const int64_t pitch = pitch_of(tile);
@@ -396,6 +398,8 @@ class Reduction {
     const int64_t stride = kPositionLanes * tile.row;
     const int64_t examples = region.examples;
     const View view = term_.view();
+    const Arrays<T> first = given[0];
+    const Arrays<T>* const from = kWhole ? &first : given;
     with_rows(tile, 0, tile.s, pitch, [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
       R* s = s_ + offset;
       R* q = q_ + offset;
@@ -421,33 +425,35 @@ class Reduction {
 
   // One position per example: one place is all there is of a block.
   template <bool kWhole>
-  HWY_NOINLINE void single_rows(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+  HWY_NOINLINE void single_rows(const Arrays<T>* HWY_RESTRICT given, const Tile& tile, const Region& region,
                                 double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     const View view = term_.view();
+    const Arrays<T> first = given[0];
+    const Arrays<T>* const from = kWhole ? &first : given;
     const V zero = hn::Zero(TagOf<R>());
     const int64_t examples = region.examples;
     int64_t j = 0;
     for (; j + kVec <= tile.width; j += kVec) {
       const Window w = place<kWhole, false>(view, from, examples, tile.offset + j, view.columns(j), kVec);
-      to_doubles(hn::Add(zero, w.a), sum + j);  // never -0, as sums of lanes
-      to_doubles(hn::Add(zero, w.uv), square + j);
+      doubles_with(hn::Add(zero, w.a), hn::Add(zero, w.uv), j, sum + j, square + j);  // never -0, as sums of lanes
     }
     if (j < tile.width) {
       const int64_t n = tile.width - j;
       const Window w = place<kWhole, true>(view, from, examples, tile.offset + j, view.columns(j), n);
       HWY_ALIGN double a[kVec];
       HWY_ALIGN double b[kVec];
-      to_doubles(hn::Add(zero, w.a), a);
-      to_doubles(hn::Add(zero, w.uv), b);
+      doubles_with(hn::Add(zero, w.a), hn::Add(zero, w.uv), j, a, b);
       std::memcpy(sum + j, a, static_cast<size_t>(n) * sizeof(double));
       std::memcpy(square + j, b, static_cast<size_t>(n) * sizeof(double));
     }
   }
 
   template <bool kWhole>
-  HWY_NOINLINE void planes_across(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
+  HWY_NOINLINE void planes_across(const Arrays<T>* HWY_RESTRICT given, const Tile& tile, const Region& region,
                                   double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     const View view = term_.view();
+    const Arrays<T> first = given[0];
+    const Arrays<T>* const from = kWhole ? &first : given;
     const int64_t examples = region.examples;
     for (int64_t c = 0; c < tile.width; ++c) {
       const Columns columns = view.broadcast(c);
@@ -467,15 +473,15 @@ class Reduction {
         s[v] = hn::Add(s[v], w.a);
         q[v] = hn::Add(q[v], w.uv);
       }
-      fold_lanes(s, q, sum[c], square[c]);
+      fold_lanes(s, q, c, sum[c], square[c]);
     }
   }
 
   // ---- lanes to one number, in double: halves of the lanes onto each other ----
 
-  HWY_INLINE void fold_lanes(const V* HWY_RESTRICT s, const V* HWY_RESTRICT q, double& sum, double& square) {
+  HWY_INLINE void fold_lanes(const V* HWY_RESTRICT s, const V* HWY_RESTRICT q, int64_t c, double& sum, double& square) {
     sum = folded(s);
-    square = folded(q);
+    square = term_.corrected(sum, folded(q), c);
   }
   static HWY_INLINE double folded(const V* HWY_RESTRICT v) {
 #if HWY_TARGET == HWY_SCALAR
@@ -514,6 +520,22 @@ class Reduction {
     }
   }
 #endif
+  // a and uv of columns from j as the term wants them.
+  HWY_INLINE void doubles_with(V a, V uv, int64_t j, double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
+    if constexpr (std::is_same_v<R, double>) {
+      hn::StoreU(a, D(), sum);
+      hn::StoreU(term_.corrected(a, uv, j), D(), square);
+    } else {
+      const DVec a0 = doubles_of<0>(a);
+      hn::StoreU(a0, D(), sum);
+      hn::StoreU(term_.corrected(a0, doubles_of<0>(uv), j), D(), square);
+      if constexpr (kHalves == 2) {
+        const DVec a1 = doubles_of<1>(a);
+        hn::StoreU(a1, D(), sum + kDoubleLanes);
+        hn::StoreU(term_.corrected(a1, doubles_of<1>(uv), j + kDoubleLanes), D(), square + kDoubleLanes);
+      }
+    }
+  }
   static HWY_INLINE void to_doubles(V v, double* HWY_RESTRICT out) {
     if constexpr (std::is_same_v<R, double>) {
       hn::StoreU(v, D(), out);
@@ -526,17 +548,18 @@ class Reduction {
   void fold_rows(int64_t width, int64_t pitch, int64_t lanes, double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     int64_t c = 0;
     for (; c + kDoubleLanes <= width; c += kDoubleLanes) {
-      hn::StoreU(fold_columns(s_ + c, pitch, lanes), D(), sum + c);
-      hn::StoreU(fold_columns(q_ + c, pitch, lanes), D(), square + c);
+      const DVec total = fold_columns(s_ + c, pitch, lanes);
+      hn::StoreU(total, D(), sum + c);
+      hn::StoreU(term_.corrected(total, fold_columns(q_ + c, pitch, lanes), c), D(), square + c);
     }
     if (c < width) {
       HWY_ALIGN double a[kLanesOf<double>];
-      const auto copy = [&](const R* from, double* to) EK_HOT {
-        hn::Store(fold_columns(from, pitch, lanes), D(), a);
-        std::memcpy(to, a, static_cast<size_t>(width - c) * sizeof(double));
-      };
-      copy(s_ + c, sum + c);
-      copy(q_ + c, square + c);
+      HWY_ALIGN double b[kLanesOf<double>];
+      const DVec total = fold_columns(s_ + c, pitch, lanes);
+      hn::Store(total, D(), a);
+      hn::Store(term_.corrected(total, fold_columns(q_ + c, pitch, lanes), c), D(), b);
+      std::memcpy(sum + c, a, static_cast<size_t>(width - c) * sizeof(double));
+      std::memcpy(square + c, b, static_cast<size_t>(width - c) * sizeof(double));
     }
   }
   static HWY_INLINE DVec lane_at(const R* HWY_RESTRICT from) {
