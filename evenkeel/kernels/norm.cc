@@ -57,7 +57,8 @@ void prepare(NormJob& job, const NormShape& shape, const NormOptions& options) {
     if (data) ++arrays;
   }
   job.threads = threads_for(shape, arrays, options.threads);
-  job.far = touched_bytes(shape, arrays) > last_level_cache_bytes();
+  job.far = options.stores == NormStores::kStreaming || touched_bytes(shape, arrays) > last_level_cache_bytes();
+  job.slab_bytes = slab_bytes(last_level_cache_bytes(), job.threads);
   if (!job.out) return;
   const bool overwrites =
       job.out.data == job.x.data || job.out.data == job.dy.data || job.out.data == job.residual.data;

@@ -58,8 +58,9 @@ struct NormOutput {
 };
 
 // How outputs are written. Streaming (non-temporal) stores save the read of the line that is overwritten, but put the
-// data in memory: they win where inputs and outputs together exceed the L3 cache and lose where they fit (docs/performance.md).
-// kAuto decides by that size, and writes to the cache when an output overwrites an input.
+// data in memory: they win where inputs and outputs together exceed half of the L3 cache and lose where they are smaller
+// (docs/performance.md). kAuto decides by that size, and writes to the cache when an output overwrites an input. kStreaming works as for data
+// larger than the L3 cache, whatever the size.
 enum class NormStores { kAuto, kCached, kStreaming };
 
 struct NormOptions {

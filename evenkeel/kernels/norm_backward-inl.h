@@ -269,7 +269,7 @@ void input_pass(const NormJob& job) {
 template <class T>
 void backward_pass(const NormJob& job) {
   const NormShape& shape = job.shape;
-  const SlabPlan slabs(shape, arrays_read(job), job.threads, kSlabBytes);
+  const SlabPlan slabs(shape, arrays_read(job), job.threads, job.slab_bytes);
   with_gradient<T>(job, [&](auto act, auto gate) HWY_ATTR {
     const InputGradient<T, decltype(act)::value, decltype(gate)::value> map(job);
     const SumsReducer<T, decltype(act)::value, decltype(gate)::value> reducer(job);

@@ -459,7 +459,7 @@ template <class T>
 void forward_pass(const NormJob& job) {
   const NormShape& shape = job.shape;
   // From beyond the L3 cache x is read once; from within it, two passes along the memory are faster.
-  const SlabPlan slabs(shape, 1, job.threads, kSlabBytes);
+  const SlabPlan slabs(shape, 1, job.threads, job.slab_bytes);
   const MomentsReducer<T> reducer(job);
   with_normalize<T>(job, [&](const auto& map) HWY_ATTR {
     if (slabs.count == 0 || !job.far) {

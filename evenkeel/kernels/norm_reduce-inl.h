@@ -236,9 +236,14 @@ class Reduction {
                              R* HWY_RESTRICT q) {
     const View view = term_.view();
     const Arrays<T> from = example;  // by value: vector stores may change what is behind a reference
+    // Narrow rows: a window is one piece of memory, and the next one follows it.
+    const int64_t ahead = term_.job.far && columns == stride ? 8 * stride : 0;
     int64_t j = 0;
     for (; j + kVec <= columns; j += kVec) {
       const Columns c = view.columns(j);
+      if (ahead != 0) {
+        for (int64_t row = 0; row < 8; ++row) view.prefetch(from, at + row * stride + j + ahead);
+      }
       add_to(s + j, q + j, eight([&](int64_t row) EK_HOT {
                return view.template point<false>(from, at + row * stride + j, c, kVec);
              }));
