@@ -52,8 +52,8 @@ constexpr const char* kTunedHeap =
 
 constexpr int64_t kAssumedL3 = int64_t{32} << 20;  // where the system reports no cache
 // Largest difference of a peer's result to ours, norm-wise: peers that sum a channel one by one in fp32 are off by up
-// to 1e-5, a wrong operation by 1.
-constexpr double kAgreement = 1e-4;
+// to 1e-4 (oneDNN, 600,000 values a channel), a wrong operation by 1.
+constexpr double kAgreement = 1e-3;
 // In the gradient of relu an element whose z is zero but for rounding passes its dy (of order 1) on one side and not on
 // the other. So many of all elements may jump like this (about one in a million does), others none.
 constexpr double kGateJump = 0.01;

@@ -13,6 +13,7 @@
 #endif
 
 #include "evenkeel/kernels/norm_map-inl.h"
+#include "evenkeel/kernels/norm_passes.h"
 #include "evenkeel/kernels/norm_reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -74,6 +75,7 @@ struct Gradients {
       shift[c] = a.shift;
       mean_lo[c] = a.mean_lo;
     }
+    for (int64_t c = tile.width; c < tile.width + kPositionLanes; ++c) mean_lo[c] = 0;
     for (R* values : {mean, scale, shift}) spread(tile, values);
   }
 
@@ -286,6 +288,18 @@ void backward_pass(const NormJob& job) {
       mapping.finish();
     });
   });
+}
+
+template <class T>
+void backward_passes(NormPass pass, const NormJob& job) {
+  switch (pass) {
+    case NormPass::kReduce:
+      return sums_pass<T>(job);
+    case NormPass::kMap:
+      return input_pass<T>(job);
+    case NormPass::kBoth:
+      return backward_pass<T>(job);
+  }
 }
 
 }  // namespace

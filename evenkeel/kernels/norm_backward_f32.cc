@@ -6,16 +6,13 @@
 #include "hwy/foreach_target.h"
 
 #include "evenkeel/kernels/norm_backward-inl.h"
-#include "evenkeel/kernels/norm_passes.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-void sums_f32(const NormJob& job) { sums_pass<float>(job); }
-void input_f32(const NormJob& job) { input_pass<float>(job); }
-void backward_f32(const NormJob& job) { backward_pass<float>(job); }
+void backward_f32(NormPass pass, const NormJob& job) { backward_passes<float>(pass, job); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -25,20 +22,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace evenkeel::kernels {
 
-HWY_EXPORT(sums_f32);
-HWY_EXPORT(input_f32);
 HWY_EXPORT(backward_f32);
 
-void backward_passes_f32(NormPass pass, const NormJob& job) {
-  switch (pass) {
-    case NormPass::kReduce:
-      return HWY_DYNAMIC_DISPATCH(sums_f32)(job);
-    case NormPass::kMap:
-      return HWY_DYNAMIC_DISPATCH(input_f32)(job);
-    case NormPass::kBoth:
-      return HWY_DYNAMIC_DISPATCH(backward_f32)(job);
-  }
-}
+void backward_passes_f32(NormPass pass, const NormJob& job) { HWY_DYNAMIC_DISPATCH(backward_f32)(pass, job); }
 
 }  // namespace evenkeel::kernels
 #endif  // HWY_ONCE

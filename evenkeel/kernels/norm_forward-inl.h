@@ -19,6 +19,7 @@
 #endif
 
 #include "evenkeel/kernels/norm_map-inl.h"
+#include "evenkeel/kernels/norm_passes.h"
 #include "evenkeel/kernels/norm_reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -476,6 +477,18 @@ void forward_pass(const NormJob& job) {
       mapping.finish();
     });
   });
+}
+
+template <class T>
+void forward_passes(NormPass pass, const NormJob& job) {
+  switch (pass) {
+    case NormPass::kReduce:
+      return moments_pass<T>(job);
+    case NormPass::kMap:
+      return normalize_pass<T>(job);
+    case NormPass::kBoth:
+      return forward_pass<T>(job);
+  }
 }
 
 }  // namespace

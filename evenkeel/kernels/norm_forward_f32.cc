@@ -6,16 +6,13 @@
 #include "hwy/foreach_target.h"
 
 #include "evenkeel/kernels/norm_forward-inl.h"
-#include "evenkeel/kernels/norm_passes.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-void moments_f32(const NormJob& job) { moments_pass<float>(job); }
-void normalize_f32(const NormJob& job) { normalize_pass<float>(job); }
-void forward_f32(const NormJob& job) { forward_pass<float>(job); }
+void forward_f32(NormPass pass, const NormJob& job) { forward_passes<float>(pass, job); }
 const char* name_on_target() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace
@@ -26,23 +23,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace evenkeel::kernels {
 
-HWY_EXPORT(moments_f32);
-HWY_EXPORT(normalize_f32);
 HWY_EXPORT(forward_f32);
 HWY_EXPORT(name_on_target);
 
 const char* target_name() { return HWY_DYNAMIC_DISPATCH(name_on_target)(); }
 
-void forward_passes_f32(NormPass pass, const NormJob& job) {
-  switch (pass) {
-    case NormPass::kReduce:
-      return HWY_DYNAMIC_DISPATCH(moments_f32)(job);
-    case NormPass::kMap:
-      return HWY_DYNAMIC_DISPATCH(normalize_f32)(job);
-    case NormPass::kBoth:
-      return HWY_DYNAMIC_DISPATCH(forward_f32)(job);
-  }
-}
+void forward_passes_f32(NormPass pass, const NormJob& job) { HWY_DYNAMIC_DISPATCH(forward_f32)(pass, job); }
 
 }  // namespace evenkeel::kernels
 #endif  // HWY_ONCE

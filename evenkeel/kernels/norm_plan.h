@@ -5,7 +5,8 @@
 //   piece     a range of positions of a block's examples; its sums are taken about one shift
 //   window    what is summed in registers: 8 rows of 16 positions of an example or, where an example has fewer than kShort
 //             positions, the same place of the block's 8 examples and then up to 4 rows of such sums
-//   lane      16 of them, lane = position mod 16: sums of windows, one after the other, in the element's own precision
+//   lane      16 of them, lane = position mod 16: windows of an example are added one after the other, then the examples' sums, in the
+//             element's own precision
 // Lanes are folded in double by halves, then pieces within their block and blocks within the batch by TreeFold. An aligned power of
 // two of leaves is one subtree of TreeFold, so that a task may fold as many of them as it likes and changes no bit.
 #pragma once
@@ -24,7 +25,7 @@ namespace evenkeel::kernels {
 inline constexpr int64_t kPositionLanes = 16;
 inline constexpr int64_t kWindow = 8 * kPositionLanes;
 inline constexpr int64_t kShort = 4 * kPositionLanes;
-// A lane adds at most 8 * kPiecePositions / kWindow = 128 windows before it is folded in double (docs/math.md, eq. 13).
+// A lane adds at most kPiecePositions / kWindow = 16 windows of an example, and 8 examples (docs/math.md, eq. 13).
 inline constexpr int64_t kPiecePositions = 2048;
 
 // Work below this many bytes is done by one thread: starting two costs as much as copying 64 KiB in cache.

@@ -211,6 +211,39 @@ class Reduction {
 
   // ---- along: windows run over positions ----
 
+  // Where the windows of an example go: to its own sums but for the last one, which takes them along to those of the piece.
+  struct ExampleSums {
+    R* HWY_RESTRICT s;
+    R* HWY_RESTRICT q;
+    R* HWY_RESTRICT own_s;
+    R* HWY_RESTRICT own_q;
+    bool begun;  // own sums hold something
+    bool ends;
+
+    ExampleSums from(int64_t offset) const {
+      return {s + offset, q + offset, own_s + offset, own_q + offset, begun, ends};
+    }
+    HWY_INLINE void add(int64_t j, Window w) const {
+      const TagOf<R> d;
+      if (begun) w = {hn::Add(hn::LoadU(d, own_s + j), w.a), hn::Add(hn::LoadU(d, own_q + j), w.uv)};
+      if (ends) {
+        add_to(s + j, q + j, w);
+      } else {
+        hn::StoreU(w.a, d, own_s + j);
+        hn::StoreU(w.uv, d, own_q + j);
+      }
+    }
+    HWY_INLINE void add_first(int64_t j, Window w, int64_t n) const {
+      if (begun) w = {hn::Add(get<true>(own_s + j, n), w.a), hn::Add(get<true>(own_q + j, n), w.uv)};
+      if (ends) {
+        add_to_first(s + j, q + j, w, n);
+      } else {
+        put<true>(w.a, own_s + j, n);
+        put<true>(w.uv, own_q + j, n);
+      }
+    }
+  };
+
   HWY_NOINLINE void rows_along(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
                                double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     const int64_t lanes = lanes_of(region);
@@ -219,23 +252,33 @@ class Reduction {
     const int64_t stride = kPositionLanes * tile.row;
     const int64_t end = region.first_position + region.positions;
     for (int64_t e = 0; e < region.examples; ++e) {
+      ExampleSums to{s_, q_, own_s_, own_q_, false, false};
       for (int64_t p = region.first_position; p < end; p += kWindow) {
-        with_rows(tile, p, std::min(kWindow, end - p), pitch,
-                  [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
-                    if (count == 8) {
-                      row_window(from[e], at, stride, columns, s_ + offset, q_ + offset);
-                    } else {
-                      part_of_rows(from[e], count, at, stride, 0, columns, s_ + offset, q_ + offset);
-                    }
-                  });
+        const int64_t positions = std::min(kWindow, end - p);
+        // A last window of fewer than 16 positions does not meet every lane.
+        to.ends = p + positions == end && positions >= lanes;
+        with_rows(tile, p, positions, pitch, [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
+          if (count == 8) {
+            row_window(from[e], at, stride, columns, to.from(offset));
+          } else {
+            part_of_rows(from[e], count, at, stride, 0, columns, to.from(offset));
+          }
+        });
+        to.begun = true;
+      }
+      if (!to.ends) {
+        const TagOf<R> d;
+        for (int64_t i = 0; i < lanes * pitch; i += kVec)
+          add_to(s_ + i, q_ + i, {hn::Load(d, own_s_ + i), hn::Load(d, own_q_ + i)});
       }
     }
     fold_rows(tile.width, pitch, lanes, sum, square);
   }
-  HWY_INLINE void row_window(const Arrays<T>& example, int64_t at, int64_t stride, int64_t columns, R* HWY_RESTRICT s,
-                             R* HWY_RESTRICT q) {
+  HWY_INLINE void row_window(const Arrays<T>& example, int64_t at, int64_t stride, int64_t columns,
+                             const ExampleSums& sums) {
     const View view = term_.view();
     const Arrays<T> from = example;  // by value: vector stores may change what is behind a reference
+    const ExampleSums to = sums;
     // Narrow rows: a window is one piece of memory, and the next one follows it.
     const int64_t ahead = term_.job.far && columns == stride ? 8 * stride : 0;
     int64_t j = 0;
@@ -244,28 +287,28 @@ class Reduction {
       if (ahead != 0) {
         for (int64_t row = 0; row < 8; ++row) view.prefetch(from, at + row * stride + j + ahead);
       }
-      add_to(s + j, q + j, eight([&](int64_t row) EK_HOT {
-               return view.template point<false>(from, at + row * stride + j, c, kVec);
-             }));
+      to.add(j, eight([&](int64_t row)
+                          EK_HOT { return view.template point<false>(from, at + row * stride + j, c, kVec); }));
     }
-    if (j < columns) part_of_rows(from, 8, at, stride, j, columns, s, q);
+    if (j < columns) part_of_rows(from, 8, at, stride, j, columns, to);
   }
   // The same for `count` rows, columns [j, columns).
   HWY_NOINLINE void part_of_rows(const Arrays<T>& example, int64_t count, int64_t at, int64_t stride, int64_t j,
-                                 int64_t columns, R* HWY_RESTRICT s, R* HWY_RESTRICT q) {
+                                 int64_t columns, const ExampleSums& sums) {
     const View view = term_.view();
     const Arrays<T> from = example;
+    const ExampleSums to = sums;
     for (; j + kVec <= columns; j += kVec) {
       const Columns c = view.columns(j);
-      add_to(s + j, q + j, up_to_eight(count, [&](int64_t row) EK_HOT {
+      to.add(j, up_to_eight(count, [&](int64_t row) EK_HOT {
                return view.template point<false>(from, at + row * stride + j, c, kVec);
              }));
     }
     if (j < columns) {
       const int64_t n = columns - j;
       const Columns c = view.columns(j);
-      add_to_first(
-          s + j, q + j,
+      to.add_first(
+          j,
           up_to_eight(count,
                       [&](int64_t row) EK_HOT { return view.template point<true>(from, at + row * stride + j, c, n); }),
           n);
@@ -288,17 +331,11 @@ class Reduction {
         V sums[kParts];
         V squares[kParts];
         EK_PARTS
-        for (int v = 0; v < kParts; ++v) {
-          sums[v] = hn::Load(d, s + v * kVec);
-          squares[v] = hn::Load(d, q + v * kVec);
-        }
+        for (int v = 0; v < kParts; ++v) sums[v] = squares[v] = hn::Zero(d);
         view.hint(e, c * tile.s);
         plane(view, from, tile.at(region.first_position, c), region.positions, columns, sums, squares);
         EK_PARTS
-        for (int v = 0; v < kParts; ++v) {
-          hn::Store(sums[v], d, s + v * kVec);
-          hn::Store(squares[v], d, q + v * kVec);
-        }
+        for (int v = 0; v < kParts; ++v) add_to(s + v * kVec, q + v * kVec, {sums[v], squares[v]});
       }
     }
     for (int64_t c = 0; c < width; ++c) {
@@ -589,6 +626,8 @@ class Reduction {
   const Term& term_;
   HWY_ALIGN R s_[kColumns + 2 * kPositionLanes];
   HWY_ALIGN R q_[kColumns + 2 * kPositionLanes];
+  HWY_ALIGN R own_s_[kColumns + 2 * kPositionLanes];
+  HWY_ALIGN R own_q_[kColumns + 2 * kPositionLanes];
 };
 
 // ---- folding pieces and blocks ------------------------------------------------------------------
