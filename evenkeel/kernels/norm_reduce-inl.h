@@ -553,7 +553,7 @@ class Reduction {
   }
 #if HWY_TARGET != HWY_SCALAR
   template <int64_t kCount, class Tag, class Vector>
-  static HWY_INLINE double lanes_added(Tag d, Vector v) {
+  static HWY_INLINE double lanes_added(Tag, Vector v) {
     if constexpr (kCount == 1) {
       return hn::GetLane(v);
     } else {
