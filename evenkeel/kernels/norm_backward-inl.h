@@ -62,7 +62,6 @@ struct Gradients {
       __builtin_prefetch(from.x + at);
       __builtin_prefetch(from.dy + at);
     }
-    HWY_INLINE void hint(int64_t, int64_t) const {}
   };
 
   explicit Gradients(const NormJob& the_job) : job(the_job) {}

@@ -58,13 +58,6 @@ struct Deviations {
       return {d, d, d};
     }
     HWY_INLINE void prefetch(const Arrays<T>& from, int64_t at) const { __builtin_prefetch(from.x + at); }
-    // Of planes: while example e of a block is read, the samples of the next piece are fetched, 2 of 16 at a time.
-    const T* const* next;
-    HWY_INLINE void hint(int64_t e, int64_t at) const {
-      if (next == nullptr) return;
-      __builtin_prefetch(next[2 * e] + at, 0, 2);
-      __builtin_prefetch(next[2 * e + 1] + at, 0, 2);
-    }
   };
 
   explicit Deviations(const NormJob& the_job) : job(the_job) {}
@@ -74,12 +67,11 @@ struct Deviations {
   HWY_INLINE Number corrected(Number, Number square, int64_t) const {
     return square;
   }
-  View view() const { return {shift, common_stride(), next}; }
+  View view() const { return {shift, common_stride()}; }
   // Elements from one example to the next in all arrays; 0 where they differ.
   int64_t common_stride() const { return job.x.example_stride; }
 
   const NormJob& job;
-  const T* const* next = nullptr;
   HWY_ALIGN R shift[kColumns + 2 * kPositionLanes];
 };
 
@@ -99,17 +91,6 @@ class PieceMoments {
       return;
     }
     sample(region);
-    term_.next = nullptr;
-    if (tile_.planes()) {
-      // The same piece of the next block, or of the next channels.
-      const bool more = block + 1 < plan_.blocks;
-      const Region next = plan_.region(more ? block + 1 : 0, piece);
-      const int64_t offset = more ? 0 : tile_.width * tile_.s;
-      if (next.examples == kBlockExamples && (more || tile_.first + 2 * tile_.width <= term_.job.shape.c)) {
-        for (int64_t i = 0; i < kShiftSamples; ++i) next_[i] = sample_at(next, i) + offset;
-        term_.next = next_;
-      }
-    }
     for (int attempt = 0; attempt < 2; ++attempt) {
       std::memcpy(term_.shift, shift_, static_cast<size_t>(tile_.width) * sizeof(R));
       spread(tile_, term_.shift);
@@ -319,7 +300,6 @@ class PieceMoments {
   Deviations<T> term_;
   Reduction<Deviations<T>> reduction_;
   int64_t placed_examples_ = 0, placed_positions_ = 0;
-  const T* next_[kShiftSamples];
   int64_t sample_example_[kShiftSamples], sample_position_[kShiftSamples];
   HWY_ALIGN R shift_[kMaxTile + kPositionLanes];
   HWY_ALIGN double sum_[kMaxTile + kPositionLanes];

@@ -332,8 +332,9 @@ class Reduction {
         V squares[kParts];
         EK_PARTS
         for (int v = 0; v < kParts; ++v) sums[v] = squares[v] = hn::Zero(d);
-        view.hint(e, c * tile.s);
-        plane(view, from, tile.at(region.first_position, c), region.positions, columns, sums, squares);
+        const int64_t at = tile.at(region.first_position, c);
+        const int64_t next = c + 1 < width ? at + tile.s : after_last_plane(tile, region, e);
+        plane(view, from, at, region.positions, next, columns, sums, squares);
         EK_PARTS
         for (int v = 0; v < kParts; ++v) add_to(s + v * kVec, q + v * kVec, {sums[v], squares[v]});
       }
@@ -349,13 +350,20 @@ class Reduction {
       fold_lanes(sums, squares, c, sum[c], square[c]);
     }
   }
-  HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t left, const Columns& columns,
-                        V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
-    const bool far = term_.job.far;
+  // Where reading goes on after the last plane of example e: the next example, piece or block; an element of example e's arrays.
+  int64_t after_last_plane(const Tile& tile, const Region& region, int64_t e) const {
+    const int64_t stride = term_.common_stride();
+    const int64_t end = region.first_position + region.positions;
+    if (e + 1 < region.examples) return tile.at(region.first_position, 0) + stride;
+    if (end < tile.s) return tile.at(end, 0) - e * stride;
+    return tile.at(0, 0) + stride;
+  }
+  // next: the element that is read after this plane.
+  HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t left, int64_t next,
+                        const Columns& columns, V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
     for (; left >= kWindow; left -= kWindow, at += kWindow) {
-      if (far) {
-        for (int64_t row = 0; row < 8; ++row) view.prefetch(from, at + row * kPositionLanes + kFetchAhead);
-      }
+      const int64_t ahead = left > kFetchAhead ? at + kFetchAhead : next + kFetchAhead - left;
+      for (int64_t row = 0; row < 8; ++row) view.prefetch(from, ahead + row * kPositionLanes);
       EK_PARTS
       for (int v = 0; v < kParts; ++v) {
         const Window w = eight([&](int64_t row) EK_HOT {
@@ -366,6 +374,7 @@ class Reduction {
       }
     }
     if (left == 0) return;
+    for (int64_t p = 0; p < left; p += kPositionLanes) view.prefetch(from, next + kFetchAhead - left + p);
     EK_PARTS
     for (int v = 0; v < kParts; ++v) {
       const int64_t mine = left - v * kVec;  // of every 16 positions, those from v * kVec on
