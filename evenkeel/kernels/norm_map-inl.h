@@ -433,7 +433,8 @@ void map_batch(const Map& map, bool backwards) {
     } else if (by_example && is_blocked(shape.layout)) {
       mapping.slab({0, shape.c}, begin, end, 0);
     } else if (by_example && shape.s < kPositionLanes) {
-      mapping.slab({0, shape.c}, begin, end, 0);
+      // What is worked on is a few KiB of each example: the same of the next one is fetched ahead.
+      mapping.slab({0, shape.c}, begin, end, shape.c * shape.s);
     } else {
       const int64_t scale = by_example ? shape.c : 1;
       mapping.planes(begin * scale, end * scale, backwards);

@@ -25,8 +25,8 @@ namespace evenkeel::kernels {
 inline constexpr int64_t kPositionLanes = 16;
 inline constexpr int64_t kWindow = 8 * kPositionLanes;
 inline constexpr int64_t kShort = 4 * kPositionLanes;
-// A lane adds at most kPiecePositions / kWindow = 16 windows of an example, and 8 examples (docs/math.md, eq. 13).
-inline constexpr int64_t kPiecePositions = 2048;
+// A lane adds at most kPiecePositions / kWindow = 32 windows of an example, and 8 examples (docs/math.md, eq. 13).
+inline constexpr int64_t kPiecePositions = 4096;
 
 // Work below this many bytes is done by one thread: starting two costs as much as copying 64 KiB in cache.
 inline constexpr int64_t kSerialBytes = 128 << 10;

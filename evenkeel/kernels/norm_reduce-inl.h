@@ -285,7 +285,7 @@ class Reduction {
     for (; j + kVec <= columns; j += kVec) {
       const Columns c = view.columns(j);
       if (ahead != 0) {
-        for (int64_t row = 0; row < 8; ++row) view.prefetch(from, at + row * stride + j + ahead);
+        for (int64_t row = 0; row < 8; ++row) view.prefetch(from, at + ahead + 8 * j + row * kPositionLanes);
       }
       to.add(j, eight([&](int64_t row)
                           EK_HOT { return view.template point<false>(from, at + row * stride + j, c, kVec); }));
@@ -451,24 +451,27 @@ class Reduction {
     const View view = term_.view();
     const Arrays<T> first = given[0];
     const Arrays<T>* const from = kWhole ? &first : given;
+    const int64_t ahead = term_.job.far && tile.repeated() ? kBlockExamples * view.stride : 0;
     with_rows(tile, 0, tile.s, pitch, [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
-      R* s = s_ + offset;
-      R* q = q_ + offset;
-      int64_t j = 0;
-      for (; j + kVec <= columns; j += kVec) {
-        const Columns c = view.columns(j);
-        add_to(s + j, q + j, places(count, [&](int64_t k) EK_HOT {
-                 return place<kWhole, false>(view, from, examples, at + k * stride + j, c, kVec);
-               }));
-      }
-      if (j < columns) {
-        const int64_t n = columns - j;
-        const Columns c = view.columns(j);
-        add_to_first(
-            s + j, q + j,
-            places(count, [&](int64_t k)
-                              EK_HOT { return place<kWhole, true>(view, from, examples, at + k * stride + j, c, n); }),
-            n);
+      // Two rows of places at a time, (w0 + w1) + (w2 + w3): all four would be more streams than the caches follow.
+      for (int64_t k = 0; k < count; k += 2) {
+        const ExampleSums to{s_ + offset, q_ + offset, own_s_, own_q_, k > 0, k + 2 >= count};
+        const bool two = k + 1 < count;
+        const auto pair = [&](int64_t j, int64_t n, auto tail) EK_HOT {
+          constexpr bool kTail = decltype(tail)::value;
+          const Columns c = view.columns(j);
+          const int64_t first_row = at + k * stride + j;
+          if (kWhole && ahead != 0) {
+            for (int64_t row = 0; row < (two ? 2 : 1); ++row) {
+              for (int64_t e = 0; e < kBlockExamples; ++e) view.prefetch(first, first_row + row * stride + e * view.stride + ahead);
+            }
+          }
+          const Window w = place<kWhole, kTail>(view, from, examples, first_row, c, n);
+          return two ? added(w, place<kWhole, kTail>(view, from, examples, first_row + stride, c, n)) : w;
+        };
+        int64_t j = 0;
+        for (; j + kVec <= columns; j += kVec) to.add(j, pair(j, kVec, std::false_type()));
+        if (j < columns) to.add_first(j, pair(j, columns - j, std::true_type()), columns - j);
       }
     });
     fold_rows(tile.width, pitch, lanes, sum, square);
@@ -508,6 +511,12 @@ class Reduction {
     const int64_t examples = region.examples;
     for (int64_t c = 0; c < tile.width; ++c) {
       const Columns columns = view.broadcast(c);
+      if (kWhole && term_.job.far) {
+        const int64_t ahead = tile.at(0, c) + kBlockExamples * view.stride;
+        for (int64_t e = 0; e < kBlockExamples; ++e) {
+          for (int64_t p = 0; p < tile.s; p += kPositionLanes) view.prefetch(first, ahead + p + e * view.stride);
+        }
+      }
       V s[kParts];
       V q[kParts];
       EK_PARTS

@@ -237,11 +237,11 @@ TEST(NormTypes, is_accurate_in_fp64_whatever_the_mean) {
     for (const NormLayout layout : kLayouts) {
       for (const NormShape& shape :
            {NormShape{300, 9, 1, layout, NormType::kF64}, NormShape{20, 5, 49, layout, NormType::kF64},
-            NormShape{2, 3, 3000, layout, NormType::kF64}}) {
+            NormShape{2, 3, 9000, layout, NormType::kF64}}) {
         const NormCase k(shape, {}, false, 501, mean, 1);
         const Oracle oracle(k);
         const double of_mean = 4 * 0x1p-53 * mean;
-        // Of the tree of blocks, of 8 examples and of parts of an example of 1024 positions or more.
+        // Of the tree of blocks, of 8 examples and of pieces, and what their lanes add.
         const double levels =
             std::ceil(std::log2(block_count(shape.n))) + 3 + std::ceil(std::log2(std::max<int64_t>(1, shape.s / 1024)));
         const double of_tree = 2 * levels * std::sqrt(levels) * 0x1p-53 * (mean + 3);
