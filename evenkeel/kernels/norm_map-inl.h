@@ -178,6 +178,8 @@ class Mapping {
     const int64_t s = map_.job.shape.s;
     const int64_t first_example = begin / c;
     const int64_t examples = (end + c - 1) / c - first_example;
+    // Longer planes are followed by the hardware.
+    const int64_t ahead = map_.job.far && s < kShort ? kFetchAhead : 0;
     Parameters<Map> parameters;
     for (int64_t first = 0; first < c; first += kPlaneParameters) {
       const int64_t width = std::min(kPlaneParameters, c - first);
@@ -186,7 +188,7 @@ class Mapping {
         const int64_t e = first_example + (backwards ? examples - 1 - i : i);
         const int64_t low = std::max(first, begin - e * c);
         const int64_t high = std::min(first + width, end - e * c);
-        if (low < high) plane_run(Arrays<T>(map_.job, e), first * s, low * s, high * s, parameters, 0);
+        if (low < high) plane_run(Arrays<T>(map_.job, e), first * s, low * s, high * s, parameters, ahead);
       }
     }
   }
@@ -254,13 +256,17 @@ class Mapping {
           for (int i = 0; i < 4; ++i) view.template apply<false, kStream, kAll>(arrays, at + i * kVec, columns, kVec);
         }
       }
-      for (; at + kVec <= plane_end; at += kVec) view.template apply<false, kStream, kAll>(arrays, at, columns, kVec);
+      for (; at + kVec <= plane_end; at += kVec) {
+        if (ahead) view.prefetch(arrays, at + ahead);
+        view.template apply<false, kStream, kAll>(arrays, at, columns, kVec);
+      }
       if (at + kVec > end) break;
       const int64_t n = plane_end - at;  // that are left of this plane
       ++j;
       plane_end += s;
       const Columns next = view.broadcast(p.values, j);
       if (n > 0) {
+        if (ahead) view.prefetch(arrays, at + ahead);
         view.template apply<false, kStream, kAll>(arrays, at, view.joined(columns, next, n), kVec);
         at += kVec;
       }
