@@ -12,9 +12,8 @@
 #define EVENKEEL_KERNELS_NORM_BACKWARD_INL_H_
 #endif
 
-#include "evenkeel/kernels/norm_map-inl.h"
 #include "evenkeel/kernels/norm_passes.h"
-#include "evenkeel/kernels/norm_reduce-inl.h"
+#include "evenkeel/kernels/norm_slabs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace evenkeel::kernels {
@@ -279,13 +278,7 @@ void backward_pass(const NormJob& job) {
       map_batch(map, true);
       return;
     }
-    parallel_for(slabs.count, job.threads, [&](int64_t index, int) HWY_ATTR {
-      const Slab slab = slabs.at(index, shape);
-      reduce_slab(reducer, slab);
-      Mapping mapping(map);
-      mapping.slab(slab, 0, shape.n, next_slab(shape, slabs, index));
-      mapping.finish();
-    });
+    slab_passes(reducer, map, slabs);
   });
 }
 

@@ -449,11 +449,6 @@ void map_batch(const Map& map, bool backwards) {
   });
 }
 
-// Elements to fetch ahead while a slab is written: the next one's.
-inline int64_t next_slab(const NormShape& shape, const SlabPlan& slabs, int64_t index) {
-  return index + 1 < slabs.count ? slabs.width * shape.s : 0;
-}
-
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace evenkeel::kernels

@@ -12,66 +12,12 @@
 #define EVENKEEL_KERNELS_NORM_REDUCE_INL_H_
 #endif
 
-#include "evenkeel/kernels/norm-inl.h"
+#include "evenkeel/kernels/norm_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
-
-// Columns that a tile has parameters and sums for: 32 KiB per array of floats.
-inline constexpr int64_t kColumns = 8192;
-// Channels of a tile: where channels stand last, all lanes of this many fill kColumns; 1 KiB of each row is read at a
-// time when there are more. Dense rows have one lane and are read a page at a time: narrower strips of eight rows defeat
-// the hardware's prefetchers.
-inline constexpr int64_t kRowTile = kColumns / kPositionLanes;
-inline constexpr int64_t kDenseTile = 1024;
-inline constexpr int64_t kPlaneTile = 64;
-inline constexpr int64_t kMaxTile = kDenseTile;
-
-// A tile of channels and where its elements lie in an example.
-struct Tile {
-  int64_t first = 0;   // channel
-  int64_t width = 0;   // channels
-  int64_t offset = 0;  // of position 0 of the first channel, in elements
-  int64_t row = 0;     // elements from one position to the next; 0: positions are neighbours (channels first)
-  int64_t s = 0;
-  bool planes() const { return row == 0; }
-  // Whether the parameters are repeated, so that 16 neighbouring rows, the 16 lanes, are one row of columns.
-  bool repeated() const { return !planes() && s > 1 && width == row && (width < 128 || width % kPositionLanes != 0); }
-  // Element of (position p, channel c of the tile).
-  int64_t at(int64_t p, int64_t c) const { return offset + (planes() ? c * s + p : p * row + c); }
-};
-
-inline Tile tile_of(const NormShape& shape, int64_t first, int64_t width) {
-  Tile tile{first, width, first, 0, shape.s};
-  switch (shape.layout) {
-    case NormLayout::kChannelsLast:
-      tile.row = shape.c;
-      break;
-    case NormLayout::kChannelsFirst:
-      tile.offset = first * shape.s;
-      break;
-    default:
-      tile.row = lanes_of_block(shape.layout);
-      tile.offset = first * shape.s;
-  }
-  return tile;
-}
-inline int64_t widest_tile(const NormShape& shape) {
-  if (is_blocked(shape.layout)) return lanes_of_block(shape.layout);
-  if (shape.layout == NormLayout::kChannelsFirst) return kPlaneTile;
-  return shape.s == 1 ? kDenseTile : kRowTile;
-}
-
-// Spreads a parameter per channel over the columns that a tile is read in.
-template <class R>
-HWY_INLINE void spread(const Tile& tile, R* HWY_RESTRICT values) {
-  if (!tile.repeated()) return;
-  const int64_t columns = tile.row * kPositionLanes;
-  for (int64_t i = tile.width; i < tile.row; ++i) values[i] = 0;  // padding of a blocked layout
-  for (int64_t i = tile.row; i < columns; ++i) values[i] = values[i - tile.row];
-}
 
 template <class Term>
 class Reduction {
@@ -463,7 +409,8 @@ class Reduction {
           const int64_t first_row = at + k * stride + j;
           if (kWhole && ahead != 0) {
             for (int64_t row = 0; row < (two ? 2 : 1); ++row) {
-              for (int64_t e = 0; e < kBlockExamples; ++e) view.prefetch(first, first_row + row * stride + e * view.stride + ahead);
+              for (int64_t e = 0; e < kBlockExamples; ++e)
+                view.prefetch(first, first_row + row * stride + e * view.stride + ahead);
             }
           }
           const Window w = place<kWhole, kTail>(view, from, examples, first_row, c, n);
@@ -647,180 +594,6 @@ class Reduction {
   HWY_ALIGN R own_s_[kColumns + 2 * kPositionLanes];
   HWY_ALIGN R own_q_[kColumns + 2 * kPositionLanes];
 };
-
-// ---- folding pieces and blocks ------------------------------------------------------------------
-
-// Writes the result of one piece. By pointer: what folds them is compiled once, not for every kind of sum.
-struct Leaf {
-  void (*call)(void* context, int64_t block, int64_t piece, Partial out);
-  void* context;
-  void operator()(int64_t block, int64_t piece, Partial out) const { call(context, block, piece, out); }
-};
-
-template <class Pieces>
-void call_piece(void* context, int64_t block, int64_t piece, Partial out) {
-  (*static_cast<Pieces*>(context))(block, piece, out);
-}
-
-// Blocks [begin, end), or pieces [begin, end) of one block, to be folded into out.
-struct FoldRange {
-  bool of_pieces = false;
-  int64_t block = 0, begin = 0, end = 0;
-  Partial out;
-};
-
-// A task folds up to 2^30 blocks or pieces by itself: TileTrees touch only the levels that they use.
-template <class Merge>
-using TaskTree = TileTree<Merge, 31, kRowTile>;
-
-template <class Merge>
-double fold_pieces(const ReductionPlan& plan, int64_t block, int64_t begin, int64_t end, int64_t width,
-                   const Leaf& leaf, Partial out) {
-  const auto count_of = [&](int64_t piece) { return static_cast<double>(plan.region(block, piece).values()); };
-  if (end - begin == 1) {
-    leaf(block, begin, out);
-    return count_of(begin);
-  }
-  TaskTree<Merge> tree(width);
-  for (int64_t piece = begin; piece < end; ++piece) {
-    leaf(block, piece, tree.next());
-    tree.push(count_of(piece));
-  }
-  return tree.fold(out);
-}
-
-// Blocks of dense rows have one piece. Their tiles are wider.
-template <class Merge>
-HWY_NOINLINE double fold_dense(const ReductionPlan& plan, const FoldRange& range, int64_t width, const Leaf& leaf) {
-  TileTree<Merge, 31, kDenseTile> tree(width);
-  for (int64_t block = range.begin; block < range.end; ++block) {
-    leaf(block, 0, tree.next());
-    tree.push(static_cast<double>(plan.examples_of(block)));
-  }
-  return tree.fold(range.out);
-}
-
-// Folds a range for `width` channels. Returns the count.
-template <class Merge>
-HWY_NOINLINE double fold_range(const ReductionPlan& plan, const FoldRange& range, int64_t width, const Leaf& leaf) {
-  if (range.of_pieces) return fold_pieces<Merge>(plan, range.block, range.begin, range.end, width, leaf, range.out);
-  const auto block_into = [&](int64_t block, Partial out) {
-    return fold_pieces<Merge>(plan, block, 0, plan.pieces, width, leaf, out);
-  };
-  if (range.end - range.begin == 1) return block_into(range.begin, range.out);
-  if (plan.s == 1) return fold_dense<Merge>(plan, range, width, leaf);
-  TaskTree<Merge> tree(width);
-  for (int64_t block = range.begin; block < range.end; ++block) tree.push(block_into(block, tree.next()));
-  return tree.fold(range.out);
-}
-
-// Folds the workspace's entries for the channels [first, first + width), width <= kFoldTile. Returns the count.
-inline constexpr int64_t kFoldTile = 32;
-template <class Merge>
-double fold_entries(const NormShape& shape, const ReductionPlan& plan, const EntryPlan& entries, std::byte* workspace,
-                    int64_t first, int64_t width, Partial out) {
-  using Tree = TileTree<Merge, 31, kFoldTile>;
-  Tree blocks(width);
-  const auto take = [&](Tree& tree, int64_t entry, int64_t count) EK_HOT {
-    const Partial from = partial_at(workspace, entry, shape.c);
-    const Partial to = tree.next();
-    std::memcpy(to.a, from.a + first, static_cast<size_t>(width) * sizeof(double));
-    std::memcpy(to.b, from.b + first, static_cast<size_t>(width) * sizeof(double));
-    tree.push(static_cast<double>(count));
-  };
-  if (!entries.of_pieces) {
-    for (int64_t entry = 0; entry < entries.entries; ++entry) {
-      const int64_t examples = kBlockExamples << entries.group_log2;
-      take(blocks, entry, std::min(examples, shape.n - entry * examples) * shape.s);
-    }
-    return blocks.fold(out);
-  }
-  Tree pieces(width);
-  for (int64_t block = 0; block < plan.blocks; ++block) {
-    pieces.clear();
-    const int64_t count = plan.pieces;
-    for (int64_t begin = 0, entry = 0; begin < count; begin += int64_t{1} << entries.group_log2, ++entry) {
-      int64_t values = 0;
-      const int64_t end = std::min(begin + (int64_t{1} << entries.group_log2), count);
-      for (int64_t piece = begin; piece < end; ++piece) values += plan.region(block, piece).values();
-      take(pieces, block * entries.per_block + entry, values);
-    }
-    const double values = pieces.fold(blocks.next());
-    blocks.push(values);
-  }
-  return blocks.fold(out);
-}
-
-// What is reduced, and where the results go.
-class Reducer {
- public:
-  explicit Reducer(const NormJob& job) : job_(job), plan_(job.shape) {}
-  virtual ~Reducer() = default;
-  // Folds a range for the channels of a tile. Returns the count.
-  virtual double reduce(const Tile& tile, const FoldRange& range) const = 0;
-  // Takes the results of whole channels, of `count` values each.
-  virtual void finish(int64_t first, int64_t width, Partial result, double count) const = 0;
-
-  const NormJob& job() const { return job_; }
-  const ReductionPlan& plan() const { return plan_; }
-
- private:
-  const NormJob& job_;
-  const ReductionPlan plan_;
-};
-
-// The channels of a slab, tile by tile, over all blocks.
-HWY_NOINLINE void reduce_slab(const Reducer& reducer, const Slab& slab) {
-  const NormShape& shape = reducer.job().shape;
-  const int64_t tile_width = widest_tile(shape);
-  for (int64_t first = slab.first; first < slab.first + slab.width; first += tile_width) {
-    const Tile tile = tile_of(shape, first, std::min(tile_width, slab.first + slab.width - first));
-    double a[kMaxTile];
-    double b[kMaxTile];
-    const double count = reducer.reduce(tile, {false, 0, 0, reducer.plan().blocks, {a, b}});
-    reducer.finish(first, tile.width, {a, b}, count);
-  }
-}
-
-// The whole batch, all channels.
-template <class Merge>
-HWY_NOINLINE void reduce_batch(const Reducer& reducer) {
-  const NormJob& job = reducer.job();
-  const NormShape& shape = job.shape;
-  const ReductionPlan& plan = reducer.plan();
-  const SlabPlan slabs(shape, 1, job.threads, 0);
-  if (slabs.count > 0) {
-    parallel_for(slabs.count, job.threads,
-                 [&](int64_t index, int) HWY_ATTR { reduce_slab(reducer, slabs.at(index, shape)); });
-    return;
-  }
-  const EntryPlan entries(plan, job.threads);
-  const int64_t tile_width = widest_tile(shape);
-  const int64_t tiles = (shape.c + tile_width - 1) / tile_width;
-  parallel_for(entries.entries * tiles, job.threads, [&](int64_t index, int) HWY_ATTR {
-    const int64_t entry = index / tiles;
-    const int64_t first = index % tiles * tile_width;
-    const Partial out = partial_at(job.workspace, entry, shape.c);
-    FoldRange range{entries.of_pieces, 0, entry, plan.blocks, {out.a + first, out.b + first}};
-    if (entries.of_pieces) {
-      range.block = entry / entries.per_block;
-      range.begin = entry % entries.per_block;
-      range.end = plan.pieces;
-    }
-    range.begin <<= entries.group_log2;
-    range.end = std::min(range.begin + (int64_t{1} << entries.group_log2), range.end);
-    if (range.begin < range.end) reducer.reduce(tile_of(shape, first, std::min(tile_width, shape.c - first)), range);
-  });
-  const int64_t strips = (shape.c + kFoldTile - 1) / kFoldTile;
-  parallel_for(strips, entries.entries * shape.c < 4096 ? 1 : job.threads, [&](int64_t strip, int) HWY_ATTR {
-    const int64_t first = strip * kFoldTile;
-    const int64_t width = std::min(kFoldTile, shape.c - first);
-    double a[kFoldTile];
-    double b[kFoldTile];
-    const double count = fold_entries<Merge>(shape, plan, entries, job.workspace, first, width, {a, b});
-    reducer.finish(first, width, {a, b}, count);
-  });
-}
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
