@@ -29,6 +29,7 @@
 #include "bench/accuracy_contender.h"
 #include "bench/accuracy_data.h"
 #include "bench/accuracy_reference.h"
+#include "bench/bench_main.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/tensor.h"
 #include "evenkeel/kernels/norm.h"
@@ -416,13 +417,5 @@ int run(int argc, char** argv) {
 }  // namespace evenkeel::bench
 
 int main(int argc, char** argv) {
-  try {
-    return evenkeel::bench::run(argc, argv);
-  } catch (const evenkeel::Error& error) {
-    std::fprintf(stderr, "bench/accuracy: %s\n", error.what());
-    return error.exit_code();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench/accuracy: %s\n", error.what());
-    return evenkeel::kExitUnsupported;
-  }
+  return evenkeel::bench::guarded_main("bench/accuracy", evenkeel::bench::run, argc, argv);
 }

@@ -31,6 +31,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/bench_copy.h"
+#include "bench/bench_main.h"
 #include "bench/bench_timing.h"
 #include "bench/norm_cases.h"
 #include "bench/norm_contender.h"
@@ -527,13 +528,5 @@ int run(int argc, char** argv) {
 }  // namespace evenkeel::bench
 
 int main(int argc, char** argv) {
-  try {
-    return evenkeel::bench::run(argc, argv);
-  } catch (const evenkeel::Error& error) {
-    std::fprintf(stderr, "bench/norm: %s\n", error.what());
-    return error.exit_code();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench/norm: %s\n", error.what());
-    return evenkeel::kExitUnsupported;
-  }
+  return evenkeel::bench::guarded_main("bench/norm", evenkeel::bench::run, argc, argv);
 }

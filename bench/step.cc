@@ -20,6 +20,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/bench_first_step.h"
+#include "bench/bench_main.h"
 #include "bench/bench_process.h"
 #include "bench/bench_timing.h"
 #include "bench/step_contender.h"
@@ -507,13 +508,5 @@ int run(int argc, char** argv) {
 }  // namespace evenkeel::bench
 
 int main(int argc, char** argv) {
-  try {
-    return evenkeel::bench::run(argc, argv);
-  } catch (const evenkeel::Error& error) {
-    std::fprintf(stderr, "bench/step: %s\n", error.what());
-    return error.exit_code();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench/step: %s\n", error.what());
-    return evenkeel::kExitUnsupported;
-  }
+  return evenkeel::bench::guarded_main("bench/step", evenkeel::bench::run, argc, argv);
 }

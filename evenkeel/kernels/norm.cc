@@ -10,29 +10,22 @@
 namespace evenkeel::kernels {
 namespace {
 
-void run_forward(NormPass pass, const NormJob& job) {
+struct Passes {
+  void (*forward)(NormPass, const NormJob&);
+  void (*backward)(NormPass, const NormJob&);
+};
+Passes passes_of(const NormJob& job) {
   switch (job.shape.type) {
     case NormType::kF32:
-      return forward_passes_f32(pass, job);
+      return {forward_passes_f32, backward_passes_f32};
     case NormType::kBF16:
-      return forward_passes_bf16(pass, job);
+      return {forward_passes_bf16, backward_passes_bf16};
     case NormType::kF16:
-      return forward_passes_f16(pass, job);
+      return {forward_passes_f16, backward_passes_f16};
     case NormType::kF64:
-      return forward_passes_f64(pass, job);
+      return {forward_passes_f64, backward_passes_f64};
   }
-}
-void run_backward(NormPass pass, const NormJob& job) {
-  switch (job.shape.type) {
-    case NormType::kF32:
-      return backward_passes_f32(pass, job);
-    case NormType::kBF16:
-      return backward_passes_bf16(pass, job);
-    case NormType::kF16:
-      return backward_passes_f16(pass, job);
-    case NormType::kF64:
-      return backward_passes_f64(pass, job);
-  }
+  return {};
 }
 
 template <class Array>
@@ -109,7 +102,7 @@ void moments(NormInput x, const NormShape& shape, std::byte* workspace, const No
   job.workspace = workspace;
   job.out_moments = out.data();
   prepare(job, shape, options);
-  run_forward(NormPass::kReduce, job);
+  passes_of(job).forward(NormPass::kReduce, job);
 }
 
 void normalize(NormInput x, const NormShape& shape, const NormAffine& affine, const Activation& activation,
@@ -122,7 +115,7 @@ void normalize(NormInput x, const NormShape& shape, const NormAffine& affine, co
   job.out = y;
   job.out_mask = mask;
   prepare(job, shape, options);
-  run_forward(NormPass::kMap, job);
+  passes_of(job).forward(NormPass::kMap, job);
 }
 
 void forward_training(NormInput x, const NormShape& shape, double eps, NormParameter gamma, NormParameter beta,
@@ -141,7 +134,7 @@ void forward_training(NormInput x, const NormShape& shape, double eps, NormParam
   job.out = y;
   job.out_mask = mask;
   prepare(job, shape, options);
-  run_forward(NormPass::kBoth, job);
+  passes_of(job).forward(NormPass::kBoth, job);
 }
 
 void gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
@@ -157,7 +150,7 @@ void gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const Norm
   job.workspace = workspace;
   job.out_sums = out.data();
   prepare(job, shape, options);
-  run_backward(NormPass::kReduce, job);
+  passes_of(job).backward(NormPass::kReduce, job);
 }
 
 void gradient_input(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
@@ -175,7 +168,7 @@ void gradient_input(NormInput x, NormInput dy, const NormShape& shape, const Nor
   job.out = dx;
   job.dresidual = dresidual;
   prepare(job, shape, options);
-  run_backward(NormPass::kMap, job);
+  passes_of(job).backward(NormPass::kMap, job);
 }
 
 void backward_training(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
@@ -196,7 +189,7 @@ void backward_training(NormInput x, NormInput dy, const NormShape& shape, const 
   job.out = dx;
   job.dresidual = dresidual;
   prepare(job, shape, options);
-  run_backward(NormPass::kBoth, job);
+  passes_of(job).backward(NormPass::kBoth, job);
 }
 
 int64_t first_channel_not_invertible(const NormAffine& affine, int64_t c) {
@@ -222,7 +215,7 @@ void backward_training_from_output(NormInput y, NormInput dy, const NormShape& s
   job.workspace = workspace;
   job.out = dx;
   prepare(job, shape, options);
-  run_backward(NormPass::kBoth, job);
+  passes_of(job).backward(NormPass::kBoth, job);
 }
 
 void affine_gradient(std::span<const GradientSums> sums, const NormScale* scale, float* dgamma, float* dbeta) {

@@ -1,9 +1,10 @@
 // The instruction sets the kernels are compiled for. Include before any header of Highway.
 //
 // Highway compiles each kernel file once per target: a scalar emulation (for machines without SSE4), SSE4, AVX2 and
-// AVX-512 on x86-64. SSSE3 is left out: it would be a fifth copy of every kernel for processors of 2006.
+// AVX-512 on x86-64. SSSE3 is left out: it would be a fifth copy of every kernel for processors of 2006. A build may leave out more, as
+// those with sanitizers do (cmake/evenkeel_compiler.cmake).
 #pragma once
 
-#ifndef HWY_DISABLED_TARGETS  // fewer: a faster build, for experiments
+#ifndef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS HWY_SSSE3
 #endif
