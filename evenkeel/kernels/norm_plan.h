@@ -5,8 +5,9 @@
 //   piece     a range of positions of a block's examples; its sums are taken about one shift
 //   window    what is summed in registers: 8 rows of 16 positions of an example or, where an example has fewer than kShort
 //             positions, the same place of the block's 8 examples and then up to 4 rows of such sums
-//   lane      16 of them, lane = position mod 16: windows of an example are added one after the other, then the examples' sums, in the
-//             element's own precision
+//   group     4 windows of an example
+//   lane      16 of them, lane = position mod 16: windows of a group are added one after the other, then groups of an example, then
+//             the examples' sums, in the element's own precision
 // Lanes are folded in double by halves, then pieces within their block and blocks within the batch by TreeFold. An aligned power of
 // two of leaves is one subtree of TreeFold, so that a task may fold as many of them as it likes and changes no bit.
 #pragma once
@@ -25,8 +26,9 @@ namespace evenkeel::kernels {
 inline constexpr int64_t kPositionLanes = 16;
 inline constexpr int64_t kWindow = 8 * kPositionLanes;
 inline constexpr int64_t kShort = 4 * kPositionLanes;
-// A lane adds at most kPiecePositions / kWindow = 32 windows of an example, and 8 examples (docs/math.md, eq. 13).
-inline constexpr int64_t kPiecePositions = 4096;
+// A lane adds at most 4 windows to a group, 8 groups of an example, and 8 examples (docs/math.md, eq. 13).
+inline constexpr int64_t kGroup = 4 * kWindow;
+inline constexpr int64_t kPiecePositions = 8 * kGroup;
 
 // Work below this many bytes is done by one thread: starting two costs as much as copying 64 KiB in cache.
 inline constexpr int64_t kSerialBytes = 128 << 10;

@@ -157,38 +157,52 @@ class Reduction {
 
   // ---- along: windows run over positions ----
 
-  // Where the windows of an example go: to its own sums but for the last one, which takes them along to those of the piece.
-  struct ExampleSums {
+  // Where the windows of an example go: added up in groups, groups in the example's sums, and these, by the last window, in those of
+  // the piece. A value far larger than the others takes digits away from few of them only.
+  struct WindowSums {
     R* HWY_RESTRICT s;
     R* HWY_RESTRICT q;
-    R* HWY_RESTRICT own_s;
-    R* HWY_RESTRICT own_q;
-    bool begun;  // own sums hold something
-    bool ends;
+    R* HWY_RESTRICT example_s;
+    R* HWY_RESTRICT example_q;
+    R* HWY_RESTRICT group_s;
+    R* HWY_RESTRICT group_q;
+    bool group_begun = false;  // its sums hold something
+    bool group_ends = false;
+    bool example_begun = false;
+    bool ends = false;
 
-    ExampleSums from(int64_t offset) const {
-      return {s + offset, q + offset, own_s + offset, own_q + offset, begun, ends};
+    WindowSums from(int64_t offset) const {
+      WindowSums sums = *this;
+      for (R* HWY_RESTRICT* p : {&sums.s, &sums.q, &sums.example_s, &sums.example_q, &sums.group_s, &sums.group_q}) {
+        *p += offset;
+      }
+      return sums;
     }
     HWY_INLINE void add(int64_t j, Window w) const {
       const TagOf<R> d;
-      if (begun) w = {hn::Add(hn::LoadU(d, own_s + j), w.a), hn::Add(hn::LoadU(d, own_q + j), w.uv)};
-      if (ends) {
-        add_to(s + j, q + j, w);
-      } else {
-        hn::StoreU(w.a, d, own_s + j);
-        hn::StoreU(w.uv, d, own_q + j);
-      }
+      if (group_begun) w = added({hn::LoadU(d, group_s + j), hn::LoadU(d, group_q + j)}, w);
+      if (!group_ends) return store(group_s + j, group_q + j, w);
+      if (example_begun) w = added({hn::LoadU(d, example_s + j), hn::LoadU(d, example_q + j)}, w);
+      if (!ends) return store(example_s + j, example_q + j, w);
+      add_to(s + j, q + j, w);
     }
     HWY_INLINE void add_first(int64_t j, Window w, int64_t n) const {
-      if (begun) w = {hn::Add(get<true>(own_s + j, n), w.a), hn::Add(get<true>(own_q + j, n), w.uv)};
-      if (ends) {
-        add_to_first(s + j, q + j, w, n);
-      } else {
-        put<true>(w.a, own_s + j, n);
-        put<true>(w.uv, own_q + j, n);
-      }
+      if (group_begun) w = added({get<true>(group_s + j, n), get<true>(group_q + j, n)}, w);
+      if (!group_ends) return store_first(group_s + j, group_q + j, w, n);
+      if (example_begun) w = added({get<true>(example_s + j, n), get<true>(example_q + j, n)}, w);
+      if (!ends) return store_first(example_s + j, example_q + j, w, n);
+      add_to_first(s + j, q + j, w, n);
+    }
+    static HWY_INLINE void store(R* HWY_RESTRICT to_s, R* HWY_RESTRICT to_q, const Window& w) {
+      hn::StoreU(w.a, TagOf<R>(), to_s);
+      hn::StoreU(w.uv, TagOf<R>(), to_q);
+    }
+    static HWY_INLINE void store_first(R* HWY_RESTRICT to_s, R* HWY_RESTRICT to_q, const Window& w, int64_t n) {
+      put<true>(w.a, to_s, n);
+      put<true>(w.uv, to_q, n);
     }
   };
+  WindowSums window_sums() { return {s_, q_, example_s_, example_q_, group_s_, group_q_}; }
 
   HWY_NOINLINE void rows_along(const Arrays<T>* HWY_RESTRICT from, const Tile& tile, const Region& region,
                                double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
@@ -197,12 +211,21 @@ class Reduction {
     for (int64_t i = 0; i < lanes * pitch + kPositionLanes; ++i) s_[i] = q_[i] = 0;
     const int64_t stride = kPositionLanes * tile.row;
     const int64_t end = region.first_position + region.positions;
+    const int64_t columns_of_all = lanes * pitch;
     for (int64_t e = 0; e < region.examples; ++e) {
-      ExampleSums to{s_, q_, own_s_, own_q_, false, false};
+      WindowSums to = window_sums();
       for (int64_t p = region.first_position; p < end; p += kWindow) {
         const int64_t positions = std::min(kWindow, end - p);
-        // A last window of fewer than 16 positions does not meet every lane.
-        to.ends = p + positions == end && positions >= lanes;
+        const bool last = p + positions == end;
+        // A last window of fewer than 16 positions does not meet every lane: what all lanes have is added behind it.
+        const bool meets_all = positions >= lanes;
+        if (!meets_all && !to.group_begun) {
+          std::fill_n(group_s_, columns_of_all, R(0));
+          std::fill_n(group_q_, columns_of_all, R(0));
+          to.group_begun = true;
+        }
+        to.group_ends = meets_all && (last || (p + kWindow - region.first_position) % kGroup == 0);
+        to.ends = meets_all && last;
         with_rows(tile, p, positions, pitch, [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
           if (count == 8) {
             row_window(from[e], at, stride, columns, to.from(offset));
@@ -210,21 +233,24 @@ class Reduction {
             part_of_rows(from[e], count, at, stride, 0, columns, to.from(offset));
           }
         });
-        to.begun = true;
+        to.group_begun = !to.group_ends;
+        to.example_begun |= to.group_ends;
       }
-      if (!to.ends) {
-        const TagOf<R> d;
-        for (int64_t i = 0; i < lanes * pitch; i += kVec)
-          add_to(s_ + i, q_ + i, {hn::Load(d, own_s_ + i), hn::Load(d, own_q_ + i)});
+      if (to.ends) continue;
+      const TagOf<R> d;
+      to.group_begun = false;
+      to.group_ends = to.ends = true;
+      for (int64_t i = 0; i < columns_of_all; i += kVec) {
+        to.add(i, {hn::Load(d, group_s_ + i), hn::Load(d, group_q_ + i)});
       }
     }
     fold_rows(tile.width, pitch, lanes, sum, square);
   }
   HWY_INLINE void row_window(const Arrays<T>& example, int64_t at, int64_t stride, int64_t columns,
-                             const ExampleSums& sums) {
+                             const WindowSums& sums) {
     const View view = term_.view();
     const Arrays<T> from = example;  // by value: vector stores may change what is behind a reference
-    const ExampleSums to = sums;
+    const WindowSums to = sums;
     // Narrow rows: a window is one piece of memory, and the next one follows it.
     const int64_t ahead = term_.job.far && columns == stride ? 8 * stride : 0;
     int64_t j = 0;
@@ -240,10 +266,10 @@ class Reduction {
   }
   // The same for `count` rows, columns [j, columns).
   HWY_NOINLINE void part_of_rows(const Arrays<T>& example, int64_t count, int64_t at, int64_t stride, int64_t j,
-                                 int64_t columns, const ExampleSums& sums) {
+                                 int64_t columns, const WindowSums& sums) {
     const View view = term_.view();
     const Arrays<T> from = example;
-    const ExampleSums to = sums;
+    const WindowSums to = sums;
     for (; j + kVec <= columns; j += kVec) {
       const Columns c = view.columns(j);
       to.add(j, up_to_eight(count, [&](int64_t row) EK_HOT {
@@ -304,11 +330,28 @@ class Reduction {
     if (end < tile.s) return tile.at(end, 0) - e * stride;
     return tile.at(0, 0) + stride;
   }
-  // next: the element that is read after this plane.
-  HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t left, int64_t next,
+  // Adds `positions` from element `at` on, group by group. next: the element that is read after this plane.
+  HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t positions, int64_t next,
+                        const Columns& columns, V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
+    for (int64_t left = positions; left > 0; left -= kGroup, at += kGroup) {
+      V group_s[kParts];
+      V group_q[kParts];
+      EK_PARTS
+      for (int v = 0; v < kParts; ++v) group_s[v] = group_q[v] = hn::Zero(TagOf<R>());
+      group(view, from, at, std::min(left, kGroup), std::max<int64_t>(left - kGroup, 0), next, columns, group_s,
+            group_q);
+      EK_PARTS
+      for (int v = 0; v < kParts; ++v) {
+        s[v] = hn::Add(s[v], group_s[v]);
+        q[v] = hn::Add(q[v], group_q[v]);
+      }
+    }
+  }
+  // rest: positions of the plane behind this group.
+  HWY_INLINE void group(const View& view, const Arrays<T>& from, int64_t at, int64_t left, int64_t rest, int64_t next,
                         const Columns& columns, V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
     for (; left >= kWindow; left -= kWindow, at += kWindow) {
-      const int64_t ahead = left > kFetchAhead ? at + kFetchAhead : next + kFetchAhead - left;
+      const int64_t ahead = left + rest > kFetchAhead ? at + kFetchAhead : next + kFetchAhead - left - rest;
       for (int64_t row = 0; row < 8; ++row) view.prefetch(from, ahead + row * kPositionLanes);
       EK_PARTS
       for (int v = 0; v < kParts; ++v) {
@@ -401,7 +444,11 @@ class Reduction {
     with_rows(tile, 0, tile.s, pitch, [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
       // Two rows of places at a time, (w0 + w1) + (w2 + w3): all four would be more streams than the caches follow.
       for (int64_t k = 0; k < count; k += 2) {
-        const ExampleSums to{s_ + offset, q_ + offset, own_s_, own_q_, k > 0, k + 2 >= count};
+        WindowSums to = window_sums();
+        to.s += offset;
+        to.q += offset;
+        to.group_begun = k > 0;
+        to.group_ends = to.ends = k + 2 >= count;
         const bool two = k + 1 < count;
         const auto pair = [&](int64_t j, int64_t n, auto tail) EK_HOT {
           constexpr bool kTail = decltype(tail)::value;
@@ -543,14 +590,6 @@ class Reduction {
       }
     }
   }
-  static HWY_INLINE void to_doubles(V v, double* HWY_RESTRICT out) {
-    if constexpr (std::is_same_v<R, double>) {
-      hn::StoreU(v, D(), out);
-    } else {
-      write_to(v, out);
-    }
-  }
-
   // Sums of lanes stand at s_[lane * pitch + c].
   void fold_rows(int64_t width, int64_t pitch, int64_t lanes, double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     int64_t c = 0;
@@ -591,8 +630,10 @@ class Reduction {
   const Term& term_;
   HWY_ALIGN R s_[kColumns + 2 * kPositionLanes];
   HWY_ALIGN R q_[kColumns + 2 * kPositionLanes];
-  HWY_ALIGN R own_s_[kColumns + 2 * kPositionLanes];
-  HWY_ALIGN R own_q_[kColumns + 2 * kPositionLanes];
+  HWY_ALIGN R example_s_[kColumns + 2 * kPositionLanes];
+  HWY_ALIGN R example_q_[kColumns + 2 * kPositionLanes];
+  HWY_ALIGN R group_s_[kColumns + 2 * kPositionLanes];
+  HWY_ALIGN R group_q_[kColumns + 2 * kPositionLanes];
 };
 
 }  // namespace
