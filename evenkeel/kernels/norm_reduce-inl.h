@@ -534,46 +534,9 @@ class Reduction {
   // ---- lanes to one number, in double: halves of the lanes onto each other ----
 
   HWY_INLINE void fold_lanes(const V* HWY_RESTRICT s, const V* HWY_RESTRICT q, int64_t c, double& sum, double& square) {
-    sum = folded(s);
-    square = term_.corrected(sum, folded(q), c);
+    sum = folded<R>(s);
+    square = term_.corrected(sum, folded<R>(q), c);
   }
-  static HWY_INLINE double folded(const V* HWY_RESTRICT v) {
-#if HWY_TARGET == HWY_SCALAR
-    double a[kPositionLanes];
-    for (int64_t i = 0; i < kPositionLanes; ++i) a[i] = static_cast<double>(hn::GetLane(v[i]));
-    for (int64_t half = kPositionLanes / 2; half > 0; half /= 2) {
-      for (int64_t i = 0; i < half; ++i) a[i] += a[i + half];
-    }
-    return a[0];
-#else
-    // Lane i and lane i + 8 and so on down, within registers.
-    constexpr int kCount = static_cast<int>(kPositionLanes / kDoubleLanes);
-    DVec a[kCount];
-    if constexpr (std::is_same_v<R, double>) {
-      for (int i = 0; i < kCount; ++i) a[i] = v[i];
-    } else {
-      for (int i = 0; i < kCount / 2; ++i) {
-        a[2 * i] = doubles_of<0>(v[i]);
-        a[2 * i + 1] = doubles_of<1>(v[i]);
-      }
-    }
-    for (int half = kCount / 2; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) a[i] = hn::Add(a[i], a[i + half]);
-    }
-    return lanes_added<kDoubleLanes>(D(), a[0]);
-#endif
-  }
-#if HWY_TARGET != HWY_SCALAR
-  template <int64_t kCount, class Tag, class Vector>
-  static HWY_INLINE double lanes_added(Tag, Vector v) {
-    if constexpr (kCount == 1) {
-      return hn::GetLane(v);
-    } else {
-      const hn::Half<Tag> half;
-      return lanes_added<kCount / 2>(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-    }
-  }
-#endif
   // a and uv of columns from j as the term wants them.
   HWY_INLINE void doubles_with(V a, V uv, int64_t j, double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     if constexpr (std::is_same_v<R, double>) {
@@ -594,37 +557,19 @@ class Reduction {
   void fold_rows(int64_t width, int64_t pitch, int64_t lanes, double* HWY_RESTRICT sum, double* HWY_RESTRICT square) {
     int64_t c = 0;
     for (; c + kDoubleLanes <= width; c += kDoubleLanes) {
-      const DVec total = fold_columns(s_ + c, pitch, lanes);
+      const DVec total = fold_columns<R>(s_ + c, pitch, lanes);
       hn::StoreU(total, D(), sum + c);
-      hn::StoreU(term_.corrected(total, fold_columns(q_ + c, pitch, lanes), c), D(), square + c);
+      hn::StoreU(term_.corrected(total, fold_columns<R>(q_ + c, pitch, lanes), c), D(), square + c);
     }
     if (c < width) {
       HWY_ALIGN double a[kLanesOf<double>];
       HWY_ALIGN double b[kLanesOf<double>];
-      const DVec total = fold_columns(s_ + c, pitch, lanes);
+      const DVec total = fold_columns<R>(s_ + c, pitch, lanes);
       hn::Store(total, D(), a);
-      hn::Store(term_.corrected(total, fold_columns(q_ + c, pitch, lanes), c), D(), b);
+      hn::Store(term_.corrected(total, fold_columns<R>(q_ + c, pitch, lanes), c), D(), b);
       std::memcpy(sum + c, a, static_cast<size_t>(width - c) * sizeof(double));
       std::memcpy(square + c, b, static_cast<size_t>(width - c) * sizeof(double));
     }
-  }
-  static HWY_INLINE DVec lane_at(const R* HWY_RESTRICT from) {
-    if constexpr (std::is_same_v<R, double>) {
-      return hn::LoadU(D(), from);
-    } else {
-      const hn::Rebind<float, D> half;
-      return hn::PromoteTo(D(), hn::LoadU(half, from));
-    }
-  }
-  HWY_INLINE DVec fold_columns(const R* HWY_RESTRICT from, int64_t pitch, int64_t lanes) {
-    if (lanes == 1) return lane_at(from);
-    const auto lane = [&](int64_t i) EK_HOT { return i < lanes ? lane_at(from + i * pitch) : hn::Zero(D()); };
-    DVec t[8];
-    for (int64_t i = 0; i < 8; ++i) t[i] = hn::Add(lane(i), lane(i + 8));
-    for (int64_t half = 4; half > 0; half /= 2) {
-      for (int64_t i = 0; i < half; ++i) t[i] = hn::Add(t[i], t[i + half]);
-    }
-    return t[0];
   }
 
   const Term& term_;

@@ -1,4 +1,4 @@
-// The tiles of channels that the reductions work on.
+// The tiles of channels that the reductions work on, and how their lanes become one number.
 #if defined(EVENKEEL_KERNELS_NORM_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_NORM_TILE_INL_H_
 #undef EVENKEEL_KERNELS_NORM_TILE_INL_H_
@@ -65,6 +65,67 @@ HWY_INLINE void spread(const Tile& tile, R* HWY_RESTRICT values) {
   const int64_t columns = tile.row * kPositionLanes;
   for (int64_t i = tile.width; i < tile.row; ++i) values[i] = 0;  // padding of a blocked layout
   for (int64_t i = tile.row; i < columns; ++i) values[i] = values[i - tile.row];
+}
+
+// ---- lanes to one number, in double: halves of the lanes onto each other ----
+
+#if HWY_TARGET != HWY_SCALAR
+template <int64_t kCount, class Tag, class Vector>
+HWY_INLINE double lanes_added(Tag, Vector v) {
+  if constexpr (kCount == 1) {
+    return hn::GetLane(v);
+  } else {
+    const hn::Half<Tag> half;
+    return lanes_added<kCount / 2>(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+}
+#endif
+template <class R>
+HWY_INLINE double folded(const VecOf<R>* HWY_RESTRICT v) {
+#if HWY_TARGET == HWY_SCALAR
+  double a[kPositionLanes];
+  for (int64_t i = 0; i < kPositionLanes; ++i) a[i] = static_cast<double>(hn::GetLane(v[i]));
+  for (int64_t half = kPositionLanes / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) a[i] += a[i + half];
+  }
+  return a[0];
+#else
+  // Lane i and lane i + 8 and so on down, within registers.
+  constexpr int kCount = static_cast<int>(kPositionLanes / kDoubleLanes);
+  DVec a[kCount];
+  if constexpr (std::is_same_v<R, double>) {
+    for (int i = 0; i < kCount; ++i) a[i] = v[i];
+  } else {
+    for (int i = 0; i < kCount / 2; ++i) {
+      a[2 * i] = doubles_of<0>(v[i]);
+      a[2 * i + 1] = doubles_of<1>(v[i]);
+    }
+  }
+  for (int half = kCount / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) a[i] = hn::Add(a[i], a[i + half]);
+  }
+  return lanes_added<kDoubleLanes>(D(), a[0]);
+#endif
+}
+template <class R>
+HWY_INLINE DVec lane_at(const R* HWY_RESTRICT from) {
+  if constexpr (std::is_same_v<R, double>) {
+    return hn::LoadU(D(), from);
+  } else {
+    const hn::Rebind<float, D> half;
+    return hn::PromoteTo(D(), hn::LoadU(half, from));
+  }
+}
+template <class R>
+HWY_INLINE DVec fold_columns(const R* HWY_RESTRICT from, int64_t pitch, int64_t lanes) {
+  if (lanes == 1) return lane_at(from);
+  const auto lane = [&](int64_t i) EK_HOT { return i < lanes ? lane_at(from + i * pitch) : hn::Zero(D()); };
+  DVec t[8];
+  for (int64_t i = 0; i < 8; ++i) t[i] = hn::Add(lane(i), lane(i + 8));
+  for (int64_t half = 4; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) t[i] = hn::Add(t[i], t[i + half]);
+  }
+  return t[0];
 }
 
 }  // namespace
