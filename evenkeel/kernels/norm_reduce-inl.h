@@ -330,39 +330,41 @@ class Reduction {
     if (end < tile.s) return tile.at(end, 0) - e * stride;
     return tile.at(0, 0) + stride;
   }
-  // Adds `positions` from element `at` on, group by group. next: the element that is read after this plane.
+  // Adds `positions` from element `at` on to s and q, group by group. next: the element that is read after this plane.
   HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t positions, int64_t next,
                         const Columns& columns, V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
-    for (int64_t left = positions; left > 0; left -= kGroup, at += kGroup) {
-      V group_s[kParts];
-      V group_q[kParts];
-      EK_PARTS
-      for (int v = 0; v < kParts; ++v) group_s[v] = group_q[v] = hn::Zero(TagOf<R>());
-      group(view, from, at, std::min(left, kGroup), std::max<int64_t>(left - kGroup, 0), next, columns, group_s,
-            group_q);
+    V group_s[kParts];
+    V group_q[kParts];
+    EK_PARTS
+    for (int v = 0; v < kParts; ++v) group_s[v] = group_q[v] = hn::Zero(TagOf<R>());
+    const auto end_group = [&]() EK_HOT {
       EK_PARTS
       for (int v = 0; v < kParts; ++v) {
         s[v] = hn::Add(s[v], group_s[v]);
         q[v] = hn::Add(q[v], group_q[v]);
+        group_s[v] = group_q[v] = hn::Zero(TagOf<R>());
       }
-    }
-  }
-  // rest: positions of the plane behind this group.
-  HWY_INLINE void group(const View& view, const Arrays<T>& from, int64_t at, int64_t left, int64_t rest, int64_t next,
-                        const Columns& columns, V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
-    for (; left >= kWindow; left -= kWindow, at += kWindow) {
-      const int64_t ahead = left + rest > kFetchAhead ? at + kFetchAhead : next + kFetchAhead - left - rest;
+    };
+    int64_t left = positions;
+    int64_t end = positions - kGroup;  // what is left at the end of this group
+    for (; left >= kWindow; at += kWindow) {
+      const int64_t ahead = left > kFetchAhead ? at + kFetchAhead : next + kFetchAhead - left;
       for (int64_t row = 0; row < 8; ++row) view.prefetch(from, ahead + row * kPositionLanes);
       EK_PARTS
       for (int v = 0; v < kParts; ++v) {
         const Window w = eight([&](int64_t row) EK_HOT {
           return view.template point<false>(from, at + row * kPositionLanes + v * kVec, columns, kVec);
         });
-        s[v] = hn::Add(s[v], w.a);
-        q[v] = hn::Add(q[v], w.uv);
+        group_s[v] = hn::Add(group_s[v], w.a);
+        group_q[v] = hn::Add(group_q[v], w.uv);
+      }
+      left -= kWindow;
+      if (left == end) {
+        end_group();
+        end -= kGroup;
       }
     }
-    if (left == 0) return;
+    if (left == 0) return end_group();
     for (int64_t p = 0; p < left; p += kPositionLanes) view.prefetch(from, next + kFetchAhead - left + p);
     EK_PARTS
     for (int v = 0; v < kParts; ++v) {
@@ -385,9 +387,10 @@ class Reduction {
         w = four(whole(0), whole(1), whole(2), whole(3));
         w = added(w, up_to_four(count - 4, [&](int64_t row) EK_HOT { return part(row + 4); }));
       }
-      s[v] = hn::Add(s[v], w.a);
-      q[v] = hn::Add(q[v], w.uv);
+      group_s[v] = hn::Add(group_s[v], w.a);
+      group_q[v] = hn::Add(group_q[v], w.uv);
     }
+    end_group();
   }
 
   // ---- across: windows run over the examples of a block ----
