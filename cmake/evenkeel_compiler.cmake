@@ -38,8 +38,12 @@ endfunction()
 if(EVENKEEL_SANITIZE)
   add_compile_options(-fsanitize=${EVENKEEL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${EVENKEEL_SANITIZE})
-  # One copy of every kernel fewer: they are most of the time that this build takes.
-  add_compile_definitions("HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
+  # Every kernel for AVX-512 and as scalars only: compiling the others would be most of the time that such a build takes. AVX2 and SSE4
+  # are tested without sanitizers.
+  add_compile_definitions("HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_AVX2)")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    add_compile_options(-fira-algorithm=priority)  # of registers: coarser, and much faster for large functions
+  endif()
 endif()
 if(EVENKEEL_FUZZ)
   if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")

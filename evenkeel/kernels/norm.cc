@@ -25,6 +25,7 @@ Passes passes_of(const NormJob& job) {
     case NormType::kF64:
       return {forward_passes_f64, backward_passes_f64};
   }
+  EK_ASSERT(false);
   return {};
 }
 

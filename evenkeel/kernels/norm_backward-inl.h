@@ -60,6 +60,7 @@ struct Gradients {
     HWY_INLINE void prefetch(const Arrays<T>& from, int64_t at) const {
       __builtin_prefetch(from.x + at);
       __builtin_prefetch(from.dy + at);
+      if constexpr (kGate == Gate::kResidual) __builtin_prefetch(from.residual + at);
     }
   };
 

@@ -158,7 +158,10 @@ HWY_NOINLINE void reduce_batch(const Reducer& reducer) {
     return;
   }
   const EntryPlan entries(plan, job.threads);
-  const int64_t tile_width = widest_tile(shape);
+  // Where there is less to deal out than there are threads, tiles are narrower.
+  const int64_t wanted = (job.threads + entries.entries - 1) / entries.entries;
+  const int64_t share = ((shape.c + wanted - 1) / wanted + kPositionLanes - 1) / kPositionLanes * kPositionLanes;
+  const int64_t tile_width = std::min(widest_tile(shape), share);
   const int64_t tiles = (shape.c + tile_width - 1) / tile_width;
   parallel_for(entries.entries * tiles, job.threads, [&](int64_t index, int) HWY_ATTR {
     const int64_t entry = index / tiles;

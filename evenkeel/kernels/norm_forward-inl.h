@@ -3,7 +3,7 @@
 // Moments, per piece and channel, about a shift K close to the mean:
 //   S = sum (x - K),  Q = sum (x - K)^2,  mean = K + S / count,  m2 = Q - S^2 / count,
 // then merged in the tree of TreeFold. Reads x once: 4 * n * c * s bytes; where a shift proves far from the mean,
-// |mean - K| > standard deviation, the piece is read again, from cache, about its mean.
+// |mean - K| > standard deviation, the piece is read again, about its mean.
 //
 // Why one standard deviation: S^2 / count is then half of Q at most, so that m2 keeps all but one bit of the precision
 // of Q. K is the mean of 16 values, off by a quarter of a standard deviation for random data: repeats are for odd data
@@ -383,7 +383,7 @@ struct Normalize {
     }
     HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
       __builtin_prefetch(arrays.x + at, 0, 2);
-      if constexpr (kResidual) __builtin_prefetch(arrays.residual + at, 0, 2);
+      if (kResidual && (kAct != Act::kAny || arrays.residual)) __builtin_prefetch(arrays.residual + at, 0, 2);
     }
   };
 

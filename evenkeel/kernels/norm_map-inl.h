@@ -18,7 +18,7 @@ namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Channels of one strip of a row: five arrays of parameters are 40 KiB, of which the L1 cache holds most. Wider rows are
+// Channels of one strip of a row: five or six arrays of parameters are 40 or 48 KiB, of which the L1 cache holds most. Wider rows are
 // read in strips, which the prefetchers still follow.
 inline constexpr int64_t kStrip = 2048;
 // Narrow rows are seen as rows of about this many columns.
@@ -179,7 +179,7 @@ class Mapping {
     const int64_t first_example = begin / c;
     const int64_t examples = (end + c - 1) / c - first_example;
     // Longer planes are followed by the hardware.
-    const int64_t ahead = map_.job.far && s < kShort ? kFetchAhead : 0;
+    const int64_t ahead = map_.job.far && s < kShort ? kFetchAheadBytes / int64_t{sizeof(T)} : 0;
     Parameters<Map> parameters;
     for (int64_t first = 0; first < c; first += kPlaneParameters) {
       const int64_t width = std::min(kPlaneParameters, c - first);
@@ -332,14 +332,7 @@ class Mapping {
     if (stream_) {
       // Blocks are periodic from their start: where that is not a line, they are written by plain stores.
       const int64_t shift = std::min(elements_to_line(arrays.out + at), end - at);
-      if (shift > 0 && is_blocked(map_.job.shape.layout)) {
-        tail_run(arrays, at, end, columns);
-        return;
-      }
-      if (shift > 0) {
-        tail_run(arrays, at, at + shift, columns);
-        at += shift;
-      }
+      if (shift > 0) return tail_run(arrays, at, end, columns);
     }
     if (all_) {
       at = stream_ ? periodic_from<true, true>(arrays, at, end, columns, 0)
@@ -440,7 +433,7 @@ void map_batch(const Map& map, bool backwards) {
       mapping.slab({0, shape.c}, begin, end, 0);
     } else if (by_example && shape.s < kPositionLanes) {
       // What is worked on is a few KiB of each example: the same of the next one is fetched ahead.
-      mapping.slab({0, shape.c}, begin, end, shape.c * shape.s);
+      mapping.slab({0, shape.c}, begin, end, job.x.example_stride);
     } else {
       const int64_t scale = by_example ? shape.c : 1;
       mapping.planes(begin * scale, end * scale, backwards);

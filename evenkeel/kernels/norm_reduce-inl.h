@@ -52,6 +52,7 @@ class Reduction {
  private:
   static constexpr int64_t kVec = kLanesOf<R>;
   static constexpr int kParts = kPartsOf<R>;
+  static constexpr int64_t kLine = 64 / sizeof(T);  // elements of a cache line
   static constexpr int64_t kShortRows = kShort / kPositionLanes;
   struct Window {
     V a, uv;
@@ -89,7 +90,7 @@ class Reduction {
     for (int64_t i = count; i < 8; ++i) p[i] = {zero, zero, zero};
     return added(four(p[0], p[1], p[2], p[3]), four(p[4], p[5], p[6], p[7]));
   }
-  // four() of `count` 1 to 4 points.
+  // four() of `count` 1 to 4 points; of more, the first 4.
   template <class PointOf>
   static HWY_INLINE Window up_to_four(int64_t count, const PointOf& point) {
     const Point p0 = point(0);
@@ -158,7 +159,7 @@ class Reduction {
   // ---- along: windows run over positions ----
 
   // Where the windows of an example go: added up in groups, groups in the example's sums, and these, by the last window, in those of
-  // the piece. A value far larger than the others takes digits away from few of them only.
+  // the piece. What is small beside a sum loses digits in each addition: there are at most 4 + 8 + 8 of them.
   struct WindowSums {
     R* HWY_RESTRICT s;
     R* HWY_RESTRICT q;
@@ -172,11 +173,8 @@ class Reduction {
     bool ends = false;
 
     WindowSums from(int64_t offset) const {
-      WindowSums sums = *this;
-      for (R* HWY_RESTRICT* p : {&sums.s, &sums.q, &sums.example_s, &sums.example_q, &sums.group_s, &sums.group_q}) {
-        *p += offset;
-      }
-      return sums;
+      return {s + offset,       q + offset,  example_s + offset, example_q + offset, group_s + offset,
+              group_q + offset, group_begun, group_ends,         example_begun,      ends};
     }
     HWY_INLINE void add(int64_t j, Window w) const {
       const TagOf<R> d;
@@ -212,6 +210,10 @@ class Reduction {
     const int64_t stride = kPositionLanes * tile.row;
     const int64_t end = region.first_position + region.positions;
     const int64_t columns_of_all = lanes * pitch;
+    if (pitch > tile.width) {
+      // Columns behind the tile are added like the others, and dropped at the end.
+      for (R* sums : {example_s_, example_q_, group_s_, group_q_}) std::fill_n(sums, columns_of_all, R(0));
+    }
     for (int64_t e = 0; e < region.examples; ++e) {
       WindowSums to = window_sums();
       for (int64_t p = region.first_position; p < end; p += kWindow) {
@@ -251,13 +253,14 @@ class Reduction {
     const View view = term_.view();
     const Arrays<T> from = example;  // by value: vector stores may change what is behind a reference
     const WindowSums to = sums;
-    // Narrow rows: a window is one piece of memory, and the next one follows it.
+    // Narrow rows: a window is one piece of memory, and the next one follows it but at the end of the example. It is fetched in
+    // the order of memory.
     const int64_t ahead = term_.job.far && columns == stride ? 8 * stride : 0;
     int64_t j = 0;
     for (; j + kVec <= columns; j += kVec) {
       const Columns c = view.columns(j);
       if (ahead != 0) {
-        for (int64_t row = 0; row < 8; ++row) view.prefetch(from, at + ahead + 8 * j + row * kPositionLanes);
+        for (int64_t i = 0; i < 8 * kVec; i += kLine) view.prefetch(from, at + ahead + 8 * j + i);
       }
       to.add(j, eight([&](int64_t row)
                           EK_HOT { return view.template point<false>(from, at + row * stride + j, c, kVec); }));
@@ -293,9 +296,12 @@ class Reduction {
     const TagOf<R> d;
     const View view = term_.view();
     const int64_t width = tile.width;
+    const bool whole = region.positions == tile.s;  // planes, which follow each other in memory
     for (int64_t i = 0; i < width * kPositionLanes; ++i) s_[i] = q_[i] = 0;
     for (int64_t e = 0; e < region.examples; ++e) {
       const Arrays<T> from = examples[e];
+      const int64_t after = after_last_plane(tile, region, e);
+      Path path{tile.at(0, width), after};
       for (int64_t c = 0; c < width; ++c) {
         const Columns columns = view.broadcast(c);
         R* HWY_RESTRICT s = s_ + c * kPositionLanes;
@@ -305,8 +311,8 @@ class Reduction {
         EK_PARTS
         for (int v = 0; v < kParts; ++v) sums[v] = squares[v] = hn::Zero(d);
         const int64_t at = tile.at(region.first_position, c);
-        const int64_t next = c + 1 < width ? at + tile.s : after_last_plane(tile, region, e);
-        plane(view, from, at, region.positions, next, columns, sums, squares);
+        if (!whole) path = {at + region.positions, c + 1 < width ? at + tile.s : after};
+        plane(view, from, at, region.positions, path, columns, sums, squares);
         EK_PARTS
         for (int v = 0; v < kParts; ++v) add_to(s + v * kVec, q + v * kVec, {sums[v], squares[v]});
       }
@@ -325,13 +331,22 @@ class Reduction {
   // Where reading goes on after the last plane of example e: the next example, piece or block; an element of example e's arrays.
   int64_t after_last_plane(const Tile& tile, const Region& region, int64_t e) const {
     const int64_t stride = term_.common_stride();
+    if (stride == 0) return tile.at(0, tile.width);
     const int64_t end = region.first_position + region.positions;
     if (e + 1 < region.examples) return tile.at(region.first_position, 0) + stride;
     if (end < tile.s) return tile.at(end, 0) - e * stride;
     return tile.at(0, 0) + stride;
   }
-  // Adds `positions` from element `at` on to s and q, group by group. next: the element that is read after this plane.
-  HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t positions, int64_t next,
+  // What is read: elements up to `end` one after the other, then from `next` on.
+  struct Path {
+    int64_t end, next;
+    HWY_INLINE int64_t ahead(int64_t at) const {
+      const int64_t target = at + kFetchAheadBytes / int64_t{sizeof(T)};
+      return target < end ? target : next + target - end;
+    }
+  };
+  // Adds `positions` from element `at` on to s and q, group by group.
+  HWY_INLINE void plane(const View& view, const Arrays<T>& from, int64_t at, int64_t positions, const Path& path,
                         const Columns& columns, V* HWY_RESTRICT s, V* HWY_RESTRICT q) {
     V group_s[kParts];
     V group_q[kParts];
@@ -348,8 +363,8 @@ class Reduction {
     int64_t left = positions;
     int64_t end = positions - kGroup;  // what is left at the end of this group
     for (; left >= kWindow; at += kWindow) {
-      const int64_t ahead = left > kFetchAhead ? at + kFetchAhead : next + kFetchAhead - left;
-      for (int64_t row = 0; row < 8; ++row) view.prefetch(from, ahead + row * kPositionLanes);
+      const int64_t ahead = path.ahead(at);
+      for (int64_t p = 0; p < kWindow; p += kLine) view.prefetch(from, ahead + p);
       EK_PARTS
       for (int v = 0; v < kParts; ++v) {
         const Window w = eight([&](int64_t row) EK_HOT {
@@ -364,8 +379,9 @@ class Reduction {
         end -= kGroup;
       }
     }
-    if (left == 0) return end_group();
-    for (int64_t p = 0; p < left; p += kPositionLanes) view.prefetch(from, next + kFetchAhead - left + p);
+    if (left == 0) return end_group();  // adds +0 where a group has just ended: s and q are never -0
+    const int64_t ahead = path.ahead(at);
+    for (int64_t p = 0; p < left; p += kLine) view.prefetch(from, ahead + p);
     EK_PARTS
     for (int v = 0; v < kParts; ++v) {
       const int64_t mine = left - v * kVec;  // of every 16 positions, those from v * kVec on
@@ -447,9 +463,7 @@ class Reduction {
     with_rows(tile, 0, tile.s, pitch, [&](int64_t count, int64_t at, int64_t offset, int64_t columns) EK_HOT {
       // Two rows of places at a time, (w0 + w1) + (w2 + w3): all four would be more streams than the caches follow.
       for (int64_t k = 0; k < count; k += 2) {
-        WindowSums to = window_sums();
-        to.s += offset;
-        to.q += offset;
+        WindowSums to = window_sums().from(offset);  // a pair of places stands for a group
         to.group_begun = k > 0;
         to.group_ends = to.ends = k + 2 >= count;
         const bool two = k + 1 < count;
@@ -511,7 +525,7 @@ class Reduction {
       if (kWhole && term_.job.far) {
         const int64_t ahead = tile.at(0, c) + kBlockExamples * view.stride;
         for (int64_t e = 0; e < kBlockExamples; ++e) {
-          for (int64_t p = 0; p < tile.s; p += kPositionLanes) view.prefetch(first, ahead + p + e * view.stride);
+          for (int64_t p = 0; p < tile.s; p += kLine) view.prefetch(first, ahead + p + e * view.stride);
         }
       }
       V s[kParts];

@@ -185,7 +185,7 @@ TEST(Norm, survives_a_shift_from_values_that_represent_nothing) {
   for (const NormShape& shape : {NormShape{8, 3, 40, kLast}, NormShape{1, 2, 5000, kFirst},
                                  NormShape{3, 2, 700, kFirst}, NormShape{24, 3, 1, kLast}}) {
     const Values good = random_values(size_of(shape), 3, 0, 1, NormType::kF32);
-    for (const int64_t distance : {1, 2, 8, 16, 21, 64, 67, 128, 156, 157, 2048}) {
+    for (const int64_t distance : {1, 2, 8, 16, 21, 64, 67, 128, 156, 157, 512, 2048, 4096}) {
       for (const int64_t first : {0, 1, 15}) {
         for (const int64_t most : {1, 8, 16, 64}) {
           Values x = good;

@@ -63,7 +63,6 @@ template <class R>
 HWY_INLINE void spread(const Tile& tile, R* HWY_RESTRICT values) {
   if (!tile.repeated()) return;
   const int64_t columns = tile.row * kPositionLanes;
-  for (int64_t i = tile.width; i < tile.row; ++i) values[i] = 0;  // padding of a blocked layout
   for (int64_t i = tile.row; i < columns; ++i) values[i] = values[i - tile.row];
 }
 

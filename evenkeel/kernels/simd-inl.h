@@ -1,4 +1,4 @@
-// What every SIMD file of this folder shares: the vector of 16 virtual lanes, tails, and flushing sums to double.
+// What every SIMD file of this folder shares: the vector of 16 virtual lanes, tails, and conversion to double.
 // Compiled once per target: see foreach_target.h of Highway for this kind of include guard.
 #if defined(EVENKEEL_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_SIMD_INL_H_
@@ -14,10 +14,11 @@
 #include "hwy/highway.h"
 
 // EK_HOT, of a lambda in a loop: for the file's instruction set and, on the fast ones, inlined whatever its size. EK_PARTS, before
-// a loop over the vectors that make 16 lanes: unrolled where these are few. Slow targets need not take minutes to compile.
+// a loop over the vectors that make 16 lanes: unrolled where these are few. Slow targets, and builds with sanitizers, need not take
+// minutes to compile.
 #undef EK_HOT
 #undef EK_PARTS
-#if HWY_TARGET <= HWY_AVX2
+#if HWY_TARGET <= HWY_AVX2 && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define EK_HOT HWY_ATTR __attribute__((always_inline))
 #define EK_PARTS
 #else
@@ -72,7 +73,6 @@ HWY_INLINE void store_tail(FVec v, float* HWY_RESTRICT p, int64_t n) {
 }
 
 // v with the lanes from n on set to 0.
-HWY_INLINE FVec keep_first(FVec v, int64_t n) { return hn::IfThenElseZero(hn::FirstN(F(), static_cast<size_t>(n)), v); }
 
 template <bool kTail>
 HWY_INLINE FVec load(const float* HWY_RESTRICT p, int64_t n) {
@@ -98,16 +98,6 @@ HWY_INLINE DVec doubles_of(FVec v) {
   if constexpr (kHalf == 0) return hn::PromoteTo(D(), hn::LowerHalf(half, v));
   return hn::PromoteTo(D(), hn::UpperHalf(half, v));
 #endif
-}
-
-// sum[0 .. kLanes) += v, in double.
-HWY_INLINE void flush_to(FVec v, double* HWY_RESTRICT sum) {
-  const D d;
-  hn::StoreU(hn::Add(hn::LoadU(d, sum), doubles_of<0>(v)), d, sum);
-  if constexpr (kHalves == 2) {
-    double* upper = sum + kDoubleLanes;
-    hn::StoreU(hn::Add(hn::LoadU(d, upper), doubles_of<1>(v)), d, upper);
-  }
 }
 
 // out[0 .. kLanes) = v, in double.
