@@ -178,6 +178,22 @@ TEST(Norm, is_accurate_for_ten_million_values) {
   EXPECT_LE(a.y_ulp, 4);
 }
 
+// 64 values far away stand before all others, as padding does: what follows is small beside the sums of their lanes, and is not lost.
+TEST(Norm, keeps_its_bounds_where_data_start_far_away) {
+  for (const NormShape& shape :
+       {NormShape{9, 2, 784, kFirst}, NormShape{16, 2, 4096, kFirst}, NormShape{3, 2, 9000, kLast}}) {
+    Values x = random_values(size_of(shape), 5, 1e4, 1, NormType::kF32);
+    for (int64_t c = 0; c < shape.c; ++c) {
+      for (int64_t p = 0; p < 64; ++p) x[logical_index(shape, 0, c, p)] = 0;
+    }
+    const auto exact = reference::moments(x, logical(shape));
+    for_each_target([&] {
+      const auto m = moments_of(x, shape);
+      for (size_t c = 0; c < m.size(); ++c) ASSERT_NEAR(m[c].m2 / exact[c].m2, 1, 2e-7) << describe(shape);
+    });
+  }
+}
+
 // Few values lie far from all others, among them those that a shift may be guessed from: at the front, at the end, at
 // regular distances. The sums are taken again about the mean. The variance is that of these few values, whose roundings
 // do not average out: 5e-7, as for few values at all (and all others may be lost in the last place of such a value's lane).
