@@ -256,7 +256,7 @@ class PieceMoments {
     }
     for (int r = 0; r < kRows; ++r) v[r] = hn::Sub(v[r], shift);
     V square = hn::Mul(v[0], v[0]);
-    for (int r = 1; r < (kRows < 4 ? kRows : 4); ++r) square = hn::MulAdd(v[r], v[r], square);
+    for (int r = 1; r < std::min(kRows, 4); ++r) square = hn::MulAdd(v[r], v[r], square);
     if constexpr (kRows > 4) {
       V upper = hn::Mul(v[4], v[4]);
       for (int r = 5; r < kRows; ++r) upper = hn::MulAdd(v[r], v[r], upper);

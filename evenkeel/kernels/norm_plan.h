@@ -72,8 +72,8 @@ struct ReductionPlan {
   explicit ReductionPlan(const NormShape& shape)
       : n(shape.n), s(shape.s), blocks(block_count(shape.n)), across(shape.s < kShort) {
     const int64_t windows = (s + kWindow - 1) / kWindow;
-    const int64_t parts = (s + kPiecePositions - 1) / kPiecePositions;
-    positions_per_piece = (windows + parts - 1) / parts * kWindow;
+    const int64_t parts = std::max<int64_t>(1, (s + kPiecePositions - 1) / kPiecePositions);
+    positions_per_piece = std::max<int64_t>(1, (windows + parts - 1) / parts) * kWindow;
     pieces = (s + positions_per_piece - 1) / positions_per_piece;
   }
 
@@ -164,7 +164,7 @@ struct SlabPlan {
     const int64_t units = (shape.c + unit - 1) / unit;
     if (units < threads) return;
     const int64_t unit_bytes = unit * shape.n * shape.s * arrays * static_cast<int64_t>(size_bytes(shape.type));
-    if (bytes > 0 && unit_bytes > bytes) return;
+    if (unit_bytes == 0 || (bytes > 0 && unit_bytes > bytes)) return;
     const int64_t widest = (units + threads - 1) / threads;
     int64_t per_slab = bytes > 0 ? std::min(bytes / unit_bytes, widest) : widest;
     // As many slabs for each thread as for the next, or nearly.
