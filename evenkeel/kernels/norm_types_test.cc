@@ -242,8 +242,8 @@ TEST(NormTypes, is_accurate_in_fp64_whatever_the_mean) {
         const Oracle oracle(k);
         const double of_mean = 4 * 0x1p-53 * mean;
         // Of the tree of blocks, of 8 examples and of pieces, and what their lanes add.
-        const double levels =
-            std::ceil(std::log2(block_count(shape.n))) + 3 + std::ceil(std::log2(std::max<int64_t>(1, (shape.s + 4095) / 4096)));
+        const double levels = std::ceil(std::log2(block_count(shape.n))) + 3 +
+                              std::ceil(std::log2(std::max<int64_t>(1, (shape.s + 4095) / 4096)));
         const double of_tree = 2 * levels * std::sqrt(levels) * 0x1p-53 * (mean + 3);
         for_each_target([&] {
           const NormOutcome o = run(k);
