@@ -61,7 +61,7 @@ std::string to_string(const Shape& shape) {
 
 void AlignedFree::operator()(std::byte* p) const noexcept { std::free(p); }
 
-AlignedBytes allocate_aligned(size_t bytes, bool huge) {
+AlignedBytes allocate_untouched(size_t bytes, bool huge) {
   const size_t alignment = huge ? kHugePage : kAlignment;
   if (bytes > SIZE_MAX / 2) throw IoError("out of memory: " + std::to_string(bytes) + " bytes asked for");
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment + (bytes == 0 ? alignment : 0);
@@ -70,8 +70,13 @@ AlignedBytes allocate_aligned(size_t bytes, bool huge) {
     throw IoError("out of memory: " + std::to_string(rounded) + " bytes asked for; try a smaller --batch-size");
   }
   if (huge) madvise(p, rounded, MADV_HUGEPAGE);  // a hint: refusal costs speed only
-  std::memset(p, 0, rounded);
   return AlignedBytes(static_cast<std::byte*>(p));
+}
+
+AlignedBytes allocate_aligned(size_t bytes, bool huge) {
+  AlignedBytes memory = allocate_untouched(bytes, huge);
+  std::memset(memory.get(), 0, std::max<size_t>(bytes, 1));
+  return memory;
 }
 
 }  // namespace evenkeel

@@ -32,6 +32,8 @@ struct AlignedFree {
 };
 using AlignedBytes = std::unique_ptr<std::byte[], AlignedFree>;
 AlignedBytes allocate_aligned(size_t bytes, bool huge = false);
+// The same without the zeroes: no page is touched.
+AlignedBytes allocate_untouched(size_t bytes, bool huge = false);
 
 // An owning, movable, explicitly copied tensor. Elements are zero at first.
 class Tensor {

@@ -33,6 +33,20 @@ struct RunResult {
   bool finite = true;  // false: the guard found a value that is not finite, and nothing was updated
 };
 
+// What happened in one run. Several events of a node are its tiles, and the fold of its partial results.
+struct TraceEvent {
+  int32_t phase = 0;  // -1: before the first, the input and the packed weights
+  int32_t node = -1;  // index into the plan's nodes; -1: none
+  int32_t thread = 0;
+  int64_t first_example = -1;     // of the tile; -1: no tile
+  double start_s = 0, end_s = 0;  // since the run began
+};
+struct Trace {
+  std::vector<TraceEvent> events;
+  int threads = 1;
+  double seconds = 0;
+};
+
 class Executable {
  public:
   virtual ~Executable() = default;
@@ -44,13 +58,10 @@ class Executable {
   virtual Tensor read(const std::string& name) const = 0;
   // Runs node by node and names the first value that is not finite ("conv2 (gradient of conv2.weight)"); "" when all are. Changes nothing.
   virtual std::string first_nonfinite(const RunArguments& arguments) = 0;
-  // One run as run(), with the seconds that each node took, in order.
-  struct NodeTime {
-    std::string node, op;
-    double seconds = 0;
-  };
-  virtual std::vector<NodeTime> profile(const RunArguments& arguments) = 0;
-  // Bytes of the arena, the packed weights and the scratch memory.
+  // One run as run(), timed: what each thread did when.
+  virtual Trace trace(const RunArguments& arguments) = 0;
+  virtual const Plan& plan() const = 0;
+  // Bytes of the arena, the scratch memory of the threads, the partial results, the packed weights and the input.
   virtual size_t memory_bytes() const = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "evenkeel/engine/cpu_executable.h"
 
 #include <chrono>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -36,6 +37,23 @@ DType dtype_of(Element element) {
     default:
       return DType::kF32;
   }
+}
+
+// Zeroed memory whose pages are first touched by the threads that will use them, as far as an even partition tells.
+AlignedBytes allocate_touched(size_t bytes, int threads) {
+  constexpr size_t kHugeFrom = size_t{4} << 20;
+  AlignedBytes memory = allocate_untouched(bytes, bytes >= kHugeFrom);
+  parallel_for(threads, team_for_bytes(threads, static_cast<int64_t>(bytes)), [&](int64_t part, int) {
+    const auto at = [&](int64_t p) { return bytes * static_cast<size_t>(p) / static_cast<size_t>(threads); };
+    std::memset(memory.get() + at(part), 0, at(part + 1) - at(part));
+  });
+  return memory;
+}
+
+bool is_matrix_product(const Op& op) {
+  return std::holds_alternative<Gemm>(op) || std::holds_alternative<GemmGradInput>(op) ||
+         std::holds_alternative<Conv>(op) || std::holds_alternative<ConvGradInput>(op) ||
+         std::holds_alternative<ConvGradWeight>(op);
 }
 
 }  // namespace
@@ -75,49 +93,137 @@ void zero_rows(float* data, int64_t row, int64_t n, int64_t end) {
 
 CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads)
     : plan_(std::move(plan)), store_(store), threads_(threads) {
-  constexpr size_t kHugeFrom = size_t{4} << 20;
-  arena_ = allocate_aligned(plan_.arena_bytes, plan_.arena_bytes >= kHugeFrom);
-  store_data_.assign(plan_.graph.values.size(), nullptr);
+  place_memory();
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
-    if (value.role == Role::kInput && value.element == Element::kF32) {
-      input_ = allocate_aligned(value_bytes(value, plan_.row_capacity));
-      store_data_[id] = input_.get();
-    }
     if (value.role != Role::kParameter && value.role != Role::kBuffer && value.role != Role::kState) continue;
     const Tensor& tensor = store_.at(value.name);
     if (tensor.shape() != value.shape || tensor.dtype() != dtype_of(value.element)) {
       throw UsageError("parameter '" + value.name + "' has shape " + to_string(tensor.shape()) +
                        " in the model, but the network needs " + to_string(value.shape));
     }
-    store_data_[id] = store_.writable(value.name).raw();
+    base_[id] = store_.writable(value.name).raw();
   }
   compile();
 }
 
-std::byte* CpuExecutable::raw(ValueId id) const {
-  const auto index = static_cast<size_t>(id);
-  return plan_.offset[index] != kNotInArena ? arena_.get() + plan_.offset[index] : store_data_[index];
+void CpuExecutable::place_memory() {
+  arena_ = allocate_touched(plan_.arena_bytes, threads_);
+  // Threads a few lines apart: the same offset of two threads is not the same set of a cache.
+  constexpr size_t kStagger = 4096 + 256;
+  scratch_stride_ = plan_.scratch_bytes + kStagger;
+  scratch_ = allocate_touched(scratch_stride_ * static_cast<size_t>(threads_), threads_);
+  base_.assign(plan_.graph.values.size(), nullptr);
+  for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
+    const Value& value = plan_.graph.values[id];
+    const auto value_id = static_cast<ValueId>(id);
+    if (plan_.in_arena(value_id)) base_[id] = arena_.get() + plan_.offset[id];
+    if (plan_.in_scratch(value_id)) base_[id] = scratch_.get() + plan_.offset[id];
+    if (value.role != Role::kInput || value.element != Element::kF32) continue;
+    input_id_ = value_id;
+    input_in_order_ = value.shape.size() != 3 || value.shape[0] == 1 || value.shape[1] * value.shape[2] == 1;
+    input_ = allocate_touched(value_bytes(value, plan_.row_capacity), threads_);
+    base_[id] = input_.get();
+  }
+}
+
+std::byte* CpuExecutable::raw(ValueId id) const { return base_[static_cast<size_t>(id)]; }
+
+CpuExecutable::Place CpuExecutable::place_of(ValueId id) const {
+  if (id == kNoValue || base_[static_cast<size_t>(id)] == nullptr) return {};
+  Place place{&base_[static_cast<size_t>(id)]};
+  if (plan_.in_scratch(id)) {
+    place.thread_stride = scratch_stride_;
+    place.kind =
+        plan_.scratch_rows[static_cast<size_t>(id)] == phase_->chunk ? Rows<float>::kChunk : Rows<float>::kTile;
+    place.chunk = phase_->chunk;
+  }
+  return place;
+}
+
+CpuExecutable::Code CpuExecutable::compile_node(int32_t index) {
+  const Node& node = plan_.graph.nodes[static_cast<size_t>(index)];
+  NodeCode code;
+  for (const auto compiler : {compile_matrix_op, compile_norm_op, compile_simple_op, compile_update_op}) {
+    code = compiler(*this, node);
+    if (code) break;
+  }
+  if (!code) throw BackendError("node '" + node.name + "': the CPU backend has no " + name_of(node.op));
+  return {index, is_update(node.op), std::move(code)};
+}
+
+// Updates of neighbours run as one loop over the pieces of all: one pass over the parameters.
+void CpuExecutable::join_updates(std::vector<Code>& list) {
+  struct Piece {
+    const Code* code;
+    int64_t first, count;
+  };
+  // Elements of a piece. Updates are element-wise: no result depends on it.
+  constexpr int64_t kPiece = 16 * 1024;
+  std::vector<Code> joined;
+  for (size_t begin = 0; begin < list.size();) {
+    if (!list[begin].code.piece) {
+      joined.push_back(std::move(list[begin++]));
+      continue;
+    }
+    auto codes = std::make_shared<std::vector<Code>>();
+    const int32_t node = list[begin].node;
+    while (begin < list.size() && list[begin].code.piece) codes->push_back(std::move(list[begin++]));
+    std::vector<Piece> pieces;
+    int64_t elements = 0;
+    for (const Code& code : *codes) {
+      elements += code.code.elements;
+      for (int64_t i = 0; i < code.code.elements; i += kPiece)
+        pieces.push_back({&code, i, std::min(kPiece, code.code.elements - i)});
+    }
+    const int team = team_for_bytes(threads_, elements * static_cast<int64_t>(sizeof(float)));
+    Code all{node, true, {}};
+    all.code.run = [codes, team, pieces = std::move(pieces)](const RunArguments& a) {
+      parallel_for(static_cast<int64_t>(pieces.size()), team, [&](int64_t i, int) {
+        const Piece& piece = pieces[static_cast<size_t>(i)];
+        piece.code->code.piece(a, piece.first, piece.count);
+      });
+    };
+    joined.push_back(std::move(all));
+  }
+  list = std::move(joined);
 }
 
 void CpuExecutable::compile() {
-  for (const Node& node : plan_.graph.nodes) {
-    StepFunction function;
-    for (const auto compiler : {compile_matrix_op, compile_norm_op, compile_simple_op, compile_update_op}) {
-      function = compiler(*this, node);
-      if (function) break;
+  tile_rows_.resize(plan_.graph.values.size());
+  for (const Phase& phase : plan_.phases) {
+    phase_ = &phase;
+    phase_shared_bytes_ = 0;
+    PhaseCode& compiled = phases_.emplace_back();
+    compiled.phase = &phase;
+    for (const int32_t index : phase.before) compiled.before.push_back(compile_node(index));
+    for (const int32_t index : phase.tiles) {
+      const Node& node = plan_.graph.nodes[static_cast<size_t>(index)];
+      Code code = compile_node(index);
+      if (code.code.run) compiled.folds.push_back({index, false, NodeCode(std::move(code.code.run))});
+      if (is_matrix_product(node.op)) compiled.small = false;
+      for (const ValueId id : node.outputs) {
+        if (id == kNoValue || !plan_.graph.value(id).batched) continue;
+        const auto bytes = static_cast<int64_t>(value_bytes(plan_.graph.value(id), 1));
+        compiled.example_bytes += bytes;
+        tile_rows_[static_cast<size_t>(id)] = rows<std::byte>(id);
+        tile_rows_[static_cast<size_t>(id)].row = bytes;
+      }
+      (takes_blocks(node.op) ? compiled.blocks : compiled.tiles).push_back(std::move(code));
     }
-    if (!function) throw BackendError("node '" + node.name + "': the CPU backend has no " + name_of(node.op));
-    steps_.push_back({node.name, &node, is_update(node.op), std::move(function)});
+    for (const int32_t index : phase.after) compiled.after.push_back(compile_node(index));
+    join_updates(compiled.before);
+    shared_bytes_ = std::max(shared_bytes_, phase_shared_bytes_);
   }
   share_packing();
-  scratch_ = allocate_aligned(scratch_bytes_);
-  scratch_pointer_ = scratch_.get();
+  shared_ = allocate_touched(shared_bytes_, threads_);
+  shared_pointer_ = shared_.get();
 }
 
-std::byte* const* CpuExecutable::scratch(size_t bytes) {
-  scratch_bytes_ = std::max(scratch_bytes_, bytes);
-  return &scratch_pointer_;
+SharedBytes CpuExecutable::shared(size_t bytes) {
+  const size_t offset = phase_shared_bytes_;
+  phase_shared_bytes_ += (bytes + 63) / 64 * 64;
+  return {&shared_pointer_, offset};
 }
 
 float* CpuExecutable::packed_weights(size_t bytes, std::function<void(float*)> pack) {
@@ -157,11 +263,12 @@ void CpuExecutable::refresh_weights() {
 namespace {
 
 // The caller's images are channels first; ours are channels last.
-void copy_input(const Graph& graph, const RunArguments& arguments, int threads, float* target) {
-  const Shape& shape = graph.value(graph.find("x")).shape;
+void copy_input(const Shape& shape, const RunArguments& arguments, int threads, float* target) {
   const int64_t row = element_count(shape);
-  for_tiles(arguments.n, threads, [&](int64_t first, int64_t rows, int) {
-    for (int64_t i = first; i < first + rows; ++i) {
+  const int team = team_for_bytes(threads, arguments.n * row * static_cast<int64_t>(sizeof(float)));
+  parallel_for(block_count(arguments.n), team, [&](int64_t block, int) {
+    const int64_t end = std::min(arguments.n, (block + 1) * kBlockExamples);
+    for (int64_t i = block * kBlockExamples; i < end; ++i) {
       const float* source = arguments.x + i * row;
       if (shape.size() == 3 && shape[0] > 1) {
         kernels::channels_first_to_last(source, shape[0], shape[1] * shape[2], target + i * row);
@@ -177,51 +284,190 @@ void copy_input(const Graph& graph, const RunArguments& arguments, int threads, 
 void CpuExecutable::begin(const RunArguments& arguments) {
   EK_ASSERT(arguments.n >= 1 && arguments.n <= plan_.batch);
   refresh_weights();
-  copy_input(plan_.graph, arguments, threads_, reinterpret_cast<float*>(input_.get()));
+  if (input_id_ != kNoValue) {
+    std::byte*& base = base_[static_cast<size_t>(input_id_)];
+    if (input_in_order_ && arguments.n == plan_.row_capacity) {
+      // Whole tiles only: nothing is read behind the caller's array. Nothing writes to it either.
+      base = const_cast<std::byte*>(reinterpret_cast<const std::byte*>(arguments.x));
+    } else {
+      base = input_.get();
+      copy_input(plan_.graph.value(input_id_).shape, arguments, threads_, reinterpret_cast<float*>(base));
+    }
+  }
   finite_ = true;
   rows_ = arguments.n;
 }
 
-// around(step) runs a step; it may time it.
-template <class F>
-RunResult CpuExecutable::run_steps(const RunArguments& arguments, F&& around) {
+// The tiles of a phase, then the folds of its reductions. The observer sees every piece of work: begin(thread), end(thread, node, run).
+template <class Observer>
+void CpuExecutable::run_tiles(const PhaseCode& code, const RunArguments& arguments, Observer& observer) {
+  if (code.tiles.empty() && code.blocks.empty()) return;
+  const Phase& phase = *code.phase;
+  const int64_t n = arguments.n;
+  const int team = code.small ? team_for_bytes(threads_, n * code.example_bytes) : threads_;
+  parallel_for((n + phase.unit - 1) / phase.unit, team, [&](int64_t unit, int thread) {
+    // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a batch of one
+    // unit, that would be all cores, whatever the caller asked for.
+    const SingleThreadScope single;
+    const int64_t unit_end = std::min(n, (unit + 1) * phase.unit);
+    for (int64_t chunk = unit * phase.unit; chunk < unit_end; chunk += phase.chunk) {
+      const int64_t chunk_end = std::min(n, chunk + phase.chunk);
+      for (int64_t first = chunk; first < chunk_end; first += phase.tile) {
+        const int64_t size = std::min(phase.tile, chunk + phase.chunk - first);
+        const TileRun run{first, std::min(size, n - first), size, thread, arguments};
+        for (const Code& node : code.tiles) {
+          observer.begin(thread);
+          node.code.tile(run);
+          observer.end(node.node, thread, &run);
+        }
+      }
+      for (const Code& node : code.blocks) {
+        observer.begin(thread);
+        for (int64_t first = chunk; first < chunk_end; first += kBlockExamples) {
+          const TileRun run{first, std::min(kBlockExamples, n - first), kBlockExamples, thread, arguments};
+          node.code.tile(run);
+        }
+        const TileRun all{chunk, chunk_end - chunk, phase.chunk, thread, arguments};
+        observer.end(node.node, thread, &all);
+      }
+    }
+  });
+  for (const Code& node : code.folds) {
+    observer.begin(0);
+    node.code.run(arguments);
+    observer.end(node.node, 0, nullptr);
+  }
+}
+
+template <class Observer>
+RunResult CpuExecutable::run_phases(const RunArguments& arguments, Observer& observer) {
   const FlushDenormals flush;
   // Outside of our own teams (with one thread there is none) oneDNN would make teams of its own.
   const SingleThreadScope single;
+  observer.begin(0);
   begin(arguments);
+  observer.end(-1, 0, nullptr);
   bool updated = false;
-  for (const Step& step : steps_) {
-    if (step.update && !finite_) break;
-    around(step);
-    updated = updated || step.update;
+  const auto run_each = [&](const std::vector<Code>& list) {
+    for (const Code& node : list) {
+      if (node.update && !(finite_ && Observer::kUpdates)) continue;
+      observer.begin(0);
+      node.code.run(arguments);
+      observer.end(node.node, 0, nullptr);
+      updated = updated || node.update;
+    }
+  };
+  for (size_t i = 0; i < phases_.size(); ++i) {
+    observer.enter(static_cast<int32_t>(i));
+    run_each(phases_[i].before);
+    run_tiles(phases_[i], arguments, observer);
+    run_each(phases_[i].after);
+    if (observer.wants_to_stop()) break;
   }
   if (updated) store_.touch();
   for (const auto& primitive : primitives_) primitive->require_success();
   return {finite_};
 }
 
+namespace {
+
+struct NoObserver {
+  static constexpr bool kUpdates = true;
+  void enter(int32_t) {}
+  void begin(int) {}
+  void end(int32_t, int, const TileRun*) {}
+  bool wants_to_stop() const { return false; }
+};
+
+class TraceObserver {
+ public:
+  static constexpr bool kUpdates = true;
+  explicit TraceObserver(int threads) : threads_(static_cast<size_t>(threads)), start_(Clock::now()) {}
+  void enter(int32_t phase) { phase_ = phase; }
+  void begin(int thread) { threads_[static_cast<size_t>(thread)].begin = now(); }
+  void end(int32_t node, int thread, const TileRun* run) {
+    Thread& own = threads_[static_cast<size_t>(thread)];
+    own.events.push_back({phase_, node, thread, run == nullptr ? -1 : run->first, own.begin, now()});
+  }
+  bool wants_to_stop() const { return false; }
+  Trace take() {
+    Trace trace;
+    trace.seconds = now();
+    trace.threads = static_cast<int>(threads_.size());
+    for (const Thread& thread : threads_)
+      trace.events.insert(trace.events.end(), thread.events.begin(), thread.events.end());
+    return trace;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double now() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  struct alignas(128) Thread {
+    std::vector<TraceEvent> events;
+    double begin = 0;
+  };
+  std::vector<Thread> threads_;
+  Clock::time_point start_;
+  int32_t phase_ = -1;
+};
+
+}  // namespace
+
 RunResult CpuExecutable::run(const RunArguments& arguments) {
-  return run_steps(arguments, [&](const Step& step) { step.run(arguments); });
+  NoObserver observer;
+  return run_phases(arguments, observer);
 }
 
-std::vector<Executable::NodeTime> CpuExecutable::profile(const RunArguments& arguments) {
-  using Clock = std::chrono::steady_clock;
-  std::vector<NodeTime> times;
-  const auto begin = Clock::now();
-  run_steps(arguments, [&](const Step& step) {
-    const auto start = Clock::now();
-    if (times.empty())
-      times.push_back({"(input and packed weights)", "", std::chrono::duration<double>(start - begin).count()});
-    step.run(arguments);
-    times.push_back({step.name, name_of(step.node->op), std::chrono::duration<double>(Clock::now() - start).count()});
-  });
-  return times;
+Trace CpuExecutable::trace(const RunArguments& arguments) {
+  TraceObserver observer(threads_);
+  run_phases(arguments, observer);
+  return observer.take();
 }
+
+namespace {
+
+// Looks at what every node makes, when it has made it.
+class FiniteObserver {
+ public:
+  static constexpr bool kUpdates = false;
+  FiniteObserver(const Graph& graph, std::function<const std::byte*(ValueId, const TileRun*)> memory)
+      : graph_(graph), memory_(std::move(memory)), bad_(graph.nodes.size(), kNoValue) {}
+  void enter(int32_t) {}
+  void begin(int) {}
+  void end(int32_t node, int, const TileRun* run) {
+    if (node < 0) return;
+    for (const ValueId id : graph_.nodes[static_cast<size_t>(node)].outputs) {
+      if (id == kNoValue) continue;
+      const Value& value = graph_.value(id);
+      if (value.batched != (run != nullptr)) continue;
+      const std::byte* data = memory_(id, run);
+      const int64_t count = element_count(value.shape) * (run != nullptr ? run->rows : 1);
+      if (data == nullptr || all_finite(data, value.element, count)) continue;
+      // Threads look at different tiles of a node at the same time; any of them will do.
+      std::atomic_ref<ValueId>(bad_[static_cast<size_t>(node)]).store(id, std::memory_order_relaxed);
+      found_.store(true, std::memory_order_relaxed);
+    }
+  }
+  bool wants_to_stop() const { return found_.load(std::memory_order_relaxed); }
+  std::string first() const {
+    for (size_t node = 0; node < bad_.size(); ++node) {
+      if (bad_[node] != kNoValue)
+        return graph_.value(bad_[node]).name + " (made by node '" + graph_.nodes[node].name + "')";
+    }
+    return "";
+  }
+
+ private:
+  const Graph& graph_;
+  std::function<const std::byte*(ValueId, const TileRun*)> memory_;
+  std::vector<ValueId> bad_;  // per node
+  std::atomic<bool> found_ = false;
+};
+
+}  // namespace
 
 std::string CpuExecutable::first_nonfinite(const RunArguments& arguments) {
   const FlushDenormals flush;
-  const SingleThreadScope single;
-  begin(arguments);
   if (!kernels::all_finite(arguments.x, arguments.n * elements(plan_.graph.find("x")))) return "x (the input)";
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
@@ -230,17 +476,11 @@ std::string CpuExecutable::first_nonfinite(const RunArguments& arguments) {
       return value.name + (value.role == Role::kParameter ? " (a parameter)" : " (running statistics)");
     }
   }
-  for (const Step& step : steps_) {
-    if (step.update) continue;
-    step.run(arguments);
-    for (const ValueId id : step.node->outputs) {
-      if (id == kNoValue) continue;
-      const Value& value = plan_.graph.value(id);
-      const int64_t count = element_count(value.shape) * (value.batched ? arguments.n : 1);
-      if (!all_finite(raw(id), value.element, count)) return value.name + " (made by node '" + step.name + "')";
-    }
-  }
-  return "";
+  FiniteObserver observer(plan_.graph, [&](ValueId id, const TileRun* run) -> const std::byte* {
+    return run == nullptr ? raw(id) : tile_rows_[static_cast<size_t>(id)].at(*run);
+  });
+  run_phases(arguments, observer);
+  return observer.first();
 }
 
 double CpuExecutable::scalar(const std::string& name) const {
@@ -271,6 +511,9 @@ Tensor CpuExecutable::read(const std::string& name) const {
   return tensor;
 }
 
-size_t CpuExecutable::memory_bytes() const { return plan_.arena_bytes + scratch_bytes_ + packed_total_bytes_; }
+size_t CpuExecutable::memory_bytes() const {
+  return plan_.arena_bytes + scratch_stride_ * static_cast<size_t>(threads_) + shared_bytes_ + packed_total_bytes_ +
+         (input_id_ == kNoValue ? 0 : value_bytes(plan_.graph.value(input_id_), plan_.row_capacity));
+}
 
 }  // namespace evenkeel

@@ -1,7 +1,9 @@
-// The CPU executable: a plan turned into a list of steps over one arena. Internal to engine/.
+// The CPU executable: a plan turned into code over one arena, phase by phase and tile by tile. Internal to engine/.
 #pragma once
 
 #include <algorithm>
+#include <concepts>
+#include <deque>
 #include <functional>
 #include <map>
 #include <string>
@@ -13,15 +15,66 @@
 
 namespace evenkeel {
 
-// Examples per tile of every oneDNN primitive, of training and inference alike: a block of the summation contract. Measured: brgemm reaches
-// 97 % of its peak at 8 rows once the weights are packed, and convolutions by tiles of 8 beat the whole batch (docs/architecture.md).
-inline constexpr int64_t kTileExamples = 8;
+// Examples [first, first + rows) of the batch, for one thread. `size` >= rows: what a primitive of fixed shape takes; the memory of all
+// values reaches so far, and what lies behind `rows` is of no meaning.
+struct TileRun {
+  int64_t first = 0, rows = 0, size = 0;
+  int thread = 0;
+  const RunArguments& arguments;
+};
 
-struct Step {
-  std::string name;
-  const Node* node;
-  bool update;  // after the guard only
+// Where the examples of a batched value lie: in the arena, or in the scratch memory of each thread.
+template <class T>
+struct Rows {
+  std::byte* const* base = nullptr;  // null: there is no such value
+  size_t thread_stride = 0;          // bytes
+  int64_t row = 0;                   // elements
+  enum { kBatch, kTile, kChunk } kind = kBatch;
+  int64_t chunk = 0;
+
+  explicit operator bool() const { return base != nullptr; }
+  // The first example of the run; the others follow.
+  T* at(const TileRun& run) const {
+    if (base == nullptr) return nullptr;
+    const int64_t first = kind == kBatch ? run.first : kind == kTile ? 0 : run.first % chunk;
+    return reinterpret_cast<T*>(*base + static_cast<size_t>(run.thread) * thread_stride) + first * row;
+  }
+  // Of a value in the arena: the first example of the batch.
+  T* batch() const { return reinterpret_cast<T*>(*base); }
+};
+
+// A node as code. kTile: tile only. kReduce: tile, and run folds. kOnce, kWhole: run only, or pieces.
+struct NodeCode {
+  NodeCode() = default;
+  template <class F>
+  requires std::invocable<F, const TileRun&> NodeCode(F f) : tile(std::move(f)) {}
+  template <class F>
+  requires std::invocable<F, const RunArguments&> NodeCode(F f) : run(std::move(f)) {}
+
+  std::function<void(const TileRun&)> tile;
   std::function<void(const RunArguments&)> run;
+  // For updates: any part [first, first + count) of `elements` elements by itself. Neighbours run as one loop.
+  std::function<void(const RunArguments&, int64_t first, int64_t count)> piece;
+  int64_t elements = 0;
+  explicit operator bool() const { return tile || run || piece; }
+};
+
+// Memory that the reductions of one phase share with those of the others; valid once all nodes are compiled.
+struct SharedBytes {
+  std::byte* const* base = nullptr;
+  size_t offset = 0;
+  template <class T>
+  T* get() const {
+    return reinterpret_cast<T*>(*base + offset);
+  }
+};
+
+// Two primitives for the tiles of a phase: of its full tile, and of what is left of a chunk, if anything.
+struct TilePrimitives {
+  TilePrimitive* full = nullptr;
+  TilePrimitive* rest = nullptr;
+  int64_t tile = 0;
+  TilePrimitive* of(const TileRun& run) const { return run.size == tile ? full : rest; }
 };
 
 class CpuExecutable final : public Executable {
@@ -32,45 +85,90 @@ class CpuExecutable final : public Executable {
   double scalar(const std::string& name) const override;
   Tensor read(const std::string& name) const override;
   std::string first_nonfinite(const RunArguments& arguments) override;
-  std::vector<NodeTime> profile(const RunArguments& arguments) override;
+  Trace trace(const RunArguments& arguments) override;
+  const Plan& plan() const override { return plan_; }
   size_t memory_bytes() const override;
 
   // --- For the compilers of ops (cpu_ops_*.cc) ---
   const Graph& graph() const { return plan_.graph; }
-  const Plan& plan() const { return plan_; }
+  const Phase& phase() const { return *phase_; }  // of the node that is being compiled
   int threads() const { return threads_; }
-  // Memory of a value: in the arena or in the store. Null for kNoValue.
+  // Memory of a value without examples: in the arena or in the store. Null for kNoValue.
   template <class T>
   T* data(ValueId id) const {
     return id == kNoValue ? nullptr : reinterpret_cast<T*>(raw(id));
   }
+  // Examples of a batched value. For kNoValue, or a value without a place, an empty one.
+  template <class T>
+  Rows<T> rows(ValueId id) const {
+    const Place place = place_of(id);
+    return {place.base, place.thread_stride, id == kNoValue ? 0 : elements(id),
+            static_cast<decltype(Rows<T>::kind)>(place.kind), place.chunk};
+  }
   // Elements of one example (batched) or of the whole value.
   int64_t elements(ValueId id) const { return element_count(plan_.graph.value(id).shape); }
-  // At least `bytes` of scratch memory that one step uses at a time; valid once all steps are compiled (read through the pointer).
-  std::byte* const* scratch(size_t bytes);
+  // `bytes` of memory, 64-byte aligned, that no other node of this phase uses.
+  SharedBytes shared(size_t bytes);
   // Memory for packed weights; `pack` is called before a run whenever the store has changed.
   float* packed_weights(size_t bytes, std::function<void(float*)> pack);
   // Owned by the executable until its end.
   TilePrimitive* keep(std::unique_ptr<TilePrimitive> primitive);
+  // make(examples) -> a primitive, for both tiles of the phase.
+  template <class F>
+  TilePrimitives tile_primitives(F&& make) {
+    const int64_t tile = phase().tile, rest = phase().chunk % tile;
+    return {keep(make(tile)), rest > 0 ? keep(make(rest)) : nullptr, tile};
+  }
   void fail_finite() { finite_ = false; }
 
  private:
+  struct Place {
+    std::byte* const* base = nullptr;
+    size_t thread_stride = 0;
+    int kind = 0;
+    int64_t chunk = 0;
+  };
+  struct Code {
+    int32_t node = 0;     // the first of those that run as one
+    bool update = false;  // after the guard only
+    NodeCode code;
+  };
+  struct PhaseCode {
+    const Phase* phase = nullptr;
+    std::vector<Code> before, after;
+    std::vector<Code> tiles;   // one after the other for every tile
+    std::vector<Code> blocks;  // for every block, behind its tiles
+    std::vector<Code> folds;
+    bool small = true;  // the work on an example is below what a second thread is worth for a few of them
+    int64_t example_bytes = 0;
+  };
+
   std::byte* raw(ValueId id) const;
+  Place place_of(ValueId id) const;
+  void place_memory();
   void compile();
+  Code compile_node(int32_t index);
+  void join_updates(std::vector<Code>& list);
   void share_packing();
   void refresh_weights();
   void begin(const RunArguments& arguments);
-  template <class F>
-  RunResult run_steps(const RunArguments& arguments, F&& around);
+  template <class Observer>
+  RunResult run_phases(const RunArguments& arguments, Observer& observer);
+  template <class Observer>
+  void run_tiles(const PhaseCode& phase, const RunArguments& arguments, Observer& observer);
 
   Plan plan_;
   ParameterStore& store_;
   int threads_;
   AlignedBytes arena_;
-  AlignedBytes input_;  // x, channels last
   AlignedBytes scratch_;
-  std::byte* scratch_pointer_ = nullptr;
-  size_t scratch_bytes_ = 0;
+  size_t scratch_stride_ = 0;  // from thread to thread
+  AlignedBytes input_;         // x, channels last
+  ValueId input_id_ = kNoValue;
+  bool input_in_order_ = false;  // the caller's x is as we want it
+  AlignedBytes shared_;
+  std::byte* shared_pointer_ = nullptr;
+  size_t shared_bytes_ = 0, phase_shared_bytes_ = 0;
   size_t packed_total_bytes_ = 0;
   struct Packed {
     AlignedBytes memory;
@@ -80,21 +178,20 @@ class CpuExecutable final : public Executable {
   };
   std::vector<Packed> packed_;
   std::vector<std::unique_ptr<TilePrimitive>> primitives_;
-  std::vector<std::byte*> store_data_;  // per value
-  std::vector<Step> steps_;
+  std::vector<std::byte*> base_;            // per value
+  std::vector<Rows<std::byte>> tile_rows_;  // per value that tiles make
+  const Phase* phase_ = nullptr;
+  std::vector<PhaseCode> phases_;
   uint64_t packed_version_ = 0;
   bool finite_ = true;
   int64_t rows_ = 0;  // of the last run
 };
 
-using StepFunction = std::function<void(const RunArguments&)>;
-
-// Compile one node each; the variants that a file does not know return an empty function.
-StepFunction compile_matrix_op(CpuExecutable& e, const Node& node);  // Gemm, Conv and their gradients
-StepFunction compile_norm_op(CpuExecutable& e, const Node& node);    // moments ... affine gradient, running statistics
-StepFunction compile_simple_op(CpuExecutable& e,
-                               const Node& node);  // activations, pooling, add, flatten, dropout, losses
-StepFunction compile_update_op(CpuExecutable& e, const Node& node);  // guard, clipping, optimizers
+// Compile one node each; for the variants that a file does not know, empty code.
+NodeCode compile_matrix_op(CpuExecutable& e, const Node& node);  // Gemm, Conv and their gradients
+NodeCode compile_norm_op(CpuExecutable& e, const Node& node);    // moments ... affine gradient, running statistics
+NodeCode compile_simple_op(CpuExecutable& e, const Node& node);  // activations, pooling, add, flatten, dropout, losses
+NodeCode compile_update_op(CpuExecutable& e, const Node& node);  // guard, clipping, optimizers
 
 // Threads worth waking for so much work: one below 64 KiB touched or 1 Mflop, which take as long as the fork and join of a team
 // (0.4 us idle, far more on a busy machine). Never changes a result.
@@ -104,16 +201,7 @@ inline int team_for_flops(int threads, int64_t flops) { return flops < 1'000'000
 // True when all of `count` elements are finite. Moments must also fit the fp32 of the running statistics.
 bool all_finite(const std::byte* data, Element element, int64_t count);
 
-// Zeroes rows [n, end) of a batched value with `row` elements each: what tiles read beyond the batch adds nothing.
+// Zeroes rows [n, end) of an array with `row` elements each: what a primitive reads beyond the batch adds nothing.
 void zero_rows(float* data, int64_t row, int64_t n, int64_t end);
-
-// Calls f(first_row, rows) for every block of kTileExamples rows of n, in parallel.
-template <class F>
-void for_tiles(int64_t n, int threads, F&& f) {
-  parallel_for((n + kTileExamples - 1) / kTileExamples, threads, [&](int64_t tile, int thread) {
-    const int64_t first = tile * kTileExamples;
-    f(first, std::min(kTileExamples, n - first), thread);
-  });
-}
 
 }  // namespace evenkeel

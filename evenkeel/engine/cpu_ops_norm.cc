@@ -7,29 +7,36 @@
 namespace evenkeel {
 namespace {
 
+// Tiles are read again at once.
+const kernels::NormOptions kInCache{1, kernels::NormStores::kCached};
+
 // Shape of a batched value for the kernels; n is set at run time.
 kernels::NormShape norm_shape(const CpuExecutable& e, ValueId x) {
   const Shape& shape = e.graph().value(x).shape;
   return {1, shape[0], shape.size() == 3 ? shape[1] * shape[2] : 1, kernels::NormLayout::kChannelsLast};
 }
 
-std::byte* const* workspace(CpuExecutable& e, kernels::NormShape shape) {
-  shape.n = e.plan().batch;
-  return e.scratch(kernels::norm_workspace_bytes(shape));
+kernels::NormShape with_examples(kernels::NormShape shape, int64_t n) {
+  shape.n = n;
+  return shape;
 }
 
-StepFunction compile(const MomentsOf&, CpuExecutable& e, const Node& node) {
+NodeCode compile(const MomentsOf&, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
-  std::byte* const* scratch = workspace(e, shape);
-  return [=, x = e.data<float>(node.inputs[0]), out = e.data<Moments>(node.outputs[0]),
-          threads = e.threads()](const RunArguments& a) {
-    kernels::NormShape now = shape;
-    now.n = a.n;
-    kernels::moments(x, now, *scratch, threads, {out, static_cast<size_t>(shape.c)});
+  const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
+  NodeCode code;
+  code.tile = [=, x = e.rows<float>(node.inputs[0])](const TileRun& run) {
+    kernels::block_moments(x.at(run), with_examples(shape, run.rows), run.first / kBlockExamples,
+                           partials.get<std::byte>());
   };
+  code.run = [=, out = e.data<Moments>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
+    kernels::fold_moments(with_examples(shape, a.n), partials.get<std::byte>(), threads, 0,
+                          {out, static_cast<size_t>(shape.c)}, {});
+  };
+  return code;
 }
 
-StepFunction compile(const ScaleOfMoments& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const ScaleOfMoments& op, CpuExecutable& e, const Node& node) {
   const auto c = static_cast<size_t>(e.elements(node.inputs[0]));
   return [=, eps = op.eps, moments = e.data<Moments>(node.inputs[0]),
           out = e.data<kernels::NormScale>(node.outputs[0])](const RunArguments&) {
@@ -37,7 +44,7 @@ StepFunction compile(const ScaleOfMoments& op, CpuExecutable& e, const Node& nod
   };
 }
 
-StepFunction compile(const ScaleOfRunning& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const ScaleOfRunning& op, CpuExecutable& e, const Node& node) {
   const int64_t c = e.elements(node.inputs[0]);
   return [=, mean = e.data<float>(node.inputs[0]), var = e.data<float>(node.inputs[1]),
           count = e.data<int64_t>(node.inputs[2]),
@@ -56,45 +63,48 @@ kernels::NormAffine affine(const CpuExecutable& e, const Node& node, size_t scal
           e.data<float>(node.inputs[scale + 2])};
 }
 
-StepFunction compile(const Normalize& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const Normalize& op, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
-  return [=, activation = op.activation, parameters = affine(e, node, 1), x = e.data<float>(node.inputs[0]),
-          residual = e.data<float>(node.inputs[4]), y = e.data<float>(node.outputs[0]),
-          threads = e.threads()](const RunArguments& a) {
-    kernels::NormShape now = shape;
-    now.n = a.n;
-    kernels::normalize(x, now, parameters, activation, residual, y, threads);
+  NodeCode code;
+  code.tile = [=, activation = op.activation, parameters = affine(e, node, 1), x = e.rows<float>(node.inputs[0]),
+               residual = e.rows<float>(node.inputs[4]), y = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    kernels::normalize(x.at(run), with_examples(shape, run.rows), parameters, activation, residual.at(run), y.at(run),
+                       kInCache);
   };
+  return code;
 }
 
-StepFunction compile(const NormGradientSums& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
-  std::byte* const* scratch = workspace(e, shape);
-  return [=, activation = op.activation, parameters = affine(e, node, 2), x = e.data<float>(node.inputs[0]),
-          dy = e.data<float>(node.inputs[1]), residual = e.data<float>(node.inputs[5]),
-          out = e.data<GradientSums>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
-    kernels::NormShape now = shape;
-    now.n = a.n;
-    kernels::gradient_sums(x, dy, now, parameters, activation, residual, *scratch, threads,
-                           {out, static_cast<size_t>(shape.c)});
+  const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
+  NodeCode code;
+  code.tile = [=, activation = op.activation, parameters = affine(e, node, 2), x = e.rows<float>(node.inputs[0]),
+               dy = e.rows<float>(node.inputs[1]), residual = e.rows<float>(node.inputs[5])](const TileRun& run) {
+    kernels::block_gradient_sums(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
+                                 residual.at(run), run.first / kBlockExamples, partials.get<std::byte>());
   };
+  code.run = [=, out = e.data<GradientSums>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
+    kernels::fold_gradient_sums(with_examples(shape, a.n), partials.get<std::byte>(), threads,
+                                {out, static_cast<size_t>(shape.c)});
+  };
+  return code;
 }
 
-StepFunction compile(const NormGradientInput& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const NormGradientInput& op, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
-  return
-      [=, activation = op.activation, batch = op.batch_statistics, parameters = affine(e, node, 2),
-       x = e.data<float>(node.inputs[0]), dy = e.data<float>(node.inputs[1]), residual = e.data<float>(node.inputs[5]),
-       sums = e.data<GradientSums>(node.inputs[6]), dx = e.data<float>(node.outputs[0]),
-       dresidual = e.data<float>(node.outputs[1]), threads = e.threads()](const RunArguments& a) {
-        kernels::NormShape now = shape;
-        now.n = a.n;
-        kernels::gradient_input(x, dy, now, parameters, activation, residual, {sums, static_cast<size_t>(shape.c)},
-                                batch, dx, dresidual, threads);
-      };
+  NodeCode code;
+  code.tile = [=, activation = op.activation, batch = op.batch_statistics, parameters = affine(e, node, 2),
+               x = e.rows<float>(node.inputs[0]), dy = e.rows<float>(node.inputs[1]),
+               residual = e.rows<float>(node.inputs[5]), sums = e.data<GradientSums>(node.inputs[6]),
+               dx = e.rows<float>(node.outputs[0]), dresidual = e.rows<float>(node.outputs[1])](const TileRun& run) {
+    kernels::gradient_input(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
+                            residual.at(run), {sums, static_cast<size_t>(shape.c)}, batch, dx.at(run),
+                            dresidual.at(run), kInCache, run.arguments.n);
+  };
+  return code;
 }
 
-StepFunction compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) {
+NodeCode compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) {
   const auto c = static_cast<size_t>(e.elements(node.inputs[0]));
   return [=, sums = e.data<GradientSums>(node.inputs[0]), scale = e.data<kernels::NormScale>(node.inputs[1]),
           dgamma = e.data<float>(node.outputs[0]), dbeta = e.data<float>(node.outputs[1])](const RunArguments&) {
@@ -102,7 +112,7 @@ StepFunction compile(const NormAffineGradient&, CpuExecutable& e, const Node& no
   };
 }
 
-StepFunction compile(const UpdateRunning& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const UpdateRunning& op, CpuExecutable& e, const Node& node) {
   const int64_t c = e.elements(node.inputs[0]);
   return [=, moments = e.data<Moments>(node.inputs[0]), mean = e.data<float>(node.inputs[1]),
           var = e.data<float>(node.inputs[2]), count = e.data<int64_t>(node.inputs[3])](const RunArguments&) {
@@ -118,13 +128,13 @@ StepFunction compile(const UpdateRunning& op, CpuExecutable& e, const Node& node
 }
 
 template <class T>
-StepFunction compile(const T&, CpuExecutable&, const Node&) {
+NodeCode compile(const T&, CpuExecutable&, const Node&) {
   return {};
 }
 
 }  // namespace
 
-StepFunction compile_norm_op(CpuExecutable& e, const Node& node) {
+NodeCode compile_norm_op(CpuExecutable& e, const Node& node) {
   return std::visit([&](const auto& op) { return compile(op, e, node); }, node.op);
 }
 

@@ -18,52 +18,40 @@ inline LossSums merge(const LossSums& a, const LossSums& b) { return {a.loss + b
 
 namespace {
 
-// f(first element, elements) over the tiles of a batched value.
+NodeCode compile(const Activate& op, CpuExecutable& e, const Node& node) {
+  return [row = e.elements(node.inputs[0]), activation = op.activation, x = e.rows<float>(node.inputs[0]),
+          y = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    kernels::activate(x.at(run), run.rows * row, activation, y.at(run));
+  };
+}
+
+NodeCode compile(const ActivateGradient& op, CpuExecutable& e, const Node& node) {
+  return [row = e.elements(node.inputs[0]), activation = op.activation, x = e.rows<float>(node.inputs[0]),
+          dy = e.rows<float>(node.inputs[1]), dx = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    kernels::activate_gradient(x.at(run), dy.at(run), run.rows * row, activation, dx.at(run));
+  };
+}
+
+NodeCode compile(const Add&, CpuExecutable& e, const Node& node) {
+  const int64_t row = e.elements(node.inputs[0]);
+  if (!e.graph().value(node.inputs[0]).batched) {
+    return [=, x = e.data<float>(node.inputs[0]), y = e.data<float>(node.inputs[1]),
+            out = e.data<float>(node.outputs[0])](const RunArguments&) { kernels::add(x, y, row, out); };
+  }
+  return [=, x = e.rows<float>(node.inputs[0]), y = e.rows<float>(node.inputs[1]),
+          out = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    kernels::add(x.at(run), y.at(run), run.rows * row, out.at(run));
+  };
+}
+
+// Calls f(x of an example, y of the same) for every example.
 template <class F>
-void for_elements(int64_t n, int64_t row, int threads, F&& f) {
-  const int team = team_for_bytes(threads, 2 * n * row * static_cast<int64_t>(sizeof(float)));
-  if (team == 1) return f(int64_t{0}, n * row);
-  for_tiles(n, team, [&](int64_t first, int64_t rows, int) { f(first * row, rows * row); });
-}
-
-StepFunction compile(const Activate& op, CpuExecutable& e, const Node& node) {
-  const int64_t row = e.elements(node.inputs[0]);
-  return [=, activation = op.activation, x = e.data<float>(node.inputs[0]), y = e.data<float>(node.outputs[0]),
-          threads = e.threads()](const RunArguments& a) {
-    for_elements(a.n, row, threads,
-                 [&](int64_t i, int64_t count) { kernels::activate(x + i, count, activation, y + i); });
-  };
-}
-
-StepFunction compile(const ActivateGradient& op, CpuExecutable& e, const Node& node) {
-  const int64_t row = e.elements(node.inputs[0]);
-  return [=, activation = op.activation, x = e.data<float>(node.inputs[0]), dy = e.data<float>(node.inputs[1]),
-          dx = e.data<float>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
-    for_elements(a.n, row, threads, [&](int64_t i, int64_t count) {
-      kernels::activate_gradient(x + i, dy + i, count, activation, dx + i);
-    });
-  };
-}
-
-StepFunction compile(const Add&, CpuExecutable& e, const Node& node) {
-  const int64_t row = e.elements(node.inputs[0]);
-  const bool batched = e.graph().value(node.inputs[0]).batched;
-  return [=, x = e.data<float>(node.inputs[0]), y = e.data<float>(node.inputs[1]), out = e.data<float>(node.outputs[0]),
-          threads = e.threads()](const RunArguments& a) {
-    for_elements(batched ? a.n : 1, row, threads,
-                 [&](int64_t i, int64_t count) { kernels::add(x + i, y + i, count, out + i); });
-  };
-}
-
-// Calls f(x of example i, y of example i) for every example.
-template <class X, class Y, class F>
-StepFunction each_example(CpuExecutable& e, ValueId in, ValueId out, F f) {
-  const int64_t in_row = e.elements(in), out_row = e.elements(out);
-  return [=, x = e.data<X>(in), y = e.data<Y>(out), threads = e.threads()](const RunArguments& a) {
-    const int team = team_for_bytes(threads, a.n * (in_row + out_row) * static_cast<int64_t>(sizeof(float)));
-    for_tiles(a.n, team, [&](int64_t first, int64_t rows, int) {
-      for (int64_t i = first; i < first + rows; ++i) f(x + i * in_row, y + i * out_row, i);
-    });
+NodeCode each_example(CpuExecutable& e, ValueId in, ValueId out, F f) {
+  return [in_row = e.elements(in), out_row = e.elements(out), x = e.rows<float>(in), y = e.rows<float>(out),
+          f](const TileRun& run) {
+    const float* from = x.at(run);
+    float* to = y.at(run);
+    for (int64_t i = 0; i < run.rows; ++i) f(from + i * in_row, to + i * out_row);
   };
 }
 
@@ -73,60 +61,66 @@ kernels::PoolShape pool_shape(const P& p, const Shape& x, const Shape& y, bool c
           p.kernel_w, p.stride_h, p.stride_w, p.pad_h, p.pad_w, count_include_pad};
 }
 
-StepFunction compile(const MaxPool& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const MaxPool& op, CpuExecutable& e, const Node& node) {
   const auto shape =
       pool_shape(op, e.graph().value(node.inputs[0]).shape, e.graph().value(node.outputs[0]).shape, true);
-  const int64_t row = e.elements(node.outputs[0]);
-  auto* index = e.data<uint8_t>(node.outputs[1]);
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0], [=](const float* x, float* y, int64_t i) {
-    kernels::max_pool(x, shape, y, index == nullptr ? nullptr : index + i * row);
-  });
+  return [shape, in_row = e.elements(node.inputs[0]), out_row = e.elements(node.outputs[0]),
+          x = e.rows<float>(node.inputs[0]), y = e.rows<float>(node.outputs[0]),
+          index = e.rows<uint8_t>(node.outputs[1])](const TileRun& run) {
+    const float* from = x.at(run);
+    float* to = y.at(run);
+    uint8_t* winner = index.at(run);
+    for (int64_t i = 0; i < run.rows; ++i) {
+      kernels::max_pool(from + i * in_row, shape, to + i * out_row, winner == nullptr ? nullptr : winner + i * out_row);
+    }
+  };
 }
 
-StepFunction compile(const MaxPoolGradient& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const MaxPoolGradient& op, CpuExecutable& e, const Node& node) {
   const auto shape =
       pool_shape(op.pool, e.graph().value(node.outputs[0]).shape, e.graph().value(node.inputs[0]).shape, true);
-  const int64_t row = e.elements(node.inputs[0]);
-  const auto* index = e.data<uint8_t>(node.inputs[1]);
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0], [=](const float* dy, float* dx, int64_t i) {
-    kernels::max_pool_gradient(dy, index + i * row, shape, dx);
-  });
+  return [shape, dy_row = e.elements(node.inputs[0]), dx_row = e.elements(node.outputs[0]),
+          dy = e.rows<float>(node.inputs[0]), index = e.rows<uint8_t>(node.inputs[1]),
+          dx = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    const float* from = dy.at(run);
+    const uint8_t* winner = index.at(run);
+    float* to = dx.at(run);
+    for (int64_t i = 0; i < run.rows; ++i)
+      kernels::max_pool_gradient(from + i * dy_row, winner + i * dy_row, shape, to + i * dx_row);
+  };
 }
 
-StepFunction compile(const AveragePool& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const AveragePool& op, CpuExecutable& e, const Node& node) {
   const auto shape = pool_shape(op, e.graph().value(node.inputs[0]).shape, e.graph().value(node.outputs[0]).shape,
                                 op.count_include_pad);
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0],
-                                    [=](const float* x, float* y, int64_t) { kernels::average_pool(x, shape, y); });
+  return each_example(e, node.inputs[0], node.outputs[0],
+                      [=](const float* x, float* y) { kernels::average_pool(x, shape, y); });
 }
 
-StepFunction compile(const AveragePoolGradient& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const AveragePoolGradient& op, CpuExecutable& e, const Node& node) {
   const auto shape = pool_shape(op.pool, e.graph().value(node.outputs[0]).shape, e.graph().value(node.inputs[0]).shape,
                                 op.pool.count_include_pad);
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0], [=](const float* dy, float* dx, int64_t) {
-    kernels::average_pool_gradient(dy, shape, dx);
+  return each_example(e, node.inputs[0], node.outputs[0],
+                      [=](const float* dy, float* dx) { kernels::average_pool_gradient(dy, shape, dx); });
+}
+
+NodeCode compile(const Flatten&, CpuExecutable& e, const Node& node) {
+  const Shape x = e.graph().value(node.inputs[0]).shape;
+  return each_example(e, node.inputs[0], node.outputs[0], [c = x[0], s = x[1] * x[2]](const float* in, float* out) {
+    kernels::channels_last_to_first(in, c, s, out);
   });
 }
 
-StepFunction compile(const Flatten&, CpuExecutable& e, const Node& node) {
-  const Shape x = e.graph().value(node.inputs[0]).shape;
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0],
-                                    [c = x[0], s = x[1] * x[2]](const float* in, float* out, int64_t) {
-                                      kernels::channels_last_to_first(in, c, s, out);
-                                    });
-}
-
-StepFunction compile(const FlattenGradient&, CpuExecutable& e, const Node& node) {
+NodeCode compile(const FlattenGradient&, CpuExecutable& e, const Node& node) {
   const Shape x = e.graph().value(node.outputs[0]).shape;
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0],
-                                    [c = x[0], s = x[1] * x[2]](const float* in, float* out, int64_t) {
-                                      kernels::channels_first_to_last(in, c, s, out);
-                                    });
+  return each_example(e, node.inputs[0], node.outputs[0], [c = x[0], s = x[1] * x[2]](const float* in, float* out) {
+    kernels::channels_first_to_last(in, c, s, out);
+  });
 }
 
-StepFunction compile(const SubsamplePad& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const SubsamplePad& op, CpuExecutable& e, const Node& node) {
   const Shape x = e.graph().value(node.inputs[0]).shape, y = e.graph().value(node.outputs[0]).shape;
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0], [=](const float* in, float* out, int64_t) {
+  return each_example(e, node.inputs[0], node.outputs[0], [=](const float* in, float* out) {
     std::memset(out, 0, static_cast<size_t>(y[0] * y[1] * y[2]) * sizeof(float));
     for (int64_t h = 0; h < y[1]; ++h) {
       for (int64_t w = 0; w < y[2]; ++w) {
@@ -137,10 +131,10 @@ StepFunction compile(const SubsamplePad& op, CpuExecutable& e, const Node& node)
   });
 }
 
-StepFunction compile(const SubsamplePadGradient& gradient, CpuExecutable& e, const Node& node) {
+NodeCode compile(const SubsamplePadGradient& gradient, CpuExecutable& e, const Node& node) {
   const SubsamplePad op = gradient.op;
   const Shape x = e.graph().value(node.outputs[0]).shape, y = e.graph().value(node.inputs[0]).shape;
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0], [=](const float* dy, float* dx, int64_t) {
+  return each_example(e, node.inputs[0], node.outputs[0], [=](const float* dy, float* dx) {
     std::memset(dx, 0, static_cast<size_t>(x[0] * x[1] * x[2]) * sizeof(float));
     for (int64_t h = 0; h < y[1]; ++h) {
       for (int64_t w = 0; w < y[2]; ++w) {
@@ -152,25 +146,24 @@ StepFunction compile(const SubsamplePadGradient& gradient, CpuExecutable& e, con
 }
 
 // The same mask forward and backward, made anew from the counter: nothing is kept.
-StepFunction dropout(CpuExecutable& e, const Node& node, const Dropout& op) {
-  const int64_t row = e.elements(node.inputs[0]);
-  const float keep = 1 / (1 - op.probability);
-  return [=, x = e.data<float>(node.inputs[0]), y = e.data<float>(node.outputs[0]),
-          threads = e.threads()](const RunArguments& a) {
-    for_tiles(a.n, threads, [&](int64_t first, int64_t rows, int) {
-      for (int64_t i = first; i < first + rows; ++i) {
-        const int64_t example = a.example_indices != nullptr ? a.example_indices[i] : i;
-        RandomStream random(a.seed + static_cast<uint64_t>(op.stream) * 0x9E3779B97F4A7C15u, RandomUse::kDropout,
-                            a.epoch, static_cast<uint64_t>(example));
-        for (int64_t j = 0; j < row; ++j) {
-          y[i * row + j] = random.next_uniform() < op.probability ? 0.0f : x[i * row + j] * keep;
-        }
+NodeCode dropout(CpuExecutable& e, const Node& node, const Dropout& op) {
+  return [op, row = e.elements(node.inputs[0]), keep = 1 / (1 - op.probability), x = e.rows<float>(node.inputs[0]),
+          y = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    const RunArguments& a = run.arguments;
+    const float* from = x.at(run);
+    float* to = y.at(run);
+    for (int64_t i = 0; i < run.rows; ++i) {
+      const int64_t example = a.example_indices != nullptr ? a.example_indices[run.first + i] : run.first + i;
+      RandomStream random(a.seed + static_cast<uint64_t>(op.stream) * 0x9E3779B97F4A7C15u, RandomUse::kDropout, a.epoch,
+                          static_cast<uint64_t>(example));
+      for (int64_t j = i * row; j < (i + 1) * row; ++j) {
+        to[j] = random.next_uniform() < op.probability ? 0.0f : from[j] * keep;
       }
-    });
+    }
   };
 }
-StepFunction compile(const Dropout& op, CpuExecutable& e, const Node& node) { return dropout(e, node, op); }
-StepFunction compile(const DropoutGradient& op, CpuExecutable& e, const Node& node) { return dropout(e, node, op.op); }
+NodeCode compile(const Dropout& op, CpuExecutable& e, const Node& node) { return dropout(e, node, op); }
+NodeCode compile(const DropoutGradient& op, CpuExecutable& e, const Node& node) { return dropout(e, node, op.op); }
 
 // log(sum(exp(z))) about the largest logit, in double (eq. 30).
 double log_sum_exp(const float* z, int64_t k, int64_t* largest) {
@@ -184,43 +177,41 @@ double log_sum_exp(const float* z, int64_t k, int64_t* largest) {
   return static_cast<double>(z[best]) + std::log(sum);
 }
 
-StepFunction compile(const Softmax&, CpuExecutable& e, const Node& node) {
+NodeCode compile(const Softmax&, CpuExecutable& e, const Node& node) {
   const int64_t k = e.elements(node.inputs[0]);
-  return each_example<float, float>(e, node.inputs[0], node.outputs[0], [=](const float* z, float* p, int64_t) {
+  return each_example(e, node.inputs[0], node.outputs[0], [=](const float* z, float* p) {
     int64_t largest = 0;
     const double log_sum = log_sum_exp(z, k, &largest);
     for (int64_t j = 0; j < k; ++j) p[j] = static_cast<float>(std::exp(static_cast<double>(z[j]) - log_sum));
   });
 }
 
-constexpr int64_t kFlopsPerExp = 500;  // 20 ns in double, in flops of a core
-
 // loss and correct from f(row, label) -> LossSums of one example.
 template <class F>
-StepFunction loss_step(CpuExecutable& e, const Node& node, F f) {
+NodeCode loss_code(CpuExecutable& e, const Node& node, F f) {
   const int64_t k = e.elements(node.inputs[0]);
-  const int64_t blocks = block_count(e.plan().batch);
-  std::byte* const* scratch = e.scratch(static_cast<size_t>(blocks) * sizeof(LossSums));
-  return [=, z = e.data<float>(node.inputs[0]), loss = e.data<double>(node.outputs[0]),
-          correct = e.data<double>(node.outputs[1]), threads = e.threads()](const RunArguments& a) {
-    auto* partials = reinterpret_cast<LossSums*>(*scratch);
-    parallel_for(block_count(a.n), team_for_flops(threads, a.n * k * kFlopsPerExp), [&](int64_t block, int) {
-      LossSums sums;
-      const int64_t end = std::min(a.n, (block + 1) * kBlockExamples);
-      for (int64_t i = block * kBlockExamples; i < end; ++i) sums = merge(sums, f(z + i * k, a.labels[i]));
-      partials[block] = sums;
-    });
+  const SharedBytes partials = e.shared(static_cast<size_t>(block_count(e.plan().batch)) * sizeof(LossSums));
+  NodeCode code;
+  code.tile = [=, z = e.rows<float>(node.inputs[0])](const TileRun& run) {
+    const float* from = z.at(run);
+    LossSums sums;
+    for (int64_t i = 0; i < run.rows; ++i) sums = merge(sums, f(from + i * k, run.arguments.labels[run.first + i]));
+    partials.get<LossSums>()[run.first / kBlockExamples] = sums;
+  };
+  code.run = [=, loss = e.data<double>(node.outputs[0]),
+              correct = e.data<double>(node.outputs[1])](const RunArguments& a) {
     TreeFold<LossSums> fold;
-    for (int64_t block = 0; block < block_count(a.n); ++block) fold.push(partials[block]);
+    for (int64_t block = 0; block < block_count(a.n); ++block) fold.push(partials.get<LossSums>()[block]);
     const LossSums total = fold.fold();
     *loss = total.loss / static_cast<double>(a.n);
     *correct = total.correct;
   };
+  return code;
 }
 
-StepFunction compile(const SoftmaxCrossEntropyLoss& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const SoftmaxCrossEntropyLoss& op, CpuExecutable& e, const Node& node) {
   const int64_t k = e.elements(node.inputs[0]);
-  return loss_step(e, node, [=, smoothing = op.label_smoothing](const float* z, int32_t label) {
+  return loss_code(e, node, [=, smoothing = op.label_smoothing](const float* z, int32_t label) {
     int64_t largest = 0;
     const double log_sum = log_sum_exp(z, k, &largest);
     double loss = (1 - smoothing) * (log_sum - static_cast<double>(z[label]));
@@ -233,27 +224,27 @@ StepFunction compile(const SoftmaxCrossEntropyLoss& op, CpuExecutable& e, const 
   });
 }
 
-StepFunction compile(const SoftmaxCrossEntropyGradient& op, CpuExecutable& e, const Node& node) {
-  const int64_t k = e.elements(node.inputs[0]);
-  return [=, smoothing = op.label_smoothing, z = e.data<float>(node.inputs[0]), dz = e.data<float>(node.outputs[0]),
-          threads = e.threads()](const RunArguments& a) {
-    for_tiles(a.n, team_for_flops(threads, a.n * k * kFlopsPerExp), [&](int64_t first, int64_t rows, int) {
-      for (int64_t i = first; i < first + rows; ++i) {
-        int64_t largest = 0;
-        const double log_sum = log_sum_exp(z + i * k, k, &largest);
-        for (int64_t j = 0; j < k; ++j) {
-          const double target = (j == a.labels[i] ? 1 - smoothing : 0) + smoothing / static_cast<double>(k);
-          const double p = std::exp(static_cast<double>(z[i * k + j]) - log_sum);
-          dz[i * k + j] = static_cast<float>((p - target) / static_cast<double>(a.n));
-        }
+NodeCode compile(const SoftmaxCrossEntropyGradient& op, CpuExecutable& e, const Node& node) {
+  return [k = e.elements(node.inputs[0]), smoothing = op.label_smoothing, logits = e.rows<float>(node.inputs[0]),
+          gradient = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    const auto n = static_cast<double>(run.arguments.n);
+    for (int64_t i = 0; i < run.rows; ++i) {
+      const float* z = logits.at(run) + i * k;
+      float* dz = gradient.at(run) + i * k;
+      const int32_t label = run.arguments.labels[run.first + i];
+      int64_t largest = 0;
+      const double log_sum = log_sum_exp(z, k, &largest);
+      for (int64_t j = 0; j < k; ++j) {
+        const double target = (j == label ? 1 - smoothing : 0) + smoothing / static_cast<double>(k);
+        dz[j] = static_cast<float>((std::exp(static_cast<double>(z[j]) - log_sum) - target) / n);
       }
-    });
+    }
   };
 }
 
-StepFunction compile(const MeanSquaredError&, CpuExecutable& e, const Node& node) {
+NodeCode compile(const MeanSquaredError&, CpuExecutable& e, const Node& node) {
   const int64_t k = e.elements(node.inputs[0]);
-  return loss_step(e, node, [=](const float* y, int32_t label) {
+  return loss_code(e, node, [=](const float* y, int32_t label) {
     double sum = 0;
     int64_t largest = 0;
     for (int64_t j = 0; j < k; ++j) {
@@ -265,27 +256,29 @@ StepFunction compile(const MeanSquaredError&, CpuExecutable& e, const Node& node
   });
 }
 
-StepFunction compile(const MeanSquaredErrorGradient&, CpuExecutable& e, const Node& node) {
-  const int64_t k = e.elements(node.inputs[0]);
-  return [=, y = e.data<float>(node.inputs[0]), dy = e.data<float>(node.outputs[0])](const RunArguments& a) {
-    const double factor = 2 / (static_cast<double>(a.n) * static_cast<double>(k));
-    for (int64_t i = 0; i < a.n; ++i) {
+NodeCode compile(const MeanSquaredErrorGradient&, CpuExecutable& e, const Node& node) {
+  return [k = e.elements(node.inputs[0]), outputs = e.rows<float>(node.inputs[0]),
+          gradient = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    const double factor = 2 / (static_cast<double>(run.arguments.n) * static_cast<double>(k));
+    for (int64_t i = 0; i < run.rows; ++i) {
+      const float* y = outputs.at(run) + i * k;
+      float* dy = gradient.at(run) + i * k;
       for (int64_t j = 0; j < k; ++j) {
-        const double target = j == a.labels[i] ? 1 : 0;
-        dy[i * k + j] = static_cast<float>(factor * (static_cast<double>(y[i * k + j]) - target));
+        const double target = j == run.arguments.labels[run.first + i] ? 1 : 0;
+        dy[j] = static_cast<float>(factor * (static_cast<double>(y[j]) - target));
       }
     }
   };
 }
 
 template <class T>
-StepFunction compile(const T&, CpuExecutable&, const Node&) {
+NodeCode compile(const T&, CpuExecutable&, const Node&) {
   return {};
 }
 
 }  // namespace
 
-StepFunction compile_simple_op(CpuExecutable& e, const Node& node) {
+NodeCode compile_simple_op(CpuExecutable& e, const Node& node) {
   return std::visit([&](const auto& op) { return compile(op, e, node); }, node.op);
 }
 

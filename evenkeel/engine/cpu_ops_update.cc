@@ -12,12 +12,6 @@ namespace {
 // Elements per piece of parallel work: a pure function of the array's length, so sums over pieces do not depend on the threads.
 constexpr int64_t kPiece = 32 * 1024;
 
-template <class F>
-void for_pieces(int64_t count, int threads, F&& f) {
-  parallel_for((count + kPiece - 1) / kPiece, threads,
-               [&](int64_t piece, int) { f(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
-}
-
 // A part of an array: what one thread looks at.
 struct Piece {
   const std::byte* data;
@@ -40,7 +34,7 @@ std::vector<Piece> pieces_of(const CpuExecutable& e, const std::vector<ValueId>&
   return pieces;
 }
 
-StepFunction compile(const CheckFinite&, CpuExecutable& e, const Node& node) {
+NodeCode compile(const CheckFinite&, CpuExecutable& e, const Node& node) {
   int64_t bytes = 0;
   std::vector<Piece> pieces = pieces_of(e, node.inputs, &bytes);
   return [&e, pieces = std::move(pieces), team = team_for_bytes(e.threads(), bytes)](const RunArguments&) {
@@ -53,13 +47,13 @@ StepFunction compile(const CheckFinite&, CpuExecutable& e, const Node& node) {
   };
 }
 
-StepFunction compile(const ClipByNorm& op, CpuExecutable& e, const Node& node) {
+NodeCode compile(const ClipByNorm& op, CpuExecutable& e, const Node& node) {
   int64_t bytes = 0;
   std::vector<Piece> pieces = pieces_of(e, node.inputs, &bytes);
-  std::byte* const* scratch = e.scratch(pieces.size() * sizeof(double));
+  const SharedBytes scratch = e.shared(pieces.size() * sizeof(double));
   return [=, pieces = std::move(pieces), team = team_for_bytes(e.threads(), bytes),
           factor = e.data<double>(node.outputs[0])](const RunArguments&) {
-    auto* partials = reinterpret_cast<double*>(*scratch);
+    auto* partials = scratch.get<double>();
     parallel_for(static_cast<int64_t>(pieces.size()), team, [&](int64_t i, int) {
       const Piece& piece = pieces[static_cast<size_t>(i)];
       partials[i] = kernels::sum_of_squares(reinterpret_cast<const float*>(piece.data), piece.count);
@@ -77,58 +71,57 @@ struct Updated {
   float* state0;
   float* state1;
   int64_t count;
-  int threads;
   float scale() const { return factor == nullptr ? 1.0f : static_cast<float>(*factor); }
 };
 
 Updated updated(const CpuExecutable& e, const Node& node) {
   const auto input = [&](size_t i) { return i < node.inputs.size() ? node.inputs[i] : kNoValue; };
-  return {e.data<float>(input(0)),
-          e.data<float>(input(1)),
-          e.data<double>(input(2)),
-          e.data<float>(input(3)),
-          e.data<float>(input(4)),
-          e.elements(node.inputs[0]),
-          e.threads()};
+  return {e.data<float>(input(0)), e.data<float>(input(1)), e.data<double>(input(2)),
+          e.data<float>(input(3)), e.data<float>(input(4)), e.elements(node.inputs[0])};
 }
 
 float* offset(float* p, int64_t i) { return p == nullptr ? nullptr : p + i; }
 
-StepFunction compile(const SgdUpdate& op, CpuExecutable& e, const Node& node) {
-  return [=, u = updated(e, node)](const RunArguments& a) {
+template <class F>
+NodeCode in_pieces(const Updated& u, F piece) {
+  NodeCode code;
+  code.elements = u.count;
+  code.piece = std::move(piece);
+  return code;
+}
+
+NodeCode compile(const SgdUpdate& op, CpuExecutable& e, const Node& node) {
+  const Updated u = updated(e, node);
+  return in_pieces(u, [=](const RunArguments& a, int64_t i, int64_t count) {
     const kernels::SgdOptions o{a.learning_rate, op.momentum, op.weight_decay, op.nesterov, a.step == 1};
-    for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
-      kernels::sgd_update(u.weight + i, u.gradient + i, u.scale(), count, o, offset(u.state0, i));
-    });
-  };
+    kernels::sgd_update(u.weight + i, u.gradient + i, u.scale(), count, o, offset(u.state0, i));
+  });
 }
 
-StepFunction compile(const AdamUpdate& op, CpuExecutable& e, const Node& node) {
-  return [=, u = updated(e, node)](const RunArguments& a) {
+NodeCode compile(const AdamUpdate& op, CpuExecutable& e, const Node& node) {
+  const Updated u = updated(e, node);
+  return in_pieces(u, [=](const RunArguments& a, int64_t i, int64_t count) {
     const kernels::AdamOptions o{a.learning_rate, op.beta1, op.beta2, op.eps, op.weight_decay, op.decoupled, a.step};
-    for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
-      kernels::adam_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, u.state1 + i);
-    });
-  };
+    kernels::adam_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, u.state1 + i);
+  });
 }
 
-StepFunction compile(const RmspropUpdate& op, CpuExecutable& e, const Node& node) {
-  return [=, u = updated(e, node)](const RunArguments& a) {
+NodeCode compile(const RmspropUpdate& op, CpuExecutable& e, const Node& node) {
+  const Updated u = updated(e, node);
+  return in_pieces(u, [=](const RunArguments& a, int64_t i, int64_t count) {
     const kernels::RmspropOptions o{a.learning_rate, op.alpha, op.eps, op.weight_decay, op.momentum};
-    for_pieces(u.count, u.threads, [&](int64_t i, int64_t count) {
-      kernels::rmsprop_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, offset(u.state1, i));
-    });
-  };
+    kernels::rmsprop_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, offset(u.state1, i));
+  });
 }
 
 template <class T>
-StepFunction compile(const T&, CpuExecutable&, const Node&) {
+NodeCode compile(const T&, CpuExecutable&, const Node&) {
   return {};
 }
 
 }  // namespace
 
-StepFunction compile_update_op(CpuExecutable& e, const Node& node) {
+NodeCode compile_update_op(CpuExecutable& e, const Node& node) {
   return std::visit([&](const auto& op) { return compile(op, e, node); }, node.op);
 }
 

@@ -122,6 +122,10 @@ class Primitive final : public TilePrimitive {
 
   size_t packed_bytes() const override { return descs_.packed.get_size(); }
 
+  bool packs_like(const TilePrimitive& other) const override {
+    return descs_.packed == static_cast<const Primitive&>(other).descs_.packed;
+  }
+
   void pack(const float* plain, float* packed) noexcept override {
     EK_ASSERT(reorder_ != nullptr && !roles_.out_is_packed);
     record(reorder_->run(plain, packed));

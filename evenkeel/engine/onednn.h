@@ -22,6 +22,8 @@ class TilePrimitive {
   virtual ~TilePrimitive() = default;
   // Bytes of the packed weights (forward, backward data) or of the packed weight gradient (backward weights). 64-byte aligned memory.
   virtual size_t packed_bytes() const = 0;
+  // True when the packed memory of both means the same.
+  virtual bool packs_like(const TilePrimitive& other) const = 0;
   // Plain (PyTorch's layout) -> packed weights (forward and backward data of those that have packed_bytes), and packed -> plain weight
   // gradient (backward weights). One call at a time per primitive.
   virtual void pack(const float* plain, float* packed) noexcept = 0;

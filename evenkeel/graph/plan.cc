@@ -1,6 +1,7 @@
 #include "evenkeel/graph/plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "evenkeel/core/moments.h"
 
@@ -8,71 +9,184 @@ namespace evenkeel {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr size_t kLargeWeightBytes = size_t{4} << 20;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-int64_t rows_with_padding(int64_t batch) {
-  int64_t rows = 0;
-  for (const size_t weight_bytes : {size_t{0}, kLargeWeightBytes + 1}) {
-    rows = std::max(rows, round_up(batch, group_rows(batch, weight_bytes)));
-  }
-  return rows;
+template <class... T>
+bool is_any(const Op& op) {
+  return (std::holds_alternative<T>(op) || ...);
 }
 
-struct Lifetime {
-  int first = -1;  // index of the node that makes the value
-  int last = -1;   // index of the last node that reads it
+// Something that needs memory from one point of time to another, both included.
+struct Tenant {
+  size_t id = 0, bytes = 0;
+  int64_t first = 0, last = 0;
 };
 
-std::vector<Lifetime> lifetimes_of(const Graph& graph) {
-  std::vector<Lifetime> lifetimes(graph.values.size());
-  for (size_t i = 0; i < graph.nodes.size(); ++i) {
-    const int index = static_cast<int>(i);
-    for (const ValueId id : graph.nodes[i].inputs) {
-      if (id != kNoValue) lifetimes[static_cast<size_t>(id)].last = index;
+// Greedy by size: the largest first, each at the lowest place where nothing alive at the same time lies. Returns the bytes of all.
+size_t place(std::vector<Tenant> tenants, std::vector<size_t>* offset) {
+  std::stable_sort(tenants.begin(), tenants.end(), [](const Tenant& a, const Tenant& b) { return a.bytes > b.bytes; });
+  std::vector<const Tenant*> placed;  // sorted by offset
+  size_t end = 0;
+  for (const Tenant& tenant : tenants) {
+    size_t at = 0;
+    for (const Tenant* other : placed) {
+      if (other->last < tenant.first || tenant.last < other->first) continue;
+      if ((*offset)[other->id] >= at + tenant.bytes) break;
+      at = std::max(at, (*offset)[other->id] + other->bytes);
     }
-    for (const ValueId id : graph.nodes[i].outputs) {
-      if (id == kNoValue) continue;
-      Lifetime& lifetime = lifetimes[static_cast<size_t>(id)];
-      lifetime.first = index;
-      lifetime.last = std::max(lifetime.last, index);
-    }
+    (*offset)[tenant.id] = at;
+    end = std::max(end, at + tenant.bytes);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), &tenant,
+                         [&](const Tenant* a, const Tenant* b) { return (*offset)[a->id] < (*offset)[b->id]; }),
+        &tenant);
   }
-  for (const auto& [name, id] : graph.named) {
-    lifetimes[static_cast<size_t>(id)].last = static_cast<int>(graph.nodes.size());
-  }
-  return lifetimes;
+  return end;
 }
 
-// Greedy by size: the largest value first, each at the lowest place where nothing alive at the same time lies.
-void place_values(Plan& plan) {
-  const std::vector<Lifetime> lifetimes = lifetimes_of(plan.graph);
-  std::vector<size_t> order;
-  for (size_t id = 0; id < plan.graph.values.size(); ++id) {
-    if (plan.graph.values[id].role == Role::kComputed && lifetimes[id].first >= 0) order.push_back(id);
+// Calls f(node, time) in the order of the step; nodes of one phase's tiles share a time.
+template <class F>
+void for_nodes(const Plan& plan, F&& f) {
+  int64_t time = 0;
+  for (const Phase& phase : plan.phases) {
+    for (const int32_t i : phase.before) f(plan.graph.nodes[static_cast<size_t>(i)], time++);
+    for (const int32_t i : phase.tiles) f(plan.graph.nodes[static_cast<size_t>(i)], time);
+    ++time;
+    for (const int32_t i : phase.after) f(plan.graph.nodes[static_cast<size_t>(i)], time++);
   }
-  const auto bytes_of = [&](size_t id) {
-    const size_t bytes = value_bytes(plan.graph.values[id], plan.row_capacity);
-    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  };
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return bytes_of(a) > bytes_of(b); });
-  std::vector<size_t> placed;  // sorted by offset
-  for (const size_t id : order) {
-    const Lifetime& life = lifetimes[id];
-    size_t offset = 0;
-    for (const size_t other : placed) {
-      const bool apart = lifetimes[other].last < life.first || life.last < lifetimes[other].first;
-      if (apart) continue;
-      if (plan.offset[other] >= offset + bytes_of(id)) break;
-      offset = std::max(offset, plan.offset[other] + bytes_of(other));
+}
+
+void place_in_arena(Plan& plan, const std::vector<bool>& kept) {
+  std::vector<Tenant> lives(plan.graph.values.size());
+  int64_t end = 0;
+  for_nodes(plan, [&](const Node& node, int64_t time) {
+    end = time + 1;
+    for (const ValueId id : node.inputs) {
+      if (id != kNoValue) lives[static_cast<size_t>(id)].last = time;
     }
-    plan.offset[id] = offset;
-    plan.arena_bytes = std::max(plan.arena_bytes, offset + bytes_of(id));
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), id,
-                                   [&](size_t a, size_t b) { return plan.offset[a] < plan.offset[b]; }),
-                  id);
+    // What a reduction makes is there after the tiles, but nothing may lie there while they run, either.
+    for (const ValueId id : node.outputs) {
+      if (id == kNoValue) continue;
+      Tenant& life = lives[static_cast<size_t>(id)];
+      life.bytes = 1;
+      life.first = time;
+      life.last = std::max(life.last, time + (walk_of(plan.graph, node) == Walk::kReduce ? 1 : 0));
+    }
+  });
+  for (const auto& [name, id] : plan.graph.named) lives[static_cast<size_t>(id)].last = end;
+  std::vector<Tenant> tenants;
+  for (size_t id = 0; id < lives.size(); ++id) {
+    const Value& value = plan.graph.values[id];
+    if (value.role != Role::kComputed || lives[id].bytes == 0 || (value.batched && !kept[id])) continue;
+    lives[id].id = id;
+    lives[id].bytes = aligned(value_bytes(value, plan.row_capacity));
+    tenants.push_back(lives[id]);
   }
+  plan.arena_bytes = place(std::move(tenants), &plan.offset);
+}
+
+void place_in_scratch(Plan& plan, Phase& phase, const std::vector<bool>& kept) {
+  std::vector<Tenant> lives(plan.graph.values.size());
+  // A block is read after all of its tiles: what it reads, no other tile may overwrite.
+  const auto end = static_cast<int64_t>(phase.tiles.size());
+  int64_t time = 0;
+  std::vector<bool> whole(plan.graph.values.size(), false);
+  for (const int32_t i : phase.tiles) {
+    const Node& node = plan.graph.nodes[static_cast<size_t>(i)];
+    for (const ValueId id : node.inputs) {
+      if (id == kNoValue) continue;
+      lives[static_cast<size_t>(id)].last = time;
+      if (takes_blocks(node.op)) whole[static_cast<size_t>(id)] = true;
+    }
+    for (const ValueId id : node.outputs) {
+      if (id != kNoValue) lives[static_cast<size_t>(id)] = {0, 1, time, time};
+    }
+    ++time;
+  }
+  std::vector<Tenant> tenants;
+  for (size_t id = 0; id < lives.size(); ++id) {
+    const Value& value = plan.graph.values[id];
+    if (lives[id].bytes == 0 || !value.batched || kept[id]) continue;
+    Tenant& life = lives[id];
+    life.id = id;
+    plan.scratch_rows[id] = whole[id] ? phase.chunk : phase.tile;
+    life.bytes = aligned(value_bytes(value, plan.scratch_rows[id]));
+    if (whole[id]) {
+      life.first = 0;
+      life.last = end;
+    }
+    tenants.push_back(life);
+  }
+  phase.scratch_bytes = place(std::move(tenants), &plan.offset);
+  plan.scratch_bytes = std::max(plan.scratch_bytes, phase.scratch_bytes);
+}
+
+// Bytes that the tiles of a phase touch for each example.
+int64_t example_bytes(const Graph& graph, const PhaseNodes& phase) {
+  std::vector<bool> seen(graph.values.size(), false);
+  int64_t bytes = 0;
+  for (const int32_t i : phase.tiles) {
+    const Node& node = graph.nodes[static_cast<size_t>(i)];
+    for (const std::vector<ValueId>* ids : {&node.inputs, &node.outputs}) {
+      for (const ValueId id : *ids) {
+        if (id == kNoValue || !graph.value(id).batched || seen[static_cast<size_t>(id)]) continue;
+        seen[static_cast<size_t>(id)] = true;
+        bytes += static_cast<int64_t>(value_bytes(graph.value(id), 1));
+      }
+    }
+  }
+  return bytes;
+}
+
+int64_t unit_of(const Graph& graph, const Phase& phase, int64_t batch) {
+  int64_t unit = phase.chunk;
+  for (const int32_t i : phase.tiles) {
+    const Node& node = graph.nodes[static_cast<size_t>(i)];
+    if (!std::holds_alternative<ConvGradWeight>(node.op)) continue;
+    const int64_t groups =
+        gradient_groups(graph.value(node.inputs[1]).shape, element_count(graph.value(node.outputs[0]).shape));
+    unit = std::max(unit, round_up(group_rows(batch, groups), phase.chunk));
+  }
+  return unit;
+}
+
+// A Flatten that changes no order of memory and stands before a matrix product costs a copy for nothing.
+void drop_flatten_of_one(Graph& graph) {
+  const auto reads_only = [&](ValueId id, auto&& test) {
+    for (const auto& [name, named] : graph.named) {
+      if (named == id) return false;
+    }
+    return std::all_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
+      return std::find(node.inputs.begin(), node.inputs.end(), id) == node.inputs.end() || test(node.op);
+    });
+  };
+  const auto is_product = [](const Op& op) { return is_any<Gemm, GemmGradWeight>(op); };
+  const auto keeps_order = [&](const Shape& image) { return image[0] == 1 || image[1] * image[2] == 1; };
+  std::vector<Node> nodes;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    Node& node = graph.nodes[i];
+    if (std::holds_alternative<Flatten>(node.op) && keeps_order(graph.value(node.inputs[0]).shape) &&
+        reads_only(node.outputs[0], is_product)) {
+      for (Node& later : graph.nodes)
+        std::replace(later.inputs.begin(), later.inputs.end(), node.outputs[0], node.inputs[0]);
+      continue;
+    }
+    if (std::holds_alternative<FlattenGradient>(node.op) && keeps_order(graph.value(node.outputs[0]).shape) &&
+        !nodes.empty()) {
+      const auto maker = std::find_if(nodes.begin(), nodes.end(), [&](const Node& other) {
+        return std::holds_alternative<GemmGradInput>(other.op) && other.outputs[0] == node.inputs[0];
+      });
+      if (maker != nodes.end() &&
+          reads_only(node.inputs[0], [](const Op& op) { return std::holds_alternative<FlattenGradient>(op); })) {
+        maker->outputs[0] = node.outputs[0];
+        continue;
+      }
+    }
+    nodes.push_back(node);
+  }
+  graph.nodes = std::move(nodes);
 }
 
 void require_values_to_normalize(const Graph& graph, int64_t batch) {
@@ -88,10 +202,44 @@ void require_values_to_normalize(const Graph& graph, int64_t batch) {
   }
 }
 
+Plan planned(const Graph& graph, const PlanOptions& options) {
+  PhasedGraph phased = cut_into_phases(graph, options.recompute);
+  Plan plan;
+  plan.graph = std::move(phased.graph);
+  plan.batch = options.batch;
+  plan.row_capacity = round_up(options.batch, group_rows(options.batch, kWholeGroups));
+  for (PhaseNodes& nodes : phased.phases) {
+    Phase phase{std::move(nodes)};
+    phase.tile = options.tile > 0 ? options.tile : tile_examples(example_bytes(plan.graph, phase));
+    phase.chunk = round_up(phase.tile, kBlockExamples);
+    phase.unit = unit_of(plan.graph, phase, options.batch);
+    plan.row_capacity = std::max(plan.row_capacity, round_up(options.batch, phase.chunk));
+    plan.phases.push_back(std::move(phase));
+  }
+  plan.offset.assign(plan.graph.values.size(), kNotInArena);
+  plan.scratch_rows.assign(plan.graph.values.size(), 0);
+  for (const Value& value : plan.graph.values) {
+    if (value.role == Role::kParameter) plan.parameter_count += element_count(value.shape);
+  }
+  place_in_arena(plan, phased.kept);
+  for (Phase& phase : plan.phases) place_in_scratch(plan, phase, phased.kept);
+  return plan;
+}
+
 }  // namespace
 
-int64_t group_rows(int64_t batch, size_t weight_bytes) {
-  const int64_t groups = weight_bytes > kLargeWeightBytes ? 4 : 8;
+bool takes_blocks(const Op& op) {
+  return is_any<MomentsOf, NormGradientSums, SoftmaxCrossEntropyLoss, MeanSquaredError>(op);
+}
+
+int64_t tile_examples(int64_t example_bytes) {
+  constexpr int64_t kCacheBytes = 768 << 10;  // of a core's L2 cache, what leaves room for weights
+  int64_t tile = kBlockExamples;
+  while (tile > 1 && tile * example_bytes > kCacheBytes) tile /= 2;
+  return tile;
+}
+
+int64_t group_rows(int64_t batch, int64_t groups) {
   return (block_count(batch) + groups - 1) / groups * kBlockExamples;
 }
 
@@ -108,19 +256,65 @@ size_t value_bytes(const Value& value, int64_t rows) {
   return static_cast<size_t>(bytes);
 }
 
+PlanMemory memory_of(const Plan& plan, int threads) {
+  PlanMemory memory;
+  memory.arena = plan.arena_bytes;
+  memory.scratch = plan.scratch_bytes * static_cast<size_t>(threads);
+  for (const Value& value : plan.graph.values) {
+    if (value.role == Role::kInput) memory.arena += value_bytes(value, plan.row_capacity);
+    const bool stored = value.role == Role::kParameter || value.role == Role::kBuffer || value.role == Role::kState;
+    if (stored) memory.parameters += value_bytes(value, 1);
+  }
+  for (const Phase& phase : plan.phases) {
+    size_t partials = 0;
+    for (const std::vector<int32_t>* nodes : {&phase.tiles, &phase.after}) {
+      for (const int32_t i : *nodes) {
+        const Node& node = plan.graph.nodes[static_cast<size_t>(i)];
+        if (is_any<Conv, ConvGradInput, Gemm, GemmGradInput>(node.op))
+          memory.packed += value_bytes(plan.graph.value(node.inputs[1]), 1);
+        if (is_any<MomentsOf, NormGradientSums>(node.op)) {
+          const size_t channels = static_cast<size_t>(element_count(plan.graph.value(node.outputs[0]).shape));
+          partials += static_cast<size_t>(block_count(plan.batch)) * channels * 2 * sizeof(double);
+        }
+        if (!std::holds_alternative<ConvGradWeight>(node.op)) continue;
+        const bool whole = nodes == &phase.after;
+        const int64_t rows = whole ? group_rows(plan.batch, kWholeGroups) : phase.unit;
+        const int64_t groups = (plan.batch + rows - 1) / rows;
+        const int64_t own = whole ? 0 : threads;  // a tile's, before it is added
+        partials += value_bytes(plan.graph.value(node.outputs[0]), 1) * static_cast<size_t>(groups + own);
+      }
+    }
+    memory.partials = std::max(memory.partials, partials);
+  }
+  return memory;
+}
+
 Plan make_plan(Graph graph, const PlanOptions& options) {
   if (options.batch < 1) throw UsageError("the batch size must be at least 1, found " + std::to_string(options.batch));
+  if (options.tile < 0) throw UsageError("a tile must have at least 1 example, found " + std::to_string(options.tile));
   require_values_to_normalize(graph, options.batch);
-  Plan plan;
-  plan.graph = std::move(graph);
-  plan.batch = options.batch;
-  plan.row_capacity = rows_with_padding(options.batch);
-  plan.offset.assign(plan.graph.values.size(), kNotInArena);
-  for (const Value& value : plan.graph.values) {
-    if (value.role == Role::kParameter) plan.parameter_count += element_count(value.shape);
+  drop_flatten_of_one(graph);
+  Plan plan = planned(graph, options);
+  if (options.memory_bytes == 0) return plan;
+  // From the fastest to the smallest.
+  const auto needs = [&](const Plan& p) { return memory_of(p, options.threads).total(); };
+  size_t least = needs(plan);
+  for (const Recompute recompute : {options.recompute, Recompute::kAll}) {
+    for (const int64_t tile : {options.tile, int64_t{4}, int64_t{2}, int64_t{1}}) {
+      if (needs(plan) <= options.memory_bytes) return plan;
+      PlanOptions smaller = options;
+      smaller.recompute = recompute;
+      smaller.tile = tile;
+      plan = planned(graph, smaller);
+      least = std::min(least, needs(plan));
+    }
   }
-  place_values(plan);
-  return plan;
+  if (needs(plan) <= options.memory_bytes) return plan;
+  constexpr size_t kMega = 1'000'000;
+  const auto megabytes = [](size_t bytes) { return std::to_string((bytes + kMega - 1) / kMega) + " MB"; };
+  throw UsageError("a step over " + std::to_string(options.batch) + " examples needs " + megabytes(least) +
+                   " of memory at least, " + megabytes(least - options.memory_bytes) + " more than the " +
+                   megabytes(options.memory_bytes) + " allowed; use a smaller batch size, or allow more");
 }
 
 }  // namespace evenkeel

@@ -1,40 +1,86 @@
-// A graph made ready for a batch size: which value lies where in one arena, planned ahead by lifetime.
+// A graph made ready for a batch size: cut into phases and tiles, and every value in its place, planned ahead by lifetime.
 //
 //   Plan plan = make_plan(graph, {.batch = 128});
-//   // plan.arena_bytes is all the memory the values need; plan.offset[id] is where value id lies
+//   // plan.phases is the order of the step; plan.arena_bytes is all the memory that values of the whole batch need
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "evenkeel/graph/graph.h"
+#include "evenkeel/graph/phases.h"
 
 namespace evenkeel {
 
 struct PlanOptions {
   int64_t batch = 128;  // the largest number of examples of a run
+  // Examples of a tile, in every phase. 0: chosen for each phase by the bytes of an example (tile_examples).
+  int64_t tile = 0;
+  Recompute recompute = Recompute::kCheap;
+  // The most bytes that the step may take (memory_of with that many threads). Met by recomputing more and by smaller tiles; 0: no bound.
+  size_t memory_bytes = 0;
+  int threads = 1;
 };
 
 inline constexpr size_t kNotInArena = SIZE_MAX;
 
+// Nodes run in this order: `before`, one by one; `tiles`, all of them for one tile of examples before the next, on all threads; the folds of
+// their reductions; `after`, one by one, each on all threads. Indices into Graph::nodes.
+struct Phase : PhaseNodes {
+  int64_t tile = 0;   // examples that a node takes at once
+  int64_t chunk = 0;  // whole blocks of examples that the values of the phase have room for: at least a tile
+  int64_t unit = 0;   // examples that one thread takes one after the other: whole chunks, one group of weight gradients
+  size_t scratch_bytes = 0;  // of each thread: values that live in this phase only
+};
+
 struct Plan {
   Graph graph;
   int64_t batch = 0;         // the largest number of examples of a run
-  int64_t row_capacity = 0;  // rows every batched value has room for: `batch` padded to whole tiles and gradient groups
-  std::vector<size_t> offset;  // per value; kNotInArena for inputs, parameters, buffers, states and values nobody makes
+  int64_t row_capacity = 0;  // rows every batched value in the arena has room for: `batch` padded to whole units
+  std::vector<Phase> phases;
+  // Per value: where it lies in the arena or, with scratch_rows > 0, in its phase's scratch memory, which has room for so many rows, row i of the
+  // batch at i % scratch_rows. kNotInArena: inputs, parameters, buffers, states and values nobody makes.
+  std::vector<size_t> offset;
+  std::vector<int64_t> scratch_rows;
   size_t arena_bytes = 0;
+  size_t scratch_bytes = 0;  // of each thread: the largest of the phases
   int64_t parameter_count = 0;
+
+  bool in_arena(ValueId id) const {
+    return offset[static_cast<size_t>(id)] != kNotInArena && scratch_rows[static_cast<size_t>(id)] == 0;
+  }
+  bool in_scratch(ValueId id) const { return scratch_rows[static_cast<size_t>(id)] > 0; }
 };
 
-// Blocks of a batch that one weight-gradient partial takes: at most `groups` partials, whatever the number of threads (the
-// summation contract). Small weights are split in 8 groups, large ones (over 4 MiB) in 4, for memory's sake.
-int64_t group_rows(int64_t batch, size_t weight_bytes);
+// Reads a whole block of examples (kBlockExamples, or what is left of the batch) at a time: the unit of reduction.
+bool takes_blocks(const Op& op);
+
+// Examples of a block, or of one of the groups, that one partial of a weight gradient takes: at most `groups` partials.
+int64_t group_rows(int64_t batch, int64_t groups);
+// Groups of a weight gradient that is taken over the whole batch at once (Walk::kWhole).
+inline constexpr int64_t kWholeGroups = 4;
+
+// Tile of a phase whose nodes touch so many bytes for each example: a pure function, never a timer (docs/performance.md has the measurement).
+int64_t tile_examples(int64_t example_bytes);
 
 // Bytes of a value for a plan of `rows` rows.
 size_t value_bytes(const Value& value, int64_t rows);
 
+// What a step needs, in bytes.
+struct PlanMemory {
+  size_t arena = 0;       // values of the whole batch, and those without examples
+  size_t scratch = 0;     // values of single tiles, all threads
+  size_t partials = 0;    // partial results of the reductions
+  size_t packed = 0;      // weights in the layouts of the matrix products, about
+  size_t parameters = 0;  // parameters, running statistics and states of the optimizer
+  size_t total() const { return arena + scratch + partials + packed + parameters; }
+};
+PlanMemory memory_of(const Plan& plan, int threads);
+
 // Lays out the values: two values share memory only when their lifetimes do not meet; named values live to the end of a run.
-// Throws UsageError when batch < 1, and naming the node when a channel would be normalized over a single value in training.
+// Throws UsageError when batch < 1 or tile < 0, naming the node when a channel would be normalized over a single value in training, and
+// when memory_bytes cannot be met, saying by how much.
 Plan make_plan(Graph graph, const PlanOptions& options);
 
 }  // namespace evenkeel

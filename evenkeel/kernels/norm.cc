@@ -38,6 +38,7 @@ Array with_stride(Array array, const NormShape& shape) {
 // Fills what all passes share: strides, threads, the way of storing.
 void prepare(NormJob& job, const NormShape& shape, const NormOptions& options) {
   job.shape = shape;
+  if (job.batch == 0) job.batch = shape.n;
   // One position: where the channel stands makes no difference.
   if (shape.s == 1 && shape.layout == NormLayout::kChannelsFirst) job.shape.layout = NormLayout::kChannelsLast;
   job.x = with_stride(job.x, shape);
@@ -106,6 +107,32 @@ void moments(NormInput x, const NormShape& shape, std::byte* workspace, const No
   passes_of(job).forward(NormPass::kReduce, job);
 }
 
+size_t norm_partials_bytes(const NormShape& shape) {
+  return static_cast<size_t>(block_count(shape.n) * shape.c) * 2 * sizeof(double);
+}
+
+void block_moments(NormInput x, const NormShape& shape, int64_t block, std::byte* partials) {
+  EK_ASSERT(shape.n <= kBlockExamples);
+  NormJob job;
+  job.x = x;
+  job.workspace = partials;
+  job.block = block;
+  prepare(job, shape, 1);
+  passes_of(job).forward(NormPass::kReduceBlock, job);
+}
+
+void fold_moments(const NormShape& shape, std::byte* partials, int threads, double eps, std::span<Moments> out,
+                  std::span<NormScale> out_scale) {
+  NormJob job;
+  job.workspace = partials;
+  job.eps = eps;
+  job.out_moments = out.data();
+  job.out_scale = out_scale.empty() ? nullptr : out_scale.data();
+  prepare(job, shape, threads);
+  job.threads = threads;
+  passes_of(job).forward(NormPass::kFoldBlocks, job);
+}
+
 void normalize(NormInput x, const NormShape& shape, const NormAffine& affine, const Activation& activation,
                NormInput residual, NormOutput y, const NormOptions& options, uint8_t* mask) {
   NormJob job;
@@ -154,10 +181,37 @@ void gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const Norm
   passes_of(job).backward(NormPass::kReduce, job);
 }
 
+void block_gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
+                         const Activation& activation, const NormGate& gate, int64_t block, std::byte* partials) {
+  EK_ASSERT(shape.n <= kBlockExamples);
+  NormJob job;
+  job.x = x;
+  job.dy = dy;
+  job.affine = affine;
+  job.activation = activation;
+  job.residual = gate.residual;
+  job.gate_mask = gate.mask;
+  job.workspace = partials;
+  job.block = block;
+  prepare(job, shape, 1);
+  passes_of(job).backward(NormPass::kReduceBlock, job);
+}
+
+void fold_gradient_sums(const NormShape& shape, std::byte* partials, int threads, std::span<GradientSums> out) {
+  NormJob job;
+  job.workspace = partials;
+  job.out_sums = out.data();
+  prepare(job, shape, threads);
+  job.threads = threads;
+  passes_of(job).backward(NormPass::kFoldBlocks, job);
+}
+
 void gradient_input(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
                     const Activation& activation, const NormGate& gate, std::span<const GradientSums> sums,
-                    bool batch_statistics, NormOutput dx, NormOutput dresidual, const NormOptions& options) {
+                    bool batch_statistics, NormOutput dx, NormOutput dresidual, const NormOptions& options,
+                    int64_t batch) {
   NormJob job;
+  job.batch = batch;
   job.x = x;
   job.dy = dy;
   job.affine = affine;

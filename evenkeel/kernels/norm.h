@@ -107,6 +107,16 @@ size_t norm_workspace_bytes(const NormShape& shape);
 void moments(NormInput x, const NormShape& shape, std::byte* workspace, const NormOptions& options,
              std::span<Moments> out);
 
+// moments() in parts, for a batch that is made tile by tile: each block of kBlockExamples examples while it is in cache, then the fold.
+// The same bits as moments() over all of it. `partials`: norm_partials_bytes(shape of the whole batch) bytes, 64-byte aligned; every
+// block is assigned once, by any thread.
+//   block_moments: x is the block's first example; shape.n = its examples (all but the last block: kBlockExamples); `block` its index.
+//   fold_moments: shape.n of the whole batch; out[c] and, unless empty, out_scale[c] (as scale_of) are assigned.
+size_t norm_partials_bytes(const NormShape& shape);
+void block_moments(NormInput x, const NormShape& shape, int64_t block, std::byte* partials);
+void fold_moments(const NormShape& shape, std::byte* partials, int threads, double eps, std::span<Moments> out,
+                  std::span<NormScale> out_scale);
+
 // Bytes of the bit mask that normalize() writes for this shape: one bit per element (padding too) in the order of memory,
 // bit i % 8 of byte i / 8 for element i of an example; each example begins at a byte.
 size_t norm_mask_bytes(const NormShape& shape);
@@ -138,13 +148,19 @@ void gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const Norm
                    const Activation& activation, const NormGate& gate, std::byte* workspace, const NormOptions& options,
                    std::span<GradientSums> out);
 
+// gradient_sums() in parts, as block_moments() and fold_moments(). gate: of the block's examples.
+void block_gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
+                         const Activation& activation, const NormGate& gate, int64_t block, std::byte* partials);
+void fold_gradient_sums(const NormShape& shape, std::byte* partials, int threads, std::span<GradientSums> out);
+
 // dx = gamma * rstd * (g - (sum_g + (x - mean) * rstd^2 * sum_gx) / m), m = n * s (eq. 23); with batch_statistics =
 // false the two sums are left out (running statistics are constants): dx = gamma * rstd * g. dx: assigned; may be dy
-// (same start and stride). dresidual (null when there was no residual, or when it needs no gradient): assigned g.
+// (same start and stride). batch: the examples that the sums are of, where the arrays hold some of them only (0: n). dresidual (null when there was no residual, or when it needs no gradient): assigned g.
 // dgamma[c] = rstd * sum_gx and dbeta[c] = sum_g (eq. 21, 22) follow from the sums: affine_gradient().
 void gradient_input(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
                     const Activation& activation, const NormGate& gate, std::span<const GradientSums> sums,
-                    bool batch_statistics, NormOutput dx, NormOutput dresidual, const NormOptions& options);
+                    bool batch_statistics, NormOutput dx, NormOutput dresidual, const NormOptions& options,
+                    int64_t batch = 0);
 
 // dgamma = rstd * sum_gx, dbeta = sum_g. Assigned; either may be null.
 void affine_gradient(std::span<const GradientSums> sums, const NormScale* scale, float* dgamma, float* dbeta);

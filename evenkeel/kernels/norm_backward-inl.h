@@ -197,7 +197,7 @@ struct InputGradient {
   };
 
   explicit InputGradient(const NormJob& the_job)
-      : job(the_job), values_inverse(1 / static_cast<double>(the_job.shape.n * the_job.shape.s)) {}
+      : job(the_job), values_inverse(1 / static_cast<double>(the_job.batch * the_job.shape.s)) {}
 
   View view() const { return {Rebuild(job), job.batch_statistics}; }
   bool wants_all() const { return job.dresidual || !job.batch_statistics; }
@@ -254,9 +254,9 @@ void with_gradient(const NormJob& job, Pass&& pass) {
 inline int arrays_read(const NormJob& job) { return job.residual ? 3 : 2; }
 
 template <class T>
-void sums_pass(const NormJob& job) {
+void sums_pass(NormPass pass, const NormJob& job) {
   with_gradient<T>(job, [&](auto act, auto gate) HWY_ATTR {
-    reduce_batch<MergeSums>(SumsReducer<T, decltype(act)::value, decltype(gate)::value>(job));
+    reduce_pass<MergeSums>(pass, SumsReducer<T, decltype(act)::value, decltype(gate)::value>(job));
   });
 }
 
@@ -287,7 +287,9 @@ template <class T>
 void backward_passes(NormPass pass, const NormJob& job) {
   switch (pass) {
     case NormPass::kReduce:
-      return sums_pass<T>(job);
+    case NormPass::kReduceBlock:
+    case NormPass::kFoldBlocks:
+      return sums_pass<T>(pass, job);
     case NormPass::kMap:
       return input_pass<T>(job);
     case NormPass::kBoth:

@@ -145,6 +145,34 @@ HWY_NOINLINE void reduce_slab(const Reducer& reducer, const Slab& slab) {
   }
 }
 
+// One block, which is all that the job's arrays hold, into its entry of the workspace.
+HWY_NOINLINE void reduce_block(const Reducer& reducer) {
+  const NormJob& job = reducer.job();
+  const NormShape& shape = job.shape;
+  const Partial out = partial_at(job.workspace, job.block, shape.c);
+  const int64_t tile_width = widest_tile(shape);
+  for (int64_t first = 0; first < shape.c; first += tile_width) {
+    reducer.reduce(tile_of(shape, first, std::min(tile_width, shape.c - first)),
+                   {false, 0, 0, 1, {out.a + first, out.b + first}});
+  }
+}
+
+// Entries of the workspace to the results, strip by strip.
+template <class Merge>
+void fold_strips(const Reducer& reducer, const EntryPlan& entries) {
+  const NormJob& job = reducer.job();
+  const NormShape& shape = job.shape;
+  const int64_t strips = (shape.c + kFoldTile - 1) / kFoldTile;
+  parallel_for(strips, entries.entries * shape.c < 4096 ? 1 : job.threads, [&](int64_t strip, int) HWY_ATTR {
+    const int64_t first = strip * kFoldTile;
+    const int64_t width = std::min(kFoldTile, shape.c - first);
+    double a[kFoldTile];
+    double b[kFoldTile];
+    const double count = fold_entries<Merge>(shape, reducer.plan(), entries, job.workspace, first, width, {a, b});
+    reducer.finish(first, width, {a, b}, count);
+  });
+}
+
 // The whole batch, all channels.
 template <class Merge>
 HWY_NOINLINE void reduce_batch(const Reducer& reducer) {
@@ -177,15 +205,15 @@ HWY_NOINLINE void reduce_batch(const Reducer& reducer) {
     range.end = std::min(range.begin + (int64_t{1} << entries.group_log2), range.end);
     if (range.begin < range.end) reducer.reduce(tile_of(shape, first, std::min(tile_width, shape.c - first)), range);
   });
-  const int64_t strips = (shape.c + kFoldTile - 1) / kFoldTile;
-  parallel_for(strips, entries.entries * shape.c < 4096 ? 1 : job.threads, [&](int64_t strip, int) HWY_ATTR {
-    const int64_t first = strip * kFoldTile;
-    const int64_t width = std::min(kFoldTile, shape.c - first);
-    double a[kFoldTile];
-    double b[kFoldTile];
-    const double count = fold_entries<Merge>(shape, plan, entries, job.workspace, first, width, {a, b});
-    reducer.finish(first, width, {a, b}, count);
-  });
+  fold_strips<Merge>(reducer, entries);
+}
+
+// All of a reduction, or the part of it that the pass names.
+template <class Merge>
+void reduce_pass(NormPass pass, const Reducer& reducer) {
+  if (pass == NormPass::kReduceBlock) return reduce_block(reducer);
+  if (pass == NormPass::kFoldBlocks) return fold_strips<Merge>(reducer, EntryPlan::of_blocks(reducer.plan()));
+  reduce_batch<Merge>(reducer);
 }
 
 }  // namespace

@@ -427,8 +427,8 @@ void with_normalize(const NormJob& job, Pass&& pass) {
 // ---- passes -------------------------------------------------------------------------------------
 
 template <class T>
-void moments_pass(const NormJob& job) {
-  reduce_batch<MergeMoments>(MomentsReducer<T>(job));
+void moments_pass(NormPass pass, const NormJob& job) {
+  reduce_pass<MergeMoments>(pass, MomentsReducer<T>(job));
 }
 
 template <class T>
@@ -456,7 +456,9 @@ template <class T>
 void forward_passes(NormPass pass, const NormJob& job) {
   switch (pass) {
     case NormPass::kReduce:
-      return moments_pass<T>(job);
+    case NormPass::kReduceBlock:
+    case NormPass::kFoldBlocks:
+      return moments_pass<T>(pass, job);
     case NormPass::kMap:
       return normalize_pass<T>(job);
     case NormPass::kBoth:

@@ -5,8 +5,8 @@
 
 namespace evenkeel::kernels {
 
-// The reduction over the batch, the element-wise half, or both at once.
-enum class NormPass { kReduce, kMap, kBoth };
+// The reduction over the batch, the element-wise half, or both at once; the reduction of one block, and the fold of all blocks.
+enum class NormPass { kReduce, kMap, kBoth, kReduceBlock, kFoldBlocks };
 
 void forward_passes_f32(NormPass pass, const NormJob& job);
 void forward_passes_bf16(NormPass pass, const NormJob& job);

@@ -92,6 +92,8 @@ struct EntryPlan {
   int64_t per_block = 1;  // entries of a block, of_pieces
   int64_t entries = 1;
 
+  // One entry for each block.
+  static EntryPlan of_blocks(const ReductionPlan& plan) { return EntryPlan(plan.blocks); }
   EntryPlan(const ReductionPlan& plan, int threads) {
     const auto shares = [&](int64_t leaves, int log2) { return (leaves + (int64_t{1} << log2) - 1) >> log2; };
     // The largest groups that leave no thread with more than 7 % above its share.
@@ -118,6 +120,9 @@ struct EntryPlan {
       entries = shares(plan.blocks, group_log2);
     }
   }
+
+ private:
+  explicit EntryPlan(int64_t blocks) : entries(blocks) {}
 };
 
 // What a pass works on; null where it does not apply. Strides are set.
@@ -133,7 +138,9 @@ struct NormJob {
   bool from_output = false;            // x holds y
   const GradientSums* sums = nullptr;  // null: the statistics are constants
   bool batch_statistics = true;
+  int64_t batch = 0;  // examples that the sums are of
   std::byte* workspace = nullptr;
+  int64_t block = 0;  // kReduceBlock: where in the workspace the result goes
   Moments* out_moments = nullptr;
   NormScale* out_scale = nullptr;
   GradientSums* out_sums = nullptr;
