@@ -19,6 +19,7 @@ void pin_threads(int threads);
 namespace internal {
 using LoopBody = void (*)(void* context, int64_t index, int thread);
 void parallel_for(int64_t count, int threads, LoopBody body, void* context);
+void parallel_take(int64_t count, int threads, LoopBody body, void* context);
 }  // namespace internal
 
 // Calls f(index, thread) for index = 0 .. count-1, each once, on up to `threads` threads (0 < = thread < threads). Which thread
@@ -30,6 +31,15 @@ void parallel_for(int64_t count, int threads, F&& f) {
     (*static_cast<std::remove_reference_t<F>*>(context))(index, thread);
   };
   internal::parallel_for(count, threads, body, const_cast<void*>(static_cast<const void*>(std::addressof(f))));
+}
+
+// The same for few, long pieces of work: a thread that has done its share takes from the others'.
+template <class F>
+void parallel_take(int64_t count, int threads, F&& f) {
+  auto body = [](void* context, int64_t index, int thread) {
+    (*static_cast<std::remove_reference_t<F>*>(context))(index, thread);
+  };
+  internal::parallel_take(count, threads, body, const_cast<void*>(static_cast<const void*>(std::addressof(f))));
 }
 
 // Sets flush-to-zero and denormals-are-zero for this thread while it lives, then restores what was there.

@@ -1,6 +1,7 @@
 #include <omp.h>
 
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/core/parallel_shares.h"
 
 namespace evenkeel {
 namespace internal {
@@ -22,6 +23,18 @@ void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
     const int64_t begin = count * thread / size;
     const int64_t end = count * (thread + 1) / size;
     for (int64_t i = begin; i < end; ++i) body(context, i, thread);
+  }
+}
+
+void parallel_take(int64_t count, int threads, LoopBody body, void* context) {
+  if (threads <= 1 || count <= 1 || threads > Shares::kMostThreads || omp_in_parallel())
+    return parallel_for(count, threads, body, context);
+  Shares shares(count, threads);
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushDenormals flush;
+    const int thread = omp_get_thread_num();
+    shares.work(thread, [&](int64_t i) { body(context, i, thread); });
   }
 }
 

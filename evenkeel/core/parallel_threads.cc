@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/core/parallel_shares.h"
 
 namespace evenkeel {
 namespace {
@@ -12,19 +13,15 @@ thread_local bool in_parallel = false;
 
 namespace internal {
 
-void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
-  const int team = static_cast<int>(std::min<int64_t>(threads, count));
-  if (team <= 1 || in_parallel) {
-    const FlushDenormals flush;
-    for (int64_t i = 0; i < count; ++i) body(context, i, 0);
-    return;
-  }
+namespace {
+
+// share(thread) on every thread of a team.
+template <class F>
+void run_team(int team, const F& share_of) {
   auto share = [&](int thread) {
     in_parallel = true;
     const FlushDenormals flush;
-    for (int64_t i = count * thread / team; i < count * (thread + 1) / team; ++i) {
-      body(context, i, thread);
-    }
+    share_of(thread);
     in_parallel = false;
   };
   std::vector<std::thread> others;
@@ -32,6 +29,31 @@ void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
   for (int thread = 1; thread < team; ++thread) others.emplace_back(share, thread);
   share(0);
   for (std::thread& other : others) other.join();
+}
+
+// True when the loop was too small, or nested, and is done.
+bool ran_serially(int64_t count, int team, LoopBody body, void* context) {
+  if (team > 1 && !in_parallel) return false;
+  const FlushDenormals flush;
+  for (int64_t i = 0; i < count; ++i) body(context, i, 0);
+  return true;
+}
+
+}  // namespace
+
+void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
+  const int team = static_cast<int>(std::min<int64_t>(threads, count));
+  if (ran_serially(count, team, body, context)) return;
+  run_team(team, [&](int thread) {
+    for (int64_t i = count * thread / team; i < count * (thread + 1) / team; ++i) body(context, i, thread);
+  });
+}
+
+void parallel_take(int64_t count, int threads, LoopBody body, void* context) {
+  const int team = static_cast<int>(std::min<int64_t>({threads, count, Shares::kMostThreads}));
+  if (ran_serially(count, team, body, context)) return;
+  Shares shares(count, team);
+  run_team(team, [&](int thread) { shares.work(thread, [&](int64_t i) { body(context, i, thread); }); });
 }
 
 }  // namespace internal

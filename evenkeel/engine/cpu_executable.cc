@@ -305,7 +305,7 @@ void CpuExecutable::run_tiles(const PhaseCode& code, const RunArguments& argumen
   const Phase& phase = *code.phase;
   const int64_t n = arguments.n;
   const int team = code.small ? team_for_bytes(threads_, n * code.example_bytes) : threads_;
-  parallel_for((n + phase.unit - 1) / phase.unit, team, [&](int64_t unit, int thread) {
+  parallel_take((n + phase.unit - 1) / phase.unit, team, [&](int64_t unit, int thread) {
     // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a batch of one
     // unit, that would be all cores, whatever the caller asked for.
     const SingleThreadScope single;

@@ -21,6 +21,13 @@ kernels::NormShape with_examples(kernels::NormShape shape, int64_t n) {
   return shape;
 }
 
+// An optional value at the end of a list.
+ValueId at(const std::vector<ValueId>& ids, size_t index) { return index < ids.size() ? ids[index] : kNoValue; }
+
+kernels::NormGate gate(const float* residual, const uint8_t* mask) {
+  return mask != nullptr ? kernels::NormGate::from_mask(mask) : kernels::NormGate(residual);
+}
+
 NodeCode compile(const MomentsOf&, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
@@ -67,9 +74,10 @@ NodeCode compile(const Normalize& op, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   NodeCode code;
   code.tile = [=, activation = op.activation, parameters = affine(e, node, 1), x = e.rows<float>(node.inputs[0]),
-               residual = e.rows<float>(node.inputs[4]), y = e.rows<float>(node.outputs[0])](const TileRun& run) {
+               residual = e.rows<float>(node.inputs[4]), y = e.rows<float>(node.outputs[0]),
+               mask = e.rows<uint8_t>(at(node.outputs, 1))](const TileRun& run) {
     kernels::normalize(x.at(run), with_examples(shape, run.rows), parameters, activation, residual.at(run), y.at(run),
-                       kInCache);
+                       kInCache, mask.at(run));
   };
   return code;
 }
@@ -79,9 +87,11 @@ NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node)
   const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
   NodeCode code;
   code.tile = [=, activation = op.activation, parameters = affine(e, node, 2), x = e.rows<float>(node.inputs[0]),
-               dy = e.rows<float>(node.inputs[1]), residual = e.rows<float>(node.inputs[5])](const TileRun& run) {
+               dy = e.rows<float>(node.inputs[1]), residual = e.rows<float>(node.inputs[5]),
+               mask = e.rows<uint8_t>(at(node.inputs, 6))](const TileRun& run) {
     kernels::block_gradient_sums(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
-                                 residual.at(run), run.first / kBlockExamples, partials.get<std::byte>());
+                                 gate(residual.at(run), mask.at(run)), run.first / kBlockExamples,
+                                 partials.get<std::byte>());
   };
   code.run = [=, out = e.data<GradientSums>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
     kernels::fold_gradient_sums(with_examples(shape, a.n), partials.get<std::byte>(), threads,
@@ -96,12 +106,24 @@ NodeCode compile(const NormGradientInput& op, CpuExecutable& e, const Node& node
   code.tile = [=, activation = op.activation, batch = op.batch_statistics, parameters = affine(e, node, 2),
                x = e.rows<float>(node.inputs[0]), dy = e.rows<float>(node.inputs[1]),
                residual = e.rows<float>(node.inputs[5]), sums = e.data<GradientSums>(node.inputs[6]),
-               dx = e.rows<float>(node.outputs[0]), dresidual = e.rows<float>(node.outputs[1])](const TileRun& run) {
+               mask = e.rows<uint8_t>(at(node.inputs, 7)), dx = e.rows<float>(node.outputs[0]),
+               dresidual = e.rows<float>(node.outputs[1])](const TileRun& run) {
     kernels::gradient_input(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
-                            residual.at(run), {sums, static_cast<size_t>(shape.c)}, batch, dx.at(run),
-                            dresidual.at(run), kInCache, run.arguments.n);
+                            gate(residual.at(run), mask.at(run)), {sums, static_cast<size_t>(shape.c)}, batch,
+                            dx.at(run), dresidual.at(run), kInCache, run.arguments.n);
   };
   return code;
+}
+
+NodeCode compile(const ResidualGradient& op, CpuExecutable& e, const Node& node) {
+  return [activation = op.activation, row = e.elements(node.inputs[0]), bits = e.elements(node.inputs[1]),
+          dy = e.rows<float>(node.inputs[0]), mask = e.rows<uint8_t>(node.inputs[1]),
+          other = e.rows<float>(at(node.inputs, 2)), dx = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    for (int64_t i = 0; i < run.rows; ++i) {
+      kernels::activate_gradient_by_mask(dy.at(run) + i * row, mask.at(run) + i * bits, row, activation,
+                                         other ? other.at(run) + i * row : nullptr, dx.at(run) + i * row);
+    }
+  };
 }
 
 NodeCode compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) {

@@ -118,14 +118,27 @@ NodeCode compile(const FlattenGradient&, CpuExecutable& e, const Node& node) {
   });
 }
 
+// A call of memcpy for every pixel would cost more than the pixel.
+void copy_floats(const float* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) std::memcpy(to + i, from + i, 8 * sizeof(float));
+  for (; i < count; ++i) to[i] = from[i];
+}
+void clear_floats(int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) std::memset(to + i, 0, 8 * sizeof(float));
+  for (; i < count; ++i) to[i] = 0;
+}
+
 NodeCode compile(const SubsamplePad& op, CpuExecutable& e, const Node& node) {
   const Shape x = e.graph().value(node.inputs[0]).shape, y = e.graph().value(node.outputs[0]).shape;
   return each_example(e, node.inputs[0], node.outputs[0], [=](const float* in, float* out) {
-    std::memset(out, 0, static_cast<size_t>(y[0] * y[1] * y[2]) * sizeof(float));
     for (int64_t h = 0; h < y[1]; ++h) {
       for (int64_t w = 0; w < y[2]; ++w) {
-        std::memcpy(out + (h * y[2] + w) * y[0] + op.pad_before, in + (h * op.stride * x[2] + w * op.stride) * x[0],
-                    static_cast<size_t>(x[0]) * sizeof(float));
+        float* pixel = out + (h * y[2] + w) * y[0];
+        clear_floats(op.pad_before, pixel);
+        copy_floats(in + (h * op.stride * x[2] + w * op.stride) * x[0], x[0], pixel + op.pad_before);
+        clear_floats(op.pad_after, pixel + op.pad_before + x[0]);
       }
     }
   });
@@ -135,11 +148,14 @@ NodeCode compile(const SubsamplePadGradient& gradient, CpuExecutable& e, const N
   const SubsamplePad op = gradient.op;
   const Shape x = e.graph().value(node.outputs[0]).shape, y = e.graph().value(node.inputs[0]).shape;
   return each_example(e, node.inputs[0], node.outputs[0], [=](const float* dy, float* dx) {
-    std::memset(dx, 0, static_cast<size_t>(x[0] * x[1] * x[2]) * sizeof(float));
-    for (int64_t h = 0; h < y[1]; ++h) {
-      for (int64_t w = 0; w < y[2]; ++w) {
-        std::memcpy(dx + (h * op.stride * x[2] + w * op.stride) * x[0], dy + (h * y[2] + w) * y[0] + op.pad_before,
-                    static_cast<size_t>(x[0]) * sizeof(float));
+    for (int64_t h = 0; h < x[1]; ++h) {
+      for (int64_t w = 0; w < x[2]; ++w) {
+        float* pixel = dx + (h * x[2] + w) * x[0];
+        if (h % op.stride != 0 || w % op.stride != 0) {
+          clear_floats(x[0], pixel);
+          continue;
+        }
+        copy_floats(dy + (h / op.stride * y[2] + w / op.stride) * y[0] + op.pad_before, x[0], pixel);
       }
     }
   });

@@ -67,7 +67,19 @@ class Differentiator {
       return;
     }
     const ValueId sum = like(id, "d " + graph_.value(id).name);
-    graph_.nodes.push_back({graph_.value(id).name + ".gradient_sum", Add{}, {total, part}, {sum}});
+    const auto gated = std::find_if(graph_.nodes.begin(), graph_.nodes.end(), [&](const Node& node) {
+      return std::holds_alternative<ResidualGradient>(node.op) && node.outputs[0] == total;
+    });
+    if (gated != graph_.nodes.end() && gated->inputs.size() == 2) {
+      // The gate and the sum in one pass.
+      Node joined = *gated;
+      graph_.nodes.erase(gated);
+      joined.inputs.push_back(part);
+      joined.outputs = {sum};
+      graph_.nodes.push_back(std::move(joined));
+    } else {
+      graph_.nodes.push_back({graph_.value(id).name + ".gradient_sum", Add{}, {total, part}, {sum}});
+    }
     total = sum;
   }
   // One output, one differentiable input, gradient op of (dy).
@@ -113,24 +125,46 @@ class Differentiator {
   void differentiate(const Normalize& op, const Node& node) {
     const ValueId dy = gradient(node.outputs[0]);
     if (dy == kNoValue) return;
-    const ValueId x = node.inputs[0], scale = node.inputs[1], gamma = node.inputs[2], beta = node.inputs[3],
-                  residual = node.inputs[4];
+    const ValueId x = node.inputs[0], scale = node.inputs[1], gamma = node.inputs[2], beta = node.inputs[3];
+    const bool linear = op.activation.kind == ActivationKind::kIdentity;
+    // Behind an addition the gate is a bit of a mask instead of the residual read again, and its gradient is made where it is wanted.
+    const ValueId mask = mask_of(op, node);
+    const ValueId residual = mask == kNoValue && !linear ? node.inputs[4] : kNoValue;
     const Shape channels = graph_.value(scale).shape;
     const ValueId sums =
         graph_.add_value({node.name + ".sums", Role::kComputed, Element::kGradientSums, false, channels});
-    emit(node, NormGradientSums{op.activation}, {x, dy, scale, gamma, beta, residual}, {sums});
+    emit(node, NormGradientSums{op.activation}, {x, dy, scale, gamma, beta, residual, mask}, {sums});
     const ValueId dgamma = gamma == kNoValue ? kNoValue : gradient_value(gamma);
     const ValueId dbeta = beta == kNoValue ? kNoValue : gradient_value(beta);
     emit(node, NormAffineGradient{}, {sums, scale}, {dgamma, dbeta});
     if (dgamma != kNoValue) accumulate(gamma, dgamma);
     if (dbeta != kNoValue) accumulate(beta, dbeta);
-    if (!needs(x) && !needs(residual)) return;
-    const ValueId dx = like(x, "d " + graph_.value(x).name);
-    const ValueId dresidual = residual == kNoValue ? kNoValue : gradient_value(residual);
-    emit(node, NormGradientInput{op.activation, uses_batch_statistics(scale)},
-         {x, dy, scale, gamma, beta, residual, sums}, {dx, dresidual});
-    if (needs(x)) accumulate(x, dx);
-    if (dresidual != kNoValue) accumulate(residual, dresidual);
+    const bool wants_residual = needs(node.inputs[4]);
+    if (needs(x) || (wants_residual && residual != kNoValue)) {
+      const ValueId dx = like(x, "d " + graph_.value(x).name);
+      const ValueId dresidual = residual == kNoValue ? kNoValue : gradient_value(residual);
+      emit(node, NormGradientInput{op.activation, uses_batch_statistics(scale)},
+           {x, dy, scale, gamma, beta, residual, sums, mask}, {dx, dresidual});
+      if (needs(x)) accumulate(x, dx);
+      if (dresidual != kNoValue) accumulate(residual, dresidual);
+    }
+    if (wants_residual && linear) accumulate(node.inputs[4], dy);
+    if (!wants_residual || mask == kNoValue) return;
+    const ValueId dresidual = gradient_value(node.inputs[4]);
+    emit(node, ResidualGradient{op.activation}, {dy, mask}, {dresidual});
+    accumulate(node.inputs[4], dresidual);
+  }
+  // A new output of a Normalize with a residual and an activation whose gradient is a matter of sign; kNoValue for others.
+  ValueId mask_of(const Normalize& op, const Node& node) {
+    const bool by_sign =
+        op.activation.kind == ActivationKind::kRelu || op.activation.kind == ActivationKind::kLeakyRelu;
+    if (node.inputs[4] == kNoValue || !by_sign) return kNoValue;
+    const int64_t bytes = (element_count(graph_.value(node.outputs[0]).shape) + 7) / 8;
+    const ValueId mask = graph_.add_value({node.name + ".mask", Role::kComputed, Element::kU8, true, {bytes}});
+    for (Node& forward : graph_.nodes) {
+      if (!forward.outputs.empty() && forward.outputs[0] == node.outputs[0]) forward.outputs.resize(2, mask);
+    }
+    return mask;
   }
   bool uses_batch_statistics(ValueId scale) const {
     for (const Node& node : graph_.nodes) {

@@ -54,7 +54,9 @@ struct ScaleOfRunning {  // running_mean, running_var, [count] -> scale[C]: runn
   bool bias_corrected = false;
   double new_batch_weight = 0.1;
 };
-struct Normalize {  // x, scale, [gamma], [beta], [residual] -> y = act(gamma * (x - mean) * rstd + beta + residual)
+struct
+    Normalize {  // x, scale, [gamma], [beta], [residual] -> y = act(gamma * (x - mean) * rstd + beta + residual), [mask]
+  // mask: one bit per element, set where act's argument is positive; what the gradient of relu and leaky_relu needs in place of the residual.
   Activation activation;
 };
 struct
@@ -102,12 +104,15 @@ struct ConvGradInput {     // dy, weight -> dx
 struct ConvGradWeight {  // x, dy -> dweight, [dbias]
   Conv conv;
 };
-struct NormGradientSums {  // x, dy, scale, [gamma], [beta], [residual] -> sums[C]
+struct NormGradientSums {  // x, dy, scale, [gamma], [beta], [residual], [mask] -> sums[C]
   Activation activation;
 };
-struct NormGradientInput {  // x, dy, scale, [gamma], [beta], [residual], sums -> dx, [dresidual]
+struct NormGradientInput {  // x, dy, scale, [gamma], [beta], [residual], sums, [mask] -> dx, [dresidual]
   Activation activation;
   bool batch_statistics = true;
+};
+struct ResidualGradient {  // dy, mask, [a] -> dresidual = dy * act'(z) [+ a]: what else flows into the residual
+  Activation activation;
 };
 struct NormAffineGradient {};  // sums, scale -> [dgamma], [dbeta]
 struct ActivateGradient {      // x, dy -> dx
@@ -153,9 +158,9 @@ using Op =
     std::variant<Gemm, Conv, MomentsOf, ScaleOfMoments, ScaleOfRunning, Normalize, UpdateRunning, Activate, MaxPool,
                  AveragePool, Flatten, Add, SubsamplePad, Dropout, Softmax, SoftmaxCrossEntropyLoss, MeanSquaredError,
                  GemmGradInput, GemmGradWeight, ConvGradInput, ConvGradWeight, NormGradientSums, NormGradientInput,
-                 NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient, FlattenGradient,
-                 SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient, MeanSquaredErrorGradient,
-                 CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate>;
+                 ResidualGradient, NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient,
+                 FlattenGradient, SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient,
+                 MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate>;
 const char* name_of(const Op& op);
 
 // True for the operations that change parameters, buffers or states.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <utility>
 
 namespace evenkeel {
@@ -77,9 +78,10 @@ class PhaseCutter {
     phases_ = static_cast<size_t>(std::max(last, end) / kStages + 1);
   }
 
-  // A value crosses when it is read at another point than it is made at.
+  // Who reads a value in its own phase, and when else it is read.
   void find_readers() {
-    crosses_.assign(graph_.values.size(), false);
+    read_at_home_.assign(graph_.values.size(), false);
+    later_.resize(graph_.values.size());
     must_keep_.assign(graph_.values.size(), false);
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const bool whole = walk_of(graph_, graph_.nodes[i]) == Walk::kWhole;
@@ -87,7 +89,11 @@ class PhaseCutter {
         if (!batched(id)) continue;
         const auto index = static_cast<size_t>(id);
         if (whole) must_keep_[index] = true;
-        if (made_[index] != time_[i]) crosses_[index] = true;
+        if (made_[index] == time_[i]) {
+          read_at_home_[index] = true;
+        } else {
+          later_[index].insert(time_[i]);
+        }
       }
       for (const ValueId id : graph_.nodes[i].outputs) {
         if (batched(id) && (whole || time_[i] % kStages != kTiles)) must_keep_[static_cast<size_t>(id)] = true;
@@ -104,8 +110,8 @@ class PhaseCutter {
         if (is_any<MaxPool, AveragePool, Dropout, Add, Flatten, FlattenGradient>(op)) return true;
         [[fallthrough]];
       case Recompute::kCheap:
-        return is_any<Normalize, Activate, SubsamplePad, SubsamplePadGradient, MaxPoolGradient, AveragePoolGradient>(
-            op);
+        return is_any<Normalize, Activate, SubsamplePad, SubsamplePadGradient, ResidualGradient, MaxPoolGradient,
+                      AveragePoolGradient>(op);
     }
     return false;
   }
@@ -128,8 +134,11 @@ class PhaseCutter {
         const auto index = static_cast<size_t>(id);
         if (must_keep_[index]) {
           kept_[index] = true;
-        } else if (crosses_[index]) {
+        } else if (!later_[index].empty()) {
           crossing_bytes += bytes(id);
+          // Made a third time it costs more than one writing and two readings.
+          const size_t times = later_[index].size() + (read_at_home_[index] ? 1 : 0);
+          if (times > 2 && recompute_ != Recompute::kAll) again = false;
         }
       }
       if (crossing_bytes == 0) continue;
@@ -142,7 +151,7 @@ class PhaseCutter {
       if (std::holds_alternative<Normalize>(node.op) && batched(node.inputs[4])) again = false;
       again = again && inputs_bytes < crossing_bytes;
       for (const ValueId id : node.outputs) {
-        if (!batched(id) || !crosses_[static_cast<size_t>(id)] || kept_[static_cast<size_t>(id)]) continue;
+        if (!batched(id) || later_[static_cast<size_t>(id)].empty() || kept_[static_cast<size_t>(id)]) continue;
         (again ? made_again_ : kept_)[static_cast<size_t>(id)] = true;
       }
       if (!again) continue;
@@ -176,6 +185,18 @@ class PhaseCutter {
     return copies_.at(key);
   }
 
+  // Everything that it makes is made again where it is read, and nobody reads it here.
+  bool is_for_others(const Node& node) const {
+    bool any = false;
+    for (const ValueId id : node.outputs) {
+      if (id == kNoValue) continue;
+      const auto index = static_cast<size_t>(id);
+      if (!made_again_[index] || read_at_home_[index]) return false;
+      any = true;
+    }
+    return any;
+  }
+
   void add(Node node, Time time) {
     PhaseNodes& phase = result_.phases[static_cast<size_t>(time / kStages)];
     std::vector<int32_t>& list = time % kStages == 0        ? phase.before
@@ -195,6 +216,7 @@ class PhaseCutter {
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return time_[a] < time_[b]; });
     for (const size_t i : order) {
       Node node = graph_.nodes[i];
+      if (is_for_others(node)) continue;
       for (ValueId& input : node.inputs) input = in_phase(input, time_[i]);
       add(std::move(node), time_[i]);
     }
@@ -207,7 +229,8 @@ class PhaseCutter {
   size_t phases_ = 0;
   std::vector<Time> made_, time_;  // per value, per node
   std::vector<int32_t> maker_;     // per value
-  std::vector<bool> crosses_, must_keep_, kept_, made_again_;
+  std::vector<bool> read_at_home_, must_keep_, kept_, made_again_;
+  std::vector<std::set<Time>> later_;  // when else it is read
   std::map<std::pair<ValueId, Time>, ValueId> copies_;
   PhasedGraph result_;
 };

@@ -19,6 +19,10 @@ void activate(const float* x, int64_t count, const Activation& activation, float
 // dx = dy * act'(x). relu: x = 0 counts as not positive.
 void activate_gradient(const float* x, const float* dy, int64_t count, const Activation& activation, float* dx);
 
+// dx = dy * act'(z) [+ other] by the bits of a mask (bit i % 8 of byte i / 8 is set where z > 0), for relu and leaky_relu. other may be null.
+void activate_gradient_by_mask(const float* dy, const uint8_t* mask, int64_t count, const Activation& activation,
+                               const float* other, float* dx);
+
 // out = a + b.
 void add(const float* a, const float* b, int64_t count, float* out);
 // out = a * scale.

@@ -57,6 +57,28 @@ void activate_gradient_on_target(const float* x, const float* dy, int64_t count,
   });
 }
 
+// relu is leaky_relu with slope 0.
+void activate_gradient_by_mask_on_target(const float* dy, const uint8_t* mask, int64_t count,
+                                         const Activation& activation, const float* other, float* dx) {
+  const float slope = activation.kind == ActivationKind::kRelu ? 0.0f : static_cast<float>(activation.slope);
+  int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (kLanes >= 8) {
+    const FVec below = hn::Set(F(), slope), above = hn::Set(F(), 1.0f);
+    for (; i + kLanes <= count; i += kLanes) {
+      const FVec gate = hn::IfThenElse(hn::LoadMaskBits(F(), mask + i / 8), above, below);
+      FVec g = hn::Mul(hn::LoadU(F(), dy + i), gate);
+      if (other != nullptr) g = hn::Add(g, hn::LoadU(F(), other + i));
+      hn::StoreU(g, F(), dx + i);
+    }
+  }
+#endif
+  for (; i < count; ++i) {
+    const float g = dy[i] * ((mask[i / 8] >> (i % 8) & 1) != 0 ? 1.0f : slope);
+    dx[i] = other != nullptr ? g + other[i] : g;
+  }
+}
+
 void add_on_target(const float* a, const float* b, int64_t count, float* out) {
   for_vectors(count, [&](int64_t i, int64_t n, auto tail) HWY_ATTR {
     constexpr bool kTail = decltype(tail)::value;
@@ -203,6 +225,7 @@ namespace evenkeel::kernels {
 
 HWY_EXPORT(activate_on_target);
 HWY_EXPORT(activate_gradient_on_target);
+HWY_EXPORT(activate_gradient_by_mask_on_target);
 HWY_EXPORT(add_on_target);
 HWY_EXPORT(scale_on_target);
 HWY_EXPORT(sum_of_squares_on_target);
@@ -216,6 +239,10 @@ void activate(const float* x, int64_t count, const Activation& activation, float
 }
 void activate_gradient(const float* x, const float* dy, int64_t count, const Activation& activation, float* dx) {
   HWY_DYNAMIC_DISPATCH(activate_gradient_on_target)(x, dy, count, activation, dx);
+}
+void activate_gradient_by_mask(const float* dy, const uint8_t* mask, int64_t count, const Activation& activation,
+                               const float* other, float* dx) {
+  HWY_DYNAMIC_DISPATCH(activate_gradient_by_mask_on_target)(dy, mask, count, activation, other, dx);
 }
 void add(const float* a, const float* b, int64_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(add_on_target)(a, b, count, out);

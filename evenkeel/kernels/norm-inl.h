@@ -321,9 +321,12 @@ HWY_INLINE VecOf<R> gated(VecOf<R> dy, VecOf<R> z, const Activation& activation)
 // ---- bit masks ----------------------------------------------------------------------------------
 
 // Bits [bit, bit + lanes) as 1 and 0. Reads only bytes that hold one of the first n.
-template <class R>
+template <class R, bool kTail>
 HWY_INLINE VecOf<R> gate_from_bits(const uint8_t* HWY_RESTRICT mask, int64_t bit, int64_t n) {
   const TagOf<R> d;
+  if (!kTail && kLanesOf<R> >= 8 && (bit & 7) == 0) {
+    return hn::IfThenElseZero(hn::LoadMaskBits(d, mask + (bit >> 3)), all<R>(1));
+  }
   const int64_t shift = bit & 7;
   uint64_t word = 0;
   std::memcpy(&word, mask + (bit >> 3), static_cast<size_t>((shift + n + 7) >> 3));
@@ -333,9 +336,13 @@ HWY_INLINE VecOf<R> gate_from_bits(const uint8_t* HWY_RESTRICT mask, int64_t bit
   return hn::IfThenElseZero(hn::LoadMaskBits(d, bytes), all<R>(1));
 }
 // Sets the bits of the lanes i < n where z > 0. The bits were 0.
-template <class R>
+template <class R, bool kTail>
 HWY_INLINE void set_bits(VecOf<R> z, uint8_t* HWY_RESTRICT mask, int64_t bit, int64_t n) {
   const TagOf<R> d;
+  if (!kTail && kLanesOf<R> >= 8 && (bit & 7) == 0) {
+    hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), mask + (bit >> 3));
+    return;
+  }
   uint8_t bytes[8] = {};
   hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), bytes);
   uint64_t word;
@@ -444,7 +451,7 @@ struct Back {
     const V d = hn::Sub(x, mean);
     if constexpr (kAct == Act::kIdentity) return {d, dy};
     if (is(Gate::kMask)) {
-      return {d, from_gate<kAct, R>(dy, gate_from_bits<R>(from.gate_mask, at, n), activation)};
+      return {d, from_gate<kAct, R>(dy, gate_from_bits<R, kTail>(from.gate_mask, at, n), activation)};
     }
     V z = hn::MulAdd(d, scale, shift);
     if (is(Gate::kResidual)) z = hn::Add(z, get<kTail>(from.residual + at, n));

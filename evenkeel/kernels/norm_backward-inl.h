@@ -237,11 +237,13 @@ void with_gradient(const NormJob& job, Pass&& pass) {
   using Relu = std::integral_constant<Act, Act::kRelu>;
   using Input = std::integral_constant<Gate, Gate::kInput>;
   using Residual = std::integral_constant<Gate, Gate::kResidual>;
+  using Mask = std::integral_constant<Gate, Gate::kMask>;
   const ActivationKind kind = job.activation.kind;
   if (!job.from_output) {
     if (kind == ActivationKind::kIdentity) return pass(Identity(), Input());
     if constexpr (std::is_same_v<T, float>) {
-      if (kind == ActivationKind::kRelu && !job.gate_mask) {
+      if (kind == ActivationKind::kRelu) {
+        if (job.gate_mask) return pass(Relu(), Mask());
         return job.residual ? pass(Relu(), Residual()) : pass(Relu(), Input());
       }
     }

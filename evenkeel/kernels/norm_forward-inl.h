@@ -372,7 +372,7 @@ struct Normalize {
       V z = hn::MulAdd(d, c.scale, c.shift);
       if (kResidual && (kAct != Act::kAny || arrays.residual)) {
         z = hn::Add(z, get<kTail>(arrays.residual + at, n));
-        if (kAll && arrays.out_mask) set_bits<R>(z, arrays.out_mask, at, kTail ? n : kLanesOf<R>);
+        if (kAll && arrays.out_mask) set_bits<R, kTail>(z, arrays.out_mask, at, kTail ? n : kLanesOf<R>);
       }
       const V y = activated<kAct, R>(z, activation);
       if constexpr (kStream && !kTail) {
