@@ -101,6 +101,11 @@ int64_t peak_rss_bytes(int pid) {
   return text.empty() ? 0 : std::stoll(text) * 1024;
 }
 
+int64_t available_memory_bytes() {
+  const std::string text = field_of("/proc/meminfo", "MemAvailable");
+  return text.empty() ? 0 : std::stoll(text) * 1024;
+}
+
 std::string loaded_blas() {
   std::ifstream maps("/proc/self/maps");
   std::string found;

@@ -56,6 +56,9 @@ double median(std::vector<double> values);  // requires at least one
 // from what the parent had.
 int64_t peak_rss_bytes(int pid);
 
+// Memory that new processes can have without swapping, in bytes; 0 when the system does not say.
+int64_t available_memory_bytes();
+
 // "OpenBLAS (openmp)", "OpenBLAS (pthread)", "reference BLAS", ..., or "" when this process has none loaded.
 std::string loaded_blas();
 // Model name of the processor.

@@ -12,6 +12,7 @@
 namespace evenkeel::bench {
 
 enum class StepOptimizer { kMomentum, kAdam };
+enum class StepPrecision { kF32, kBf16 };
 
 struct StepSettings {
   std::string model = "cnn";  // a name of the zoo
@@ -21,6 +22,7 @@ struct StepSettings {
   int threads = 1;
   StepOptimizer optimizer = StepOptimizer::kMomentum;
   double learning_rate = 0.01;
+  StepPrecision precision = StepPrecision::kF32;
 };
 
 // Mini-batches that all contenders train on, one after the other and again from the first.

@@ -97,19 +97,29 @@ class CnnGap final : public ThreeConvolutions {
   nn::Linear fc_;
 };
 
-// relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)); the shortcut has no parameters (option A).
+// What a residual block adds where its shape changes.
+enum class Shortcut { kPad, kProjection };  // without parameters (option A), or a 1x1 convolution and a norm
+
+// relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)).
 class BasicBlock final : public Network {
  public:
-  BasicBlock(int64_t in, int64_t out, int64_t stride)
+  BasicBlock(int64_t in, int64_t out, int64_t stride, Shortcut shortcut)
       : conv1_(conv3x3("conv1", in, out, stride)),
         conv2_(conv3x3("conv2", out, out)),
         bn1_(norm2d("bn1", out)),
         bn2_(norm2d("bn2", out)),
         stride_(stride),
-        extra_(out - in) {}
+        extra_(out - in) {
+    if (shortcut == Shortcut::kPad || (stride == 1 && in == out)) return;
+    projection_ =
+        nn::Sequential(nn::Conv2d(nn::Conv2dOptions(in, out, 1).stride(stride).bias(false)), nn::BatchNorm2d(out));
+    register_module("downsample", projection_);
+  }
   Value forward(Value x) override {
     Value y = bn2_(conv2_(bn1_(conv1_(x)).relu_()));
-    if (stride_ != 1 || extra_ != 0) {
+    if (projection_) {
+      x = projection_->forward(x);
+    } else if (stride_ != 1 || extra_ != 0) {
       constexpr int64_t kEnd = std::numeric_limits<int64_t>::max();
       x = x.slice(2, 0, kEnd, stride_).slice(3, 0, kEnd, stride_);
       x = torch::constant_pad_nd(x, {0, 0, 0, 0, extra_ / 2, extra_ - extra_ / 2});
@@ -120,23 +130,33 @@ class BasicBlock final : public Network {
  private:
   nn::Conv2d conv1_, conv2_;
   nn::BatchNorm2d bn1_, bn2_;
+  nn::Sequential projection_{nullptr};
   int64_t stride_, extra_;
 };
 
-class Resnet20 final : public Network {
+// The stem for small images, stages of basic blocks that halve the image from the second on, the mean, one linear layer.
+struct ResnetShape {
+  int64_t width;  // of the first stage; it doubles
+  int stages, blocks;
+  Shortcut shortcut;
+  const char* head;  // name of the linear layer
+};
+
+class Resnet final : public Network {
  public:
-  Resnet20(int64_t channels, int64_t classes) : conv1_(conv3x3("conv1", channels, 16)), bn1_(norm2d("bn1", 16)) {
-    int64_t in = 16;
-    for (int64_t stage = 0; stage < 3; ++stage) {
-      const int64_t out = int64_t{16} << stage;
+  Resnet(const ResnetShape& shape, int64_t channels, int64_t classes)
+      : conv1_(conv3x3("conv1", channels, shape.width)), bn1_(norm2d("bn1", shape.width)) {
+    int64_t in = shape.width;
+    for (int stage = 0; stage < shape.stages; ++stage) {
+      const int64_t out = shape.width << stage;
       nn::Sequential blocks;
-      for (int64_t block = 0; block < 3; ++block) {
-        blocks->push_back(std::make_shared<BasicBlock>(in, out, stage > 0 && block == 0 ? 2 : 1));
+      for (int block = 0; block < shape.blocks; ++block) {
+        blocks->push_back(std::make_shared<BasicBlock>(in, out, stage > 0 && block == 0 ? 2 : 1, shape.shortcut));
         in = out;
       }
       stages_.push_back(register_module("layer" + std::to_string(stage + 1), blocks));
     }
-    linear_ = linear("linear", in, classes, true);
+    linear_ = linear(shape.head, in, classes, true);
   }
   Value forward(Value x) override {
     x = bn1_(conv1_(x)).relu_();
@@ -151,12 +171,44 @@ class Resnet20 final : public Network {
   nn::Linear linear_{nullptr};
 };
 
+// torchvision's features for vgg11_bn (convolution, norm, activation and pooling are numbered through) and one linear layer.
+class Vgg11 final : public Network {
+ public:
+  Vgg11(const Shape& input, int64_t classes) {
+    constexpr int64_t kPool = 0;
+    int64_t in = input[0], h = input[1], w = input[2];
+    for (const int64_t out : {64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0}) {
+      if (out != kPool) {
+        features_->push_back(nn::Conv2d(nn::Conv2dOptions(in, out, 3).padding(1).bias(false)));
+        features_->push_back(nn::BatchNorm2d(out));
+        features_->push_back(nn::ReLU(nn::ReLUOptions(true)));
+        in = out;
+      } else if (h > 1 && w > 1) {
+        features_->push_back(nn::MaxPool2d(2));
+        h /= 2;
+        w /= 2;
+      }
+    }
+    register_module("features", features_);
+    classifier_ = linear("classifier", in * h * w, classes, true);
+  }
+  Value forward(Value x) override { return classifier_(features_->forward(x).flatten(1)); }
+
+ private:
+  nn::Sequential features_;
+  nn::Linear classifier_{nullptr};
+};
+
 // Null for a model that peer_layouts() does not know.
 std::shared_ptr<Network> make_network(const StepSettings& s) {
   if (s.model == "mlp") return std::make_shared<Mlp>(element_count(s.input), s.classes);
   if (s.model == "cnn") return std::make_shared<Cnn>(s.input, s.classes);
   if (s.model == "cnn-gap") return std::make_shared<CnnGap>(s.input, s.classes);
-  if (s.model == "resnet20") return std::make_shared<Resnet20>(s.input[0], s.classes);
+  constexpr ResnetShape kResnet20{16, 3, 3, Shortcut::kPad, "linear"};
+  constexpr ResnetShape kResnet18{64, 4, 2, Shortcut::kProjection, "fc"};
+  if (s.model == "resnet20") return std::make_shared<Resnet>(kResnet20, s.input[0], s.classes);
+  if (s.model == "resnet18") return std::make_shared<Resnet>(kResnet18, s.input[0], s.classes);
+  if (s.model == "vgg11") return std::make_shared<Vgg11>(s.input, s.classes);
   return nullptr;
 }
 
@@ -233,7 +285,9 @@ class TorchContender final : public Contender {
 
 std::vector<std::string> peer_layouts(const std::string& model) {
   if (model == "mlp") return {"contiguous"};  // nothing in it has a channel and a place
-  if (model == "cnn" || model == "cnn-gap" || model == "resnet20") return {"contiguous", "channels_last"};
+  for (const char* known : {"cnn", "cnn-gap", "resnet20", "vgg11", "resnet18"}) {
+    if (model == known) return {"contiguous", "channels_last"};
+  }
   return {};
 }
 

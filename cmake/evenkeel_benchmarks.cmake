@@ -1,8 +1,9 @@
-# bench/NAME.cc becomes build/.../bench/NAME, together with bench/NAME_*.cc. A benchmark with a peer (torch, dnnl) has
-# it in a file of its own, chosen here: NAME_PEER.cc where the peer is found, else NAME_PEER_absent.cc. Files
-# bench/bench_*.cc are shared by all.
+# bench/NAME.cc becomes build/.../bench/NAME, together with bench/NAME_*.cc. What a benchmark does with a peer (torch, dnnl) is
+# in files of its own, chosen here: NAME_PEER.cc and NAME_*_PEER.cc where the peer is found, else the same names with
+# _absent.cc. Files bench/bench_*.cc are shared by all.
 
 file(GLOB bench_sources CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" bench/*.cc)
+set(bench_all ${bench_sources})
 set(bench_shared ${bench_sources})
 list(FILTER bench_shared INCLUDE REGEX "^bench/bench_")
 list(FILTER bench_sources EXCLUDE REGEX "^bench/bench_|_(torch|dnnl)(_absent)?\\.cc$")
@@ -36,7 +37,27 @@ function(evenkeel_link_dnnl target)
   target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX DNNL::dnnl)
 endfunction()
 
+# Benchmarks that are built a second time without any peer, as NAME_alone: linking libtorch keeps 150 MB of a process resident,
+# so that the memory of one side cannot be measured in a program that has both.
+set(bench_alone step)
+
 # --- programs --------------------------------------------------------------------------------------------------------
+function(evenkeel_add_benchmark target output peers objects)  # and sources
+  add_executable(${target} ${ARGN})
+  set_target_properties(${target} PROPERTIES
+    OUTPUT_NAME ${output} RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bench")
+  evenkeel_compile_options(${target})
+  foreach(peer IN LISTS peers)
+    cmake_language(CALL evenkeel_link_${peer} ${target})
+  endforeach()
+  target_link_libraries(${target} PRIVATE
+    ${objects} ${evenkeel_inside} CLI11::CLI11 fmt::fmt DNNL::dnnl hwy::hwy Threads::Threads)
+  evenkeel_link_header_libraries(${target})
+  if(TARGET benchmark::benchmark)
+    target_link_libraries(${target} PRIVATE benchmark::benchmark)
+  endif()
+endfunction()
+
 foreach(source IN LISTS bench_sources)
   get_filename_component(name ${source} NAME_WE)
   string(REGEX REPLACE "_.*$" "" owner ${name})
@@ -47,16 +68,27 @@ foreach(source IN LISTS bench_sources)
   list(FILTER parts INCLUDE REGEX "^bench/${name}_")
   set(sources ${source} ${parts} ${bench_shared})
   set(peers "")
+  set(chosen "")  # sources of the peers that are here, and of those that are not
+  set(absent "")  # the same without any
   set(missing "")
   foreach(peer IN LISTS bench_peers)
-    if(NOT EXISTS "${PROJECT_SOURCE_DIR}/bench/${name}_${peer}.cc")
+    set(with ${bench_all})
+    list(FILTER with INCLUDE REGEX "^bench/${name}(_[a-z]+)*_${peer}\\.cc$")
+    if(NOT with)
       continue()
     endif()
+    list(TRANSFORM with REPLACE "\\.cc$" "_absent.cc" OUTPUT_VARIABLE without)
+    foreach(file IN LISTS without)
+      if(NOT file IN_LIST bench_all)
+        list(REMOVE_ITEM without ${file})
+      endif()
+    endforeach()
+    list(APPEND absent ${without})
     if(have_${peer})
       list(APPEND peers ${peer})
-      list(APPEND sources bench/${name}_${peer}.cc)
-    elseif(EXISTS "${PROJECT_SOURCE_DIR}/bench/${name}_${peer}_absent.cc")
-      list(APPEND sources bench/${name}_${peer}_absent.cc)
+      list(APPEND chosen ${with})
+    elseif(without)
+      list(APPEND chosen ${without})
     else()
       list(APPEND missing ${peer})
     endif()
@@ -65,17 +97,15 @@ foreach(source IN LISTS bench_sources)
     message(STATUS "bench/${name} is not built: not found: ${missing}")
     continue()
   endif()
-  add_executable(bench_${name} ${sources})
-  set_target_properties(bench_${name} PROPERTIES
-    OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bench")
-  evenkeel_compile_options(bench_${name})
-  foreach(peer IN LISTS peers)
-    cmake_language(CALL evenkeel_link_${peer} bench_${name})
-  endforeach()
-  target_link_libraries(bench_${name} PRIVATE
-    ${evenkeel_inside} CLI11::CLI11 fmt::fmt DNNL::dnnl hwy::hwy Threads::Threads)
-  evenkeel_link_header_libraries(bench_${name})
-  if(TARGET benchmark::benchmark)
-    target_link_libraries(bench_${name} PRIVATE benchmark::benchmark)
+  if(name IN_LIST bench_alone)
+    add_library(bench_${name}_objects OBJECT ${sources})
+    evenkeel_compile_options(bench_${name}_objects)
+    target_link_libraries(bench_${name}_objects PRIVATE ${evenkeel_inside} CLI11::CLI11 fmt::fmt Threads::Threads)
+    evenkeel_link_header_libraries(bench_${name}_objects)
+    evenkeel_add_benchmark(bench_${name} ${name} "${peers}" bench_${name}_objects ${chosen})
+    evenkeel_add_benchmark(bench_${name}_alone ${name}_alone "" bench_${name}_objects ${absent})
+    add_dependencies(bench_${name} bench_${name}_alone)
+  else()
+    evenkeel_add_benchmark(bench_${name} ${name} "${peers}" "" ${sources} ${chosen})
   endif()
 endforeach()
