@@ -60,16 +60,63 @@ TileOptions tile_options(CpuExecutable& e, const Node& node, int64_t examples, b
   return {.examples = examples, .bias = bias, .threads = e.threads(), .node = node.name.c_str()};
 }
 
+// c = a * b in parts of `rows` rows and `columns` columns, each by one thread: the shape of a part, and with it every bit, depends on the
+// plan only.
+struct ProductParts {
+  static constexpr int64_t kRows = 128, kColumns = 128;  // docs/performance.md: 370 of 430 GFLOP/s, without packing
+  ProductShape whole;                                    // m: rows with padding
+  TilePrimitive* parts[2][2] = {};                       // [shorter rows][narrower columns]
+  int64_t row_parts = 0, column_parts = 0;
+
+  ProductParts(CpuExecutable& e, const Node& node, const ProductShape& shape, bool bias)
+      : whole(shape), row_parts((shape.m + kRows - 1) / kRows), column_parts((shape.n + kColumns - 1) / kColumns) {
+    for (const bool short_rows : {false, true}) {
+      for (const bool narrow : {false, true}) {
+        ProductShape part = shape;
+        part.m = short_rows ? shape.m % kRows : std::min(shape.m, kRows);
+        part.n = narrow ? shape.n % kColumns : std::min(shape.n, kColumns);
+        if (part.m == 0 || part.n == 0) continue;
+        parts[short_rows][narrow] = e.keep(strided_product(part, bias, e.threads(), node.name.c_str()));
+      }
+    }
+  }
+  // The first `rows` rows. a, b, c: of the whole matrices; bias may be null.
+  void run(int64_t rows, int threads, const float* a, const float* b, const float* bias, float* c) const {
+    const int64_t used = (rows + kRows - 1) / kRows;
+    parallel_take(used * column_parts, threads, [&](int64_t part, int thread) {
+      const int64_t row = part % used * kRows, column = part / used * kColumns;
+      const bool short_rows = whole.m - row < kRows && whole.m > kRows;
+      const bool narrow = whole.n - column < kColumns && whole.n > kColumns;
+      parts[short_rows][narrow]->run(thread, {.a = a + row * whole.a_row,
+                                              .b = b + column * whole.b_column,
+                                              .bias = bias == nullptr ? nullptr : bias + column,
+                                              .out = c + row * whole.c_row + column});
+    });
+  }
+};
+
 NodeCode compile(const Gemm&, CpuExecutable& e, const Node& node) {
   const int64_t in = e.elements(node.inputs[0]), out = e.elements(node.outputs[0]);
-  const TilePrimitives p = e.tile_primitives([&](int64_t examples) {
-    return linear_forward(in, out, tile_options(e, node, examples, node.inputs[2] != kNoValue));
-  });
+  const bool bias = node.inputs[2] != kNoValue;
+  if (walk_of(e.graph(), node) == Walk::kWhole) {
+    const ProductParts parts(e, node, {e.plan().row_capacity, in, out, in, 1, 1, in, out}, bias);
+    return [=, x = e.rows<float>(node.inputs[0]), w = e.data<float>(node.inputs[1]), b = e.data<float>(node.inputs[2]),
+            y = e.rows<float>(node.outputs[0]),
+            threads = e.threads()](const RunArguments& a) { parts.run(a.n, threads, x.batch(), w, b, y.batch()); };
+  }
+  const TilePrimitives p = e.tile_primitives(
+      [&](int64_t examples) { return linear_forward(in, out, tile_options(e, node, examples, bias)); });
   return product(e, p, node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[0]);
 }
 
 NodeCode compile(const GemmGradInput&, CpuExecutable& e, const Node& node) {
   const int64_t out = e.elements(node.inputs[0]), in = e.elements(node.outputs[0]);
+  if (walk_of(e.graph(), node) == Walk::kWhole) {
+    const ProductParts parts(e, node, {e.plan().row_capacity, out, in, out, 1, in, 1, in}, false);
+    return
+        [=, dy = e.rows<float>(node.inputs[0]), w = e.data<float>(node.inputs[1]), dx = e.rows<float>(node.outputs[0]),
+         threads = e.threads()](const RunArguments& a) { parts.run(a.n, threads, dy.batch(), w, nullptr, dx.batch()); };
+  }
   const TilePrimitives p = e.tile_primitives(
       [&](int64_t examples) { return linear_backward_data(in, out, tile_options(e, node, examples, false)); });
   return product(e, p, node.inputs[0], node.inputs[1], kNoValue, node.outputs[0]);
@@ -192,37 +239,35 @@ NodeCode compile(const ConvGradWeight& op, CpuExecutable& e, const Node& node) {
   return walk_of(g, node) == Walk::kReduce ? gradient_by_tiles(e, node, shape) : gradient_by_groups(e, node, shape);
 }
 
-// Split over rows of the weight, each summed over the whole batch by one thread: no partials at all.
+// dw = dy^T * x: each part of the weight is summed over the whole batch by one thread, in the order of the examples. No partials at all.
 NodeCode compile(const GemmGradWeight&, CpuExecutable& e, const Node& node) {
-  const ValueId x_id = node.inputs[0], dy_id = node.inputs[1], db_id = node.outputs[1];
+  const ValueId x_id = node.inputs[0], dy_id = node.inputs[1];
   const int64_t in = e.elements(x_id), out = e.elements(dy_id), capacity = e.plan().row_capacity;
   constexpr int64_t kSliceRows = 64;  // measured: 260 of 262 GFLOP/s a core at 64 x 784 x 128
-  const int64_t tail = out % kSliceRows;
-  TilePrimitive* whole =
-      out >= kSliceRows ? e.keep(linear_backward_weights(in, out, kSliceRows, tile_options(e, node, capacity, false)))
-                        : nullptr;
-  TilePrimitive* rest =
-      tail > 0 ? e.keep(linear_backward_weights(in, out, tail, tile_options(e, node, capacity, false))) : nullptr;
-  float *dw = e.data<float>(node.outputs[0]), *db = e.data<float>(db_id);
-  return
-      [=, x_rows = e.rows<float>(x_id), dy_rows = e.rows<float>(dy_id), threads = e.threads()](const RunArguments& a) {
-        float *x = x_rows.batch(), *dy = dy_rows.batch();
-        zero_rows(x, in, a.n, capacity);
-        zero_rows(dy, out, a.n, capacity);
-        parallel_for((out + kSliceRows - 1) / kSliceRows, team_for_flops(threads, 2 * a.n * in * out),
-                     [&](int64_t slice, int thread) {
-                       const int64_t first = slice * kSliceRows;
-                       const int64_t end = std::min(out, first + kSliceRows);
-                       TilePrimitive* p = end - first == kSliceRows ? whole : rest;
-                       p->run(thread, {.a = x, .b = dy + first, .out = dw + first * in});
-                       if (db == nullptr) return;
-                       for (int64_t column = first; column < end; ++column) {
-                         double sum = 0;  // in the order of the examples
-                         for (int64_t i = 0; i < a.n; ++i) sum += static_cast<double>(dy[i * out + column]);
-                         db[column] = static_cast<float>(sum);
-                       }
-                     });
-      };
+  const auto slice_of = [&](int64_t rows) {
+    return e.keep(strided_product({rows, capacity, in, 1, out, in, 1, in}, false, e.threads(), node.name.c_str()));
+  };
+  TilePrimitive* const whole = out >= kSliceRows ? slice_of(kSliceRows) : nullptr;
+  TilePrimitive* const rest = out % kSliceRows > 0 ? slice_of(out % kSliceRows) : nullptr;
+  return [=, x_rows = e.rows<float>(x_id), dy_rows = e.rows<float>(dy_id), dw = e.data<float>(node.outputs[0]),
+          db = e.data<float>(node.outputs[1]), threads = e.threads()](const RunArguments& a) {
+    float *x = x_rows.batch(), *dy = dy_rows.batch();
+    zero_rows(x, in, a.n, capacity);
+    zero_rows(dy, out, a.n, capacity);
+    const int team = team_for_flops(threads, 2 * a.n * in * out);
+    parallel_take((out + kSliceRows - 1) / kSliceRows, team, [&](int64_t slice, int thread) {
+      const int64_t first = slice * kSliceRows;
+      const int64_t end = std::min(out, first + kSliceRows);
+      TilePrimitive* p = end - first == kSliceRows ? whole : rest;
+      p->run(thread, {.a = dy + first, .b = x, .out = dw + first * in});
+      if (db == nullptr) return;
+      for (int64_t column = first; column < end; ++column) {
+        double sum = 0;  // in the order of the examples
+        for (int64_t i = 0; i < a.n; ++i) sum += static_cast<double>(dy[i * out + column]);
+        db[column] = static_cast<float>(sum);
+      }
+    });
+  };
 }
 
 template <class T>

@@ -329,17 +329,18 @@ std::unique_ptr<TilePrimitive> linear_backward_data(int64_t in, int64_t out, con
   return linear_product(out, in, without_bias, true);
 }
 
-std::unique_ptr<TilePrimitive> linear_backward_weights(int64_t in, int64_t out, int64_t rows,
-                                                       const TileOptions& options) {
+std::unique_ptr<TilePrimitive> strided_product(const ProductShape& s, bool bias, int threads, const char* node) {
+  const TileOptions options{.examples = s.m, .bias = bias, .threads = threads, .node = node};
   return guarded(options, [&] {
-    const int64_t n = options.examples;
-    const memory::desc dy({rows, n}, kF32, memory::dims{1, out});  // dy^T: a column of dy is a row
-    const memory::desc x({n, in}, kF32, Tag::ab);
-    const memory::desc dweight({rows, in}, kF32, Tag::ab);
-    const dnnl::matmul::primitive_desc pd(dnnl::matmul::desc(dy, x, dweight), user_scratchpad(), cpu_engine());
-    const Roles roles = {DNNL_ARG_WEIGHTS, DNNL_ARG_SRC, 0, 0, DNNL_ARG_DST, 0, false};
+    const memory::desc a({s.m, s.k}, kF32, memory::dims{s.a_row, s.a_column});
+    const memory::desc b({s.k, s.n}, kF32, memory::dims{s.b_row, s.b_column});
+    const memory::desc c({s.m, s.n}, kF32, memory::dims{s.c_row, 1});
+    const memory::desc bias_row = bias ? memory::desc({1, s.n}, kF32, Tag::ab) : memory::desc();
+    const dnnl::matmul::desc desc = bias ? dnnl::matmul::desc(a, b, bias_row, c) : dnnl::matmul::desc(a, b, c);
+    const dnnl::matmul::primitive_desc pd(desc, user_scratchpad(), cpu_engine());
+    const Roles roles = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, 0, bias ? DNNL_ARG_BIAS : 0, DNNL_ARG_DST, 0, false};
     return std::make_unique<Primitive>(
-        dnnl::matmul(pd), Primitive::Descs{x, dy, {}, {}, {}, dweight, pd.scratchpad_desc()}, roles, options.threads);
+        dnnl::matmul(pd), Primitive::Descs{a, b, {}, {}, bias_row, c, pd.scratchpad_desc()}, roles, threads);
   });
 }
 

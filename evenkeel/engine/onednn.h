@@ -58,9 +58,12 @@ std::unique_ptr<TilePrimitive> conv_backward_weights(const ConvShape& shape, con
 std::unique_ptr<TilePrimitive> linear_forward(int64_t in, int64_t out, const TileOptions& options);
 std::unique_ptr<TilePrimitive> linear_backward_data(int64_t in, int64_t out, const TileOptions& options);
 
-// dweight[first .. first + rows of the weight, in] = dy[:, those columns]^T * x over options.examples examples, summed by one thread in
-// the order of the examples. x: [examples, in]; dy: [examples, out]; a = x, b = dy + first, out = dweight + first * in.
-std::unique_ptr<TilePrimitive> linear_backward_weights(int64_t in, int64_t out, int64_t rows,
-                                                       const TileOptions& options);
+// c[m, n] = a[m, k] * b[k, n] [+ bias[n]], each a part of a larger matrix: element (i, j) of a stands at i * a_row + j * a_column. No memory is
+// packed for later: weights that change in every step are read as they are. a, b, bias and out of Arguments.
+struct ProductShape {
+  int64_t m, k, n;
+  int64_t a_row, a_column, b_row, b_column, c_row;
+};
+std::unique_ptr<TilePrimitive> strided_product(const ProductShape& shape, bool bias, int threads, const char* node);
 
 }  // namespace evenkeel

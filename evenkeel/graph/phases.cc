@@ -250,10 +250,24 @@ int64_t gradient_groups(const Shape& dy, int64_t weight_elements) {
   return weight_elements > kLargest / 2 ? kFewer : kMost;
 }
 
+namespace {
+
+// A weight that changes in every step would have to be packed in every step, and a tile of 8 rows reads all of it. In inference it is packed
+// once, and an example must have the same bits alone as in a batch.
+bool is_large_and_trained(const Graph& graph, ValueId weight) {
+  constexpr int64_t kLargeElements = 64 << 10;
+  if (element_count(graph.value(weight).shape) < kLargeElements) return false;
+  return std::any_of(graph.nodes.begin(), graph.nodes.end(),
+                     [](const Node& node) { return std::holds_alternative<GemmGradWeight>(node.op); });
+}
+
+}  // namespace
+
 Walk walk_of(const Graph& graph, const Node& node) {
   if (is_commit(node.op)) return Walk::kOnce;
   if (is_any<MomentsOf, NormGradientSums, SoftmaxCrossEntropyLoss, MeanSquaredError>(node.op)) return Walk::kReduce;
   if (std::holds_alternative<GemmGradWeight>(node.op)) return Walk::kWhole;
+  if (is_any<Gemm, GemmGradInput>(node.op) && is_large_and_trained(graph, node.inputs[1])) return Walk::kWhole;
   if (std::holds_alternative<ConvGradWeight>(node.op)) {
     const int64_t weights = element_count(graph.value(node.outputs[0]).shape);
     return gradient_groups(graph.value(node.inputs[1]).shape, weights) == 0 ? Walk::kWhole : Walk::kReduce;

@@ -216,15 +216,30 @@ TEST(GoldenLinear, tiles_give_pytorchs_bits) {
     // Whole, and as two slices of its rows.
     const auto dweight = file.floats(name + ".dweight");
     result.assign(static_cast<size_t>(w.count()), NAN);
-    linear_backward_weights(in, out, out, options)
-        ->run(0, {.a = x.values<float>().data(), .b = dy, .out = result.data()});
+    strided_product({out, n, in, 1, out, in, 1, in}, false, 1, "test")
+        ->run(0, {.a = dy, .b = x.values<float>().data(), .out = result.data()});
     EXPECT_TRUE(equal(result, dweight));
     result.assign(static_cast<size_t>(w.count()), NAN);
     for (const auto& [first, rows] : {std::pair<int64_t, int64_t>{0, 2}, {2, out - 2}}) {
-      const auto slice = linear_backward_weights(in, out, rows, options);
-      slice->run(0, {.a = x.values<float>().data(), .b = dy + first, .out = result.data() + first * in});
+      const auto slice = strided_product({rows, n, in, 1, out, in, 1, in}, false, 1, "test");
+      slice->run(0, {.a = dy + first, .b = x.values<float>().data(), .out = result.data() + first * in});
     }
     EXPECT_TRUE(equal(result, dweight));
+
+    // Forward and backward without packing, in two parts of the columns, as large layers do in training.
+    result.assign(static_cast<size_t>(y.count()), NAN);
+    for (const auto& [first, columns] : {std::pair<int64_t, int64_t>{0, 2}, {2, out - 2}}) {
+      strided_product({n, in, columns, in, 1, 1, in, out}, bias, 1, "test")
+          ->run(0, {.a = x.values<float>().data(),
+                    .b = w.values<float>().data() + first * in,
+                    .bias = bias ? file.floats(name + ".bias").data() + first : nullptr,
+                    .out = result.data() + first});
+    }
+    EXPECT_TRUE(equal(result, y.values<float>()));
+    result.assign(static_cast<size_t>(x.count()), NAN);
+    strided_product({n, out, in, out, 1, in, 1, in}, false, 1, "test")
+        ->run(0, {.a = dy, .b = w.values<float>().data(), .out = result.data()});
+    EXPECT_TRUE(equal(result, file.floats(name + ".dx")));
   }
 }
 
