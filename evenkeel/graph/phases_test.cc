@@ -199,6 +199,18 @@ TEST(Phases, make_a_pool_again_only_when_all_may_be) {
   EXPECT_EQ(runs(Recompute::kAll), 2);
 }
 
+// Nothing else reads the norm between conv1 and the pool later: it is made again from what conv1 made, which is kept for its gradient.
+TEST(Phases, make_the_norm_before_a_pool_again_for_the_pool) {
+  const Graph graph = step_of(chain(Mode::kTrain));
+  const PhasedGraph cheap = cut_into_phases(graph, Recompute::kCheap), all = cut_into_phases(graph, Recompute::kAll);
+  EXPECT_TRUE(is_kept(cheap, "pool1"));
+  EXPECT_FALSE(is_kept(all, "pool1"));
+  EXPECT_FALSE(is_kept(all, "bn1"));
+  EXPECT_TRUE(is_kept(all, "conv1"));
+  EXPECT_GT(runs_of<Normalize>(all.graph), 2);
+  EXPECT_GT(runs_of<MaxPool>(all.graph), 1);
+}
+
 // The convolution's output is kept for the norm's gradient anyway, so that its normalized form costs nothing but the work.
 TEST(Phases, keep_the_input_of_a_norm_and_make_its_output_again) {
   GraphBuilder b(Mode::kTrain);

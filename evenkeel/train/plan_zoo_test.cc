@@ -55,6 +55,10 @@ TEST(PlanOfTheZoo, needs_no_more_memory_the_more_it_makes_again) {
     const size_t all = make_plan(graph, {.batch = 128, .recompute = Recompute::kAll}).arena_bytes;
     EXPECT_LE(cheap, nothing) << name;
     EXPECT_LE(all, cheap) << name;
+    const bool pools = name == "cnn" || name == "cnn-gap" || name == "lenet" || name == "vgg11";
+    if (pools) {
+      EXPECT_LT(all, cheap) << name << ": the pools are made again";
+    }
   }
 }
 
