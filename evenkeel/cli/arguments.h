@@ -15,6 +15,16 @@ namespace evenkeel::cli {
 
 enum class EvalMode { kRunning, kBatch, kBoth };
 
+// What `evenkeel plan` is asked about, beside the model, the data and the threads.
+struct PlanArguments {
+  std::optional<Shape> input;
+  std::optional<int64_t> classes;
+  int64_t batch_size = 128;
+  size_t memory_bytes = 0;  // 0: no limit
+  int64_t tile = 0;         // 0: chosen by the plan
+  bool no_run = false;
+};
+
 struct Arguments {
   std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
   std::set<std::string> given;     // long names of the options that were there
@@ -22,16 +32,17 @@ struct Arguments {
   std::vector<std::string> warnings;  // of options without effect; one line each
 
   TrainSettings train;
+  PlanArguments plan;
 
-  std::string model;  // eval, predict: the model file, or the folder of a run
-  std::string data;   // eval: "" = what the model was trained on; data info: the set
+  std::string model;  // eval, predict: the model file, or the folder of a run; plan: or a name, or a TOML file
+  std::string data;   // eval: "" = what the model was trained on; data info, plan: the set
   std::optional<std::string> label;
   std::optional<double> validation;
   std::optional<uint64_t> seed;  // eval
   std::string split = "test";
   EvalMode statistics = EvalMode::kRunning;
   int64_t batch_size = 256;
-  int threads = 0;  // eval, predict; 0: the cores this process may use
+  int threads = 0;  // eval, predict, plan; 0: the cores this process may use
   data::Corrupt corrupt;
   std::string predictions;         // eval: a CSV file to write
   std::vector<std::string> files;  // predict

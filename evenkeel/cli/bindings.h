@@ -79,6 +79,22 @@ Binding integer(Field field, int64_t least, int64_t most = std::numeric_limits<i
           .words = {}};
 }
 
+// A number of bytes above 0: a whole number, with K, M or G behind it in units of 1024, 1024^2 or 1024^3.
+template <class Field>
+Binding bytes(Field field) {
+  return {.set = [=](Arguments& a, const std::string& text) -> std::optional<std::string> {
+            constexpr int64_t kMost = int64_t{1} << 50;
+            const size_t unit = text.empty() ? text.npos : std::string("KMG").find(text.back());
+            const int shift = unit == text.npos ? 0 : 10 * static_cast<int>(unit + 1);
+            const auto value = number_from<int64_t>(unit == text.npos ? text : text.substr(0, text.size() - 1));
+            if (!value || *value < 1 || *value > kMost >> shift) return "a number of bytes, such as 512M or 2G";
+            field(a) = static_cast<size_t>(*value << shift);
+            return std::nullopt;
+          },
+          .show = [](const Arguments&) { return std::string(); },
+          .words = {}};
+}
+
 // A range of real numbers, its ends included or not, and its name in messages.
 struct Range {
   double low, high;

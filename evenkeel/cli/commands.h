@@ -14,6 +14,7 @@ int run_train(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
 int run_predict(const Arguments& arguments);
 int run_data_info(const Arguments& arguments);
+int run_plan(const Arguments& arguments);
 int run_help(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_version(const Arguments& arguments);

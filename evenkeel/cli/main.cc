@@ -21,6 +21,7 @@ int dispatch(const Arguments& arguments) {
   if (arguments.command == "eval") return run_eval(arguments);
   if (arguments.command == "predict") return run_predict(arguments);
   if (arguments.command == "data info") return run_data_info(arguments);
+  if (arguments.command == "plan") return run_plan(arguments);
   if (arguments.command == "generate") return run_generate(arguments);
   // No command, or "data" without what to do.
   const std::string text = help_text(*find_command(arguments.command), terminal_of(stderr, arguments.color));

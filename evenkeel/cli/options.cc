@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "evenkeel/cli/bindings.h"
+#include "evenkeel/train/plan_report.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -13,10 +14,15 @@ namespace {
   [](Arguments & a) -> auto& { return a.member; }
 // NOLINTEND(bugprone-macro-parentheses)
 
-const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"};
-const std::vector<std::string> kEvery = {"", "train", "eval", "predict", "data info"};
+const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"},
+                               kPlan = {"plan"};
+const std::vector<std::string> kEvery = {"", "train", "eval", "predict", "data info", "plan"};
 
 constexpr const char* kDataWords = "fashion-mnist, mnist, a folder of IDX or CIFAR files, FILE.csv, or X.npy,Y.npy";
+constexpr const char* kMemoryHelp =
+    "The most memory that a step may take, parameters and all, but not the data: 512M, 2G. Values are then made again "
+    "instead of kept, and "
+    "tiles are smaller, which can change the rounding.";
 constexpr int64_t kMostThreads = 1024;
 constexpr int64_t kMostBatch = 1 << 24;  // far above what fits in memory; keeps products of sizes within 64 bits
 
@@ -141,11 +147,17 @@ std::vector<Option> run_options() {
        integer(EK_FIELD(train.seed), 0)},
       {kTrain, group, "threads", 't', "N", "Threads; the result is the same to the bit for any number.",
        integer(EK_FIELD(train.threads), 1, kMostThreads), "the cores this process may use"},
+      {kTrain, group, "memory", 0, "BYTES", kMemoryHelp, bytes(EK_FIELD(train.memory_bytes)), "no limit"},
       {kTrain, group, "max-steps", 0, "N", "Stop after so many steps.", integer(EK_FIELD(train.max_steps), 1),
        "no limit"},
       {kTrain, group, "overfit", 0, "N",
        "Use only the first N examples of every split: a network that cannot learn these by heart has a fault.",
        integer(EK_FIELD(train.overfit), 1), "all examples"},
+      {kTrain, group, "profile", 0, "FILE",
+       "Trace one of the first steps: print where its time went, and write all of it to this file, for "
+       "chrome://tracing "
+       "and Perfetto.",
+       text(EK_FIELD(train.profile)), "not written", "file"},
       {kTrain, group, "dry-run", 0, "", "One batch of everything, to see that it works; writes nothing.",
        flag(EK_FIELD(train.dry_run))},
   };
@@ -210,9 +222,31 @@ std::vector<Option> other_options() {
   };
 }
 
+std::vector<Option> plan_options() {
+  return {
+      {kPlan, "Network", "MODEL", 0, "",
+       fmt::format("The network: {}, a TOML file, a model file, or the folder of a run.", fmt::join(zoo_names(), ", ")),
+       text_or(EK_FIELD(model), zoo_names()), "", "file", true, true},
+      {kPlan, "Network", "input", 0, "SHAPE", "Of an example: channels x height x width, or a number of features.",
+       read_by(EK_FIELD(plan.input), parse_shape), "1x28x28, or what a file says"},
+      {kPlan, "Network", "classes", 0, "N", "Outputs of the network.", integer(EK_FIELD(plan.classes), 1, 1 << 24),
+       "10, or what a file says"},
+      {kPlan, "Network", "data", 'd', "D", "Take input and classes from this data set.",
+       text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "none", "file"},
+      {kPlan, "Plan", "batch-size", 'b', "N", "Examples per step.", integer(EK_FIELD(plan.batch_size), 1, kMostBatch)},
+      {kPlan, "Plan", "memory", 0, "BYTES", kMemoryHelp, bytes(EK_FIELD(plan.memory_bytes)), "no limit"},
+      {kPlan, "Plan", "tile", 0, "N", "Examples of a tile, in every phase.",
+       integer(EK_FIELD(plan.tile), 1, kMostBatch), "chosen for each phase by the bytes of an example"},
+      {kPlan, "Run", "threads", 't', "N", "Threads; each has scratch memory of its own.",
+       integer(EK_FIELD(threads), 1, kMostThreads), "the cores this process may use"},
+      {kPlan, "Run", "no-run", 0, "", "Do not run a few steps to measure the time of every phase.",
+       flag(EK_FIELD(plan.no_run))},
+  };
+}
+
 std::vector<Option> common_options() {
   const std::string group = "Output";
-  const std::vector<std::string> with_result = {"train", "eval", "predict", "data info"};
+  const std::vector<std::string> with_result = {"train", "eval", "predict", "data info", "plan"};
   return {
       {with_result, group, "json", 0, "", "Print one JSON object on standard output, and nothing else there.",
        flag(EK_FIELD(json))},
@@ -221,7 +255,7 @@ std::vector<Option> common_options() {
       {kEvery, group, "color", 0, "WHEN", "Colours: on terminals (auto), always or never.",
        choice(EK_FIELD(color),
               {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}})},
-      {{"", "train", "eval", "predict", "data", "data info", "help", "generate"},
+      {{"", "train", "eval", "predict", "data", "data info", "plan", "help", "generate"},
        group,
        "help",
        'h',
@@ -236,8 +270,8 @@ std::vector<Option> common_options() {
 
 std::vector<Option> all_options() {
   std::vector<Option> all;
-  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, other_options,
-                    common_options}) {
+  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, plan_options,
+                    other_options, common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;
@@ -299,6 +333,14 @@ const std::vector<Command>& commands() {
        {{"evenkeel data info fashion-mnist", "sizes, classes, mean and standard deviation"},
         {"evenkeel data info iris.csv --label species --json", "a table, for a program to read"}},
        ""},
+      {"plan",
+       "how a training step is cut into phases and tiles, and what it needs",
+       "evenkeel plan MODEL [OPTIONS]",
+       {{"evenkeel plan resnet20 --input 3x32x32", "phases, memory, and where the time goes"},
+        {"evenkeel plan cnn --batch-size 512 --memory 128M --no-run", "does it fit in 128 MiB?"},
+        {"evenkeel plan net.toml --data cifar10 --json", "for a program to read"}},
+       "A phase walks the batch tile by tile on all threads; it ends where statistics of the whole batch are needed. "
+       "Values that a later phase reads are kept, or made again there, which a star marks."},
       {"help",
        "show the help of a command",
        "evenkeel help [COMMAND]",

@@ -276,6 +276,9 @@ void settle(Arguments& arguments) {
     throw UsageError(
         "--resume and --dry-run do not go together: a dry run reads and writes no run; leave one of them out");
   }
+  if (!train.profile.empty() && train.dry_run) {
+    throw UsageError("--profile and --dry-run do not go together: a dry run writes nothing; leave one of them out");
+  }
 }
 
 }  // namespace evenkeel::cli

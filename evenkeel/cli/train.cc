@@ -99,8 +99,26 @@ nlohmann::ordered_json json_of(const TrainResult& result) {
   json["peak_memory_bytes"] = result.peak_memory_bytes;
   json["model"] = path(result.model_path);
   json["run"] = path(result.run_dir);
+  if (result.profile) {
+    const StepProfile& p = *result.profile;
+    json["profile"] = {
+        {"step", p.step},       {"threads", p.threads}, {"seconds", p.seconds},    {"products_s", p.products_s},
+        {"norms_s", p.norms_s}, {"other_s", p.other_s}, {"waiting_s", p.waiting_s}};
+  }
   if (!result.message.empty()) json["message"] = result.message;
   return json;
+}
+
+// Milliseconds of all threads together.
+std::string text_of(const StepProfile& p) {
+  std::string text = fmt::format("\nstep {}: {:.2f} ms on {} thread{}, of which\n", p.step, 1e3 * p.seconds, p.threads,
+                                 p.threads == 1 ? "" : "s");
+  const double all = p.seconds * p.threads;
+  for (const auto& [name, seconds] :
+       {std::pair{"convolutions and matrix products", p.products_s}, std::pair{"norms", p.norms_s},
+        std::pair{"everything else", p.other_s}, std::pair{"waiting", p.waiting_s}})
+    text += fmt::format("  {:<34}{:>10.2f} ms {:>6.1f} %\n", name, 1e3 * seconds, 100 * seconds / all);
+  return text;
 }
 
 std::string text_of(const TrainResult& r, bool dry_run) {
@@ -119,6 +137,7 @@ std::string text_of(const TrainResult& r, bool dry_run) {
   text +=
       fmt::format("{:<14}{}, {:.0f} images/s, {} parameters, peak memory {}\n", "training", duration_text(r.seconds),
                   r.images_per_s, r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
+  if (r.profile) text += text_of(*r.profile);
   return text;
 }
 

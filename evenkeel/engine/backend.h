@@ -45,6 +45,7 @@ struct Trace {
   std::vector<TraceEvent> events;
   int threads = 1;
   double seconds = 0;
+  bool finite = true;  // as RunResult
 };
 
 class Executable {

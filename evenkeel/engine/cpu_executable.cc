@@ -420,8 +420,10 @@ RunResult CpuExecutable::run(const RunArguments& arguments) {
 
 Trace CpuExecutable::trace(const RunArguments& arguments) {
   TraceObserver observer(threads_);
-  run_phases(arguments, observer);
-  return observer.take();
+  const RunResult result = run_phases(arguments, observer);
+  Trace trace = observer.take();
+  trace.finite = result.finite;
+  return trace;
 }
 
 namespace {

@@ -144,9 +144,7 @@ class PhaseCutter {
       if (crossing_bytes == 0) continue;
       // What would have to be kept in its place.
       int64_t inputs_bytes = 0;
-      for (const ValueId id : node.inputs) {
-        if (batched(id) && !is_available_later(id)) inputs_bytes += bytes(id);
-      }
+      for (const ValueId id : node.inputs) inputs_bytes += bytes_to_have_later(id);
       // A residual is part of a chain that only keeping ends.
       if (std::holds_alternative<Normalize>(node.op) && batched(node.inputs[4])) again = false;
       again = again && inputs_bytes < crossing_bytes;
@@ -155,10 +153,36 @@ class PhaseCutter {
         (again ? made_again_ : kept_)[static_cast<size_t>(id)] = true;
       }
       if (!again) continue;
-      for (const ValueId id : node.inputs) {
-        if (batched(id) && !is_available_later(id)) kept_[static_cast<size_t>(id)] = true;
-      }
+      for (const ValueId id : node.inputs) have_later(id);
     }
+  }
+
+  // The node that made `id`, if `id` may be made again for the sake of something that is made from it: the norm before a pool.
+  const Node* maker_again(ValueId id) const {
+    const auto index = static_cast<size_t>(id);
+    if (recompute_ != Recompute::kAll || maker_[index] < 0) return nullptr;
+    const Node& node = graph_.nodes[static_cast<size_t>(maker_[index])];
+    const bool residual = std::holds_alternative<Normalize>(node.op) && batched(node.inputs[4]);
+    return made_[index] % kStages == kTiles && may_be_made_again(node.op) && !residual ? &node : nullptr;
+  }
+
+  // What has to be kept so that a later phase can read `id`.
+  int64_t bytes_to_have_later(ValueId id) const {
+    if (!batched(id) || is_available_later(id)) return 0;
+    int64_t inputs_bytes = bytes(id);
+    if (const Node* node = maker_again(id)) {
+      inputs_bytes = 0;
+      for (const ValueId input : node->inputs) inputs_bytes += bytes_to_have_later(input);
+    }
+    return std::min(bytes(id), inputs_bytes);
+  }
+
+  void have_later(ValueId id) {
+    if (!batched(id) || is_available_later(id)) return;
+    const Node* node = bytes_to_have_later(id) < bytes(id) ? maker_again(id) : nullptr;
+    (node != nullptr ? made_again_ : kept_)[static_cast<size_t>(id)] = true;
+    if (node == nullptr) return;
+    for (const ValueId input : node->inputs) have_later(input);
   }
 
   bool is_available_later(ValueId id) const {

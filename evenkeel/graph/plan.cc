@@ -310,11 +310,13 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     }
   }
   if (needs(plan) <= options.memory_bytes) return plan;
-  constexpr size_t kMega = 1'000'000;
-  const auto megabytes = [](size_t bytes) { return std::to_string((bytes + kMega - 1) / kMega) + " MB"; };
+  constexpr size_t kMega = size_t{1} << 20;
+  const auto megabytes = [](size_t bytes) { return std::to_string((bytes + kMega - 1) / kMega) + " MiB"; };
+  const std::string allowed = options.memory_bytes < kMega ? std::to_string(options.memory_bytes) + " bytes"
+                                                           : std::to_string(options.memory_bytes / kMega) + " MiB";
   throw UsageError("a step over " + std::to_string(options.batch) + " examples needs " + megabytes(least) +
-                   " of memory at least, " + megabytes(least - options.memory_bytes) + " more than the " +
-                   megabytes(options.memory_bytes) + " allowed; use a smaller batch size, or allow more");
+                   " of memory at least, " + megabytes(least - options.memory_bytes) + " more than the " + allowed +
+                   " allowed; use a smaller batch size, or allow more");
 }
 
 }  // namespace evenkeel

@@ -68,6 +68,11 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   map["step-factor"] = fmt::format("{}", s.step_factor);
   map["seed"] = std::to_string(s.seed);
   map["max-steps"] = std::to_string(s.max_steps);
+  if (s.memory_bytes > 0) {
+    // The bound chooses the tile, and with it the rounding; it counts the memory of every thread.
+    map["memory"] = std::to_string(s.memory_bytes);
+    map["threads"] = std::to_string(s.threads);
+  }
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
   map["on-nonfinite"] = s.on_nonfinite == OnNonfinite::kStop ? "stop" : "skip";

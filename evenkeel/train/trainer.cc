@@ -16,6 +16,7 @@
 #include "evenkeel/data/fit.h"
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/kernels/activation.h"
+#include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/train/checkpoint.h"
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/run_folder.h"
@@ -83,6 +84,7 @@ class Run {
   // Data, network, plans: everything that can be wrong is found here, before a folder is made.
   void prepare() {
     require_sound(settings_);
+    if (!settings_.profile.empty()) require_writable(settings_.profile);
     data::LoadOptions load = settings_.load;
     load.seed = settings_.seed;
     splits_ = data::load(settings_.data, load);
@@ -133,7 +135,7 @@ class Run {
     const Graph graph = step_graph(network, &states);
     for (const StateInfo& state : states) model_.store.add(state.name, Tensor(DType::kF32, state.shape));
     const std::unique_ptr<Backend> backend = cpu_backend(threads_);
-    Plan plan = make_plan(graph, {.batch = cut_.sizes.front()});
+    Plan plan = make_plan(graph, plan_options(cut_.sizes.front()));
     parameters_ = plan.parameter_count;
     executable_ = backend->compile(std::move(plan), model_.store);
     // A last batch that others joined, or that runs through the running statistics, has a plan of its own: the work of a step goes by
@@ -141,10 +143,14 @@ class Run {
     if (cut_.last_uses_running) {
       std::vector<StateInfo> same_states;
       const Graph frozen = step_graph(build_network(model_.spec, Mode::kTrainRunningStatistics), &same_states);
-      last_executable_ = backend->compile(make_plan(frozen, {.batch = cut_.sizes.back()}), model_.store);
+      last_executable_ = backend->compile(make_plan(frozen, plan_options(cut_.sizes.back())), model_.store);
     } else if (cut_.sizes.back() > cut_.sizes.front()) {
-      last_executable_ = backend->compile(make_plan(graph, {.batch = cut_.sizes.back()}), model_.store);
+      last_executable_ = backend->compile(make_plan(graph, plan_options(cut_.sizes.back())), model_.store);
     }
+  }
+
+  PlanOptions plan_options(int64_t batch) const {
+    return {.batch = batch, .memory_bytes = settings_.memory_bytes, .threads = threads_};
   }
 
   // What a checkpoint must agree on. The fingerprint of the data: counts, classes, labels and the standardization, which every value
@@ -307,6 +313,7 @@ class Run {
     TrainResult result;
     result.status = "finished";
     last_checkpoint_s_ = now_s();
+    profiled_step_ = std::min(state_.step + kProfiledStep, total_steps());
     while (state_.step < total_steps()) {
       if (state_.epoch == 0 || state_.batch == steps_per_epoch()) begin_epoch();
       if (order_.empty()) {
@@ -344,11 +351,14 @@ class Run {
     Executable& executable = last ? *last_executable_ : *executable_;
     const double start = now_s();
     const RunArguments arguments = read_batch(state_.first_example, n);
-    const RunResult run = executable.run(arguments);
+    const bool profiled = !settings_.profile.empty() && state_.step + 1 == profiled_step_;
+    const Trace trace = profiled ? executable.trace(arguments) : Trace{};
+    const RunResult run = profiled ? RunResult{trace.finite} : executable.run(arguments);
     const double seconds = now_s() - start;
     ++state_.step;
     ++state_.batch;
     state_.first_example += n;
+    if (profiled) save_profile(executable.plan(), trace);
     const double loss = executable.scalar("loss");
     if (run.finite) {
       ++state_.updates;
@@ -373,6 +383,12 @@ class Run {
     }
     report_progress(arguments.learning_rate);
     return true;
+  }
+
+  void save_profile(const Plan& plan, const Trace& trace) {
+    profile_ = profile_of(plan, trace);
+    profile_->step = state_.step;
+    write_file_atomically(settings_.profile, chrome_trace(plan, trace));
   }
 
   // Always false: the run ends here.
@@ -513,6 +529,9 @@ class Run {
       result.validation_loss = last_epoch_->validation_loss;
       result.validation_accuracy = last_epoch_->validation_accuracy;
     }
+    result.profile = profile_;
+    if (!settings_.profile.empty() && !profile_)
+      note("warning: no step was profiled: the run ended before step " + std::to_string(profiled_step_));
     result.peak_memory_bytes = peak_memory_bytes();
     log_->append(EndRecord{.status = result.status,
                            .step = state_.step,
@@ -522,6 +541,9 @@ class Run {
                            .message = result.message});
     log_->sync();
   }
+
+  // Of those that this process makes, the one that is profiled: by then memory has been touched and the clock of the processor is up.
+  static constexpr int64_t kProfiledStep = 3;
 
   const TrainSettings settings_;
   const TrainObserver& observer_;
@@ -539,6 +561,8 @@ class Run {
   std::optional<RunLogWriter> log_;
   RunIdentity identity_;
   TrainState state_;
+  int64_t profiled_step_ = 0;
+  std::optional<StepProfile> profile_;
   int64_t saved_step_ = -1;  // of the newest checkpoint that this process wrote
   std::vector<int64_t> order_;
   std::optional<EpochSummary> last_epoch_;

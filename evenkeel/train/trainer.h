@@ -19,6 +19,7 @@
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/model_file.h"
 #include "evenkeel/train/model_spec.h"
+#include "evenkeel/train/profile.h"
 #include "evenkeel/train/schedule.h"
 
 namespace evenkeel {
@@ -50,14 +51,16 @@ struct TrainSettings {
   double step_epochs = 1;  // schedule step: every so many epochs
   double step_factor = 0.1;
   uint64_t seed = 1;
-  int threads = 0;        // 0: the cores this process may use
-  int64_t max_steps = 0;  // > 0: stop after so many steps in all
-  int64_t overfit = 0;    // > 0: train on the first so many examples of every split only
-  bool dry_run = false;   // one batch of everything; writes nothing
+  int threads = 0;          // 0: the cores this process may use
+  size_t memory_bytes = 0;  // > 0: the most that a training step may take (memory_of)
+  int64_t max_steps = 0;    // > 0: stop after so many steps in all
+  int64_t overfit = 0;      // > 0: train on the first so many examples of every split only
+  bool dry_run = false;     // one batch of everything; writes nothing
   LastBatch last_batch = LastBatch::kKeep;
   OnNonfinite on_nonfinite = OnNonfinite::kStop;
   data::Augment augment;
-  std::string out;  // "": a new numbered folder below runs/
+  std::string out;      // "": a new numbered folder below runs/
+  std::string profile;  // a file for the trace of one step; "": none
   bool resume = false;
   double checkpoint_every_s = 30;
 };
@@ -99,6 +102,7 @@ struct TrainResult {
   double seconds = 0;
   int64_t parameters = 0;
   int64_t peak_memory_bytes = 0;
+  std::optional<StepProfile> profile;  // of the step that was traced
   std::string model_path, run_dir;
 };
 
