@@ -270,7 +270,7 @@ PlanMemory memory_of(const Plan& plan, int threads) {
     for (const std::vector<int32_t>* nodes : {&phase.tiles, &phase.after}) {
       for (const int32_t i : *nodes) {
         const Node& node = plan.graph.nodes[static_cast<size_t>(i)];
-        if (is_any<Conv, ConvGradInput, Gemm, GemmGradInput>(node.op))
+        if (nodes == &phase.tiles && is_any<Conv, ConvGradInput, Gemm, GemmGradInput>(node.op))
           memory.packed += value_bytes(plan.graph.value(node.inputs[1]), 1);
         if (is_any<MomentsOf, NormGradientSums>(node.op)) {
           const size_t channels = static_cast<size_t>(element_count(plan.graph.value(node.outputs[0]).shape));
