@@ -124,17 +124,19 @@ TEST(Pool, takes_a_window_of_minus_infinity_for_what_it_is) {
 }
 
 TEST(Pool, transposes_there_and_back) {
-  for (const auto& [c, s] : {std::pair<int64_t, int64_t>{1, 7}, {3, 1}, {3, 50}, {17, 33}, {64, 49}}) {
-    const size_t count = static_cast<size_t>(c * s);
-    const std::vector<float> x = random_floats(count, 1);
-    std::vector<float> y(count), back(count);
-    channels_first_to_last(x.data(), c, s, y.data());
-    for (int64_t i = 0; i < c; ++i) {
-      for (int64_t j = 0; j < s; ++j) ASSERT_EQ(y[static_cast<size_t>(j * c + i)], x[static_cast<size_t>(i * s + j)]);
+  for_each_target([] {
+    for (const auto& [c, s] : {std::pair<int64_t, int64_t>{1, 7}, {3, 1}, {3, 50}, {3, 64}, {17, 33}, {64, 49}}) {
+      const size_t count = static_cast<size_t>(c * s);
+      const std::vector<float> x = random_floats(count, 1);
+      std::vector<float> y(count), back(count);
+      channels_first_to_last(x.data(), c, s, y.data());
+      for (int64_t i = 0; i < c; ++i) {
+        for (int64_t j = 0; j < s; ++j) ASSERT_EQ(y[static_cast<size_t>(j * c + i)], x[static_cast<size_t>(i * s + j)]);
+      }
+      channels_last_to_first(y.data(), c, s, back.data());
+      EXPECT_EQ(back, x);
     }
-    channels_last_to_first(y.data(), c, s, back.data());
-    EXPECT_EQ(back, x);
-  }
+  });
 }
 
 }  // namespace
