@@ -1,6 +1,7 @@
 // No allocation inside a training step after the first: every operator new called from the code of this program is counted while a step
 // runs, in whichever thread. Those called from inside shared libraries (oneDNN's few small ones per primitive) are counted apart, and bounded.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -130,6 +131,37 @@ TEST(Allocation, does_not_happen_in_a_training_step_after_the_first) {
   // About 110 primitives and changes of layout in these two steps; measured: 570 in all with AVX-512, 1030 with SSE4.1, whose
   // forward products run in halves of a tile. The bound is twice that: it is there to see a count that grows with the data.
   EXPECT_LE(foreign_allocations, 2000);
+}
+
+// Of this process so far: pages that had to be found for an address.
+int64_t page_faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt + usage.ru_majflt;
+}
+
+// All memory is touched before the first step: 20 MB of activations would cost 5000 faults in a step that finds new memory.
+TEST(PageFaults, do_not_happen_in_a_training_step_after_the_first) {
+  if (!EK_COUNTS_ALLOCATIONS) GTEST_SKIP() << "a sanitizer keeps memory of its own beside every value";
+  std::vector<ParameterInfo> parameters;
+  std::vector<BufferInfo> buffers;
+  std::vector<StateInfo> states;
+  const Graph graph = training_graph(&parameters, &buffers, &states);
+  ParameterStore store;
+  for (const auto& info : parameters) store.add(info.name, Tensor(DType::kF32, info.shape));
+  for (const auto& info : buffers) store.add(info.name, Tensor(info.dtype, info.shape));
+  for (const auto& info : states) store.add(info.name, Tensor(DType::kF32, info.shape));
+  constexpr int64_t kBatch = 2000;
+  const auto executable = cpu_backend(2)->compile(make_plan(graph, {.batch = kBatch}), store);
+  ASSERT_GT(executable->plan().arena_bytes, size_t{20} << 20);
+  const std::vector<float> x(kBatch * 3 * 12 * 12, 0.5f);
+  const std::vector<int32_t> labels(kBatch, 3);
+  const RunArguments arguments{.x = x.data(), .labels = labels.data(), .n = kBatch, .learning_rate = 1e-3, .step = 1};
+  executable->run(arguments);
+  const int64_t before = page_faults();
+  executable->run(arguments);
+  // A few may come from the system itself, as where it gathers pages into huge ones.
+  EXPECT_LT(page_faults() - before, 100);
 }
 
 }  // namespace
