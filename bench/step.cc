@@ -53,7 +53,8 @@ Json describe_machine(const Options& options, int cores) {
             {"optimizer", options.optimizer},
             {"rounds", options.rounds},
             {"slice_ms", options.slice_ms},
-            {"floor_precision", options.floor_precision},
+            {"floor_precision", options.precision == "bf16" ? options.precision : options.floor_precision},
+            {"precision", options.precision},
             {"tuned_heap", kTunedHeap}}},
           {"warnings", warnings}};
 }
@@ -122,6 +123,10 @@ void add_options(CLI::App& app, Options& o) {
       ->check(CLI::IsMember({"default", "tuned", "both"}))
       ->capture_default_str();
   app.add_option("--floor-precision", o.floor_precision, "fp32 or bf16: what the floor's activations and weights are")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--precision", o.precision,
+                 "fp32 or bf16: what evenkeel stores images in; with bf16 the floor does, too")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   app.add_option("--rounds", o.rounds, "slices of each contender")->check(CLI::PositiveNumber)->capture_default_str();

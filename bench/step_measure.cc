@@ -64,7 +64,7 @@ int batches_for(const StepSettings& s) {
 
 std::unique_ptr<Floor> floor_of(const Options& options, const StepSettings& s, const std::vector<FloorCall>& calls) {
   if (options.no_floor) return nullptr;
-  const bool halves = options.floor_precision == "bf16";
+  const bool halves = options.floor_precision == "bf16" || options.precision == "bf16";
   return make_floor(
       calls,
       {.batch = s.batch, .threads = s.threads, .precision = halves ? StepPrecision::kBf16 : StepPrecision::kF32});
@@ -179,7 +179,9 @@ Json time_in_process(const Options& options, int threads, const std::string& hea
                                  "--slice-ms",
                                  fmt::format("{}", options.slice_ms),
                                  "--floor-precision",
-                                 options.floor_precision};
+                                 options.floor_precision,
+                                 "--precision",
+                                 options.precision};
   if (options.no_peer) words.emplace_back("--no-peer");
   if (options.no_floor) words.emplace_back("--no-floor");
   return Json::parse(output_of(words, {{"GLIBC_TUNABLES", heap == "tuned" ? kTunedHeap : ""}}));

@@ -8,6 +8,7 @@
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/graph/autodiff.h"
 #include "evenkeel/graph/plan.h"
+#include "evenkeel/graph/precision.h"
 #include "evenkeel/train/model_file.h"
 #include "evenkeel/train/model_spec.h"
 
@@ -80,7 +81,8 @@ std::vector<FloorCall> calls_of(const Graph& graph) {
 class Evenkeel final : public EvenkeelContender {
  public:
   Evenkeel(const StepSettings& s, const Batches& batches) : settings_(s), batches_(batches) {
-    if (s.precision != StepPrecision::kF32) throw UsageError("evenkeel trains in fp32 only");
+    const bool halves = s.precision == StepPrecision::kBf16;
+    if (halves && !cpu_has_bf16()) throw UsageError("this processor has no bf16 products");
     Network network = build_network(zoo_model(s.model, s.input, s.classes), Mode::kTrain);
     initialize(network, 1, &store_);
     const bool adam = s.optimizer == StepOptimizer::kAdam;
@@ -89,6 +91,7 @@ class Evenkeel final : public EvenkeelContender {
     Graph graph = with_updates(with_gradients(std::move(network.graph)), optimizer, network.parameters, &states);
     for (const StateInfo& state : states) store_.add(state.name, Tensor(DType::kF32, state.shape));
     calls_ = calls_of(graph);
+    graph = with_precision(std::move(graph), halves ? Precision::kBF16 : Precision::kF32);
     executable_ = cpu_backend(s.threads)->compile(make_plan(std::move(graph), {.batch = s.batch}), store_);
   }
 

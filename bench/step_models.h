@@ -35,7 +35,7 @@ class EvenkeelContender : public Contender {
   virtual const std::vector<FloorCall>& calls() const = 0;
 };
 
-// `batches` must outlive it. Throws UsageError for a precision other than fp32.
+// `batches` must outlive it. Throws UsageError for bf16 where this processor has no bf16 products.
 std::unique_ptr<EvenkeelContender> make_evenkeel(const StepSettings& settings, const Batches& batches);
 
 }  // namespace evenkeel::bench

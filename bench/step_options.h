@@ -18,6 +18,7 @@ struct Options {
   int64_t batch = 0;         // 0: each model's own
   std::vector<int> threads;  // ascending, never empty once the command line is read
   std::string optimizer = "momentum", heap = "both", floor_precision = "fp32";
+  std::string precision = "fp32";  // of evenkeel; with bf16, of the floor, too
   int rounds = 15;
   double slice_ms = 150;
   bool quick = false, no_peer = false, no_floor = false;
@@ -34,7 +35,9 @@ struct Options {
 
   StepSettings settings(const std::string& model, int thread_count) const {
     const auto kind = optimizer == "adam" ? StepOptimizer::kAdam : StepOptimizer::kMomentum;
-    return settings_of(model, {.batch = batch, .threads = thread_count, .optimizer = kind});
+    StepSettings s = settings_of(model, {.batch = batch, .threads = thread_count, .optimizer = kind});
+    s.precision = precision == "bf16" ? StepPrecision::kBf16 : StepPrecision::kF32;
+    return s;
   }
   bool has_peer(const std::string& model) const { return !no_peer && !peer_layouts(model).empty(); }
 };

@@ -144,6 +144,8 @@ std::string heading(const Json& document) {
       settings["optimizer"].get<std::string>());
   text += fmt::format("evenkeel {}; {}\n", versions["evenkeel"].get<std::string>(),
                       peer.empty() ? "no libtorch" : peer + " with " + (blas.empty() ? "no BLAS" : blas));
+  if (settings["precision"] != "fp32")
+    text += fmt::format("evenkeel stores images in {}\n", settings["precision"].get<std::string>());
   if (settings["floor_precision"] != "fp32")
     text += fmt::format("the floor computes in {}\n", settings["floor_precision"].get<std::string>());
   for (const Json& warning : document["warnings"]) text += "warning: " + warning.get<std::string>() + "\n";

@@ -147,6 +147,10 @@ std::vector<Option> run_options() {
        integer(EK_FIELD(train.seed), 0)},
       {kTrain, group, "threads", 't', "N", "Threads; the result is the same to the bit for any number.",
        integer(EK_FIELD(train.threads), 1, kMostThreads), "the cores this process may use"},
+      {kTrain, group, "precision", 0, "TYPE",
+       "What a step stores activations and gradients in. bf16 is faster where the processor multiplies it, and fp32 is "
+       "taken elsewhere; weights, sums and statistics are fp32 anyway.",
+       choice(EK_FIELD(train.precision), {{"fp32", Precision::kF32}, {"bf16", Precision::kBF16}})},
       {kTrain, group, "memory", 0, "BYTES", kMemoryHelp, bytes(EK_FIELD(train.memory_bytes)), "no limit"},
       {kTrain, group, "max-steps", 0, "N", "Stop after so many steps.", integer(EK_FIELD(train.max_steps), 1),
        "no limit"},

@@ -9,6 +9,7 @@
 #include "evenkeel/core/moments.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/kernels/activation.h"
+#include "evenkeel/kernels/bf16.h"
 
 namespace evenkeel {
 namespace {
@@ -56,7 +57,17 @@ bool is_matrix_product(const Op& op) {
          std::holds_alternative<ConvGradWeight>(op);
 }
 
+// Has code of its own for bf16.
+bool takes_bf16(const Op& op) {
+  return std::holds_alternative<Conv>(op) || std::holds_alternative<ConvGradInput>(op) ||
+         std::holds_alternative<ConvGradWeight>(op) || std::holds_alternative<MomentsOf>(op) ||
+         std::holds_alternative<Normalize>(op) || std::holds_alternative<NormGradientSums>(op) ||
+         std::holds_alternative<NormGradientInput>(op) || std::holds_alternative<Cast>(op);
+}
+
 }  // namespace
+
+bool cpu_has_bf16() { return has_bf16_products(); }
 
 std::unique_ptr<Backend> cpu_backend(int threads) {
   if (threads < 1) throw UsageError("the number of threads must be at least 1, found " + std::to_string(threads));
@@ -67,6 +78,8 @@ bool all_finite(const std::byte* data, Element element, int64_t count) {
   switch (element) {
     case Element::kF32:
       return kernels::all_finite(reinterpret_cast<const float*>(data), count);
+    case Element::kBF16:
+      return kernels::all_finite_bf16(reinterpret_cast<const uint16_t*>(data), count);
     case Element::kMoments: {
       // Running statistics are kept in fp32: what would overflow there is refused, too.
       const auto* moments = reinterpret_cast<const Moments*>(data);
@@ -87,8 +100,8 @@ bool all_finite(const std::byte* data, Element element, int64_t count) {
   }
 }
 
-void zero_rows(float* data, int64_t row, int64_t n, int64_t end) {
-  if (n < end) std::memset(data + n * row, 0, static_cast<size_t>((end - n) * row) * sizeof(float));
+void zero_rows(std::byte* data, int64_t row_bytes, int64_t n, int64_t end) {
+  if (n < end) std::memset(data + n * row_bytes, 0, static_cast<size_t>((end - n) * row_bytes));
 }
 
 CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads)
@@ -113,6 +126,10 @@ void CpuExecutable::place_memory() {
   constexpr size_t kStagger = 4096 + 256;
   scratch_stride_ = plan_.scratch_bytes + kStagger;
   scratch_ = allocate_touched(scratch_stride_ * static_cast<size_t>(threads_), threads_);
+  const size_t stage = stage_bytes(plan_.graph);
+  stage_stride_ = stage == 0 ? 0 : kStagesOfThread * stage + kStagger;
+  stage_memory_ = allocate_touched(stage_stride_ * static_cast<size_t>(threads_), threads_);
+  for (size_t i = 0; i < stages_.size(); ++i) stages_[i] = stage_memory_.get() + i * stage;
   base_.assign(plan_.graph.values.size(), nullptr);
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
@@ -141,14 +158,58 @@ CpuExecutable::Place CpuExecutable::place_of(ValueId id) const {
   return place;
 }
 
+std::byte* const* CpuExecutable::stage_of(ValueId id) const {
+  const auto found = std::find(staged_ids_.begin(), staged_ids_.end(), id);
+  return found == staged_ids_.end() ? nullptr : &stages_[static_cast<size_t>(found - staged_ids_.begin())];
+}
+
+// `code`, which sees fp32 in the stages, example by example.
+NodeCode CpuExecutable::staged(const Node& node, NodeCode code) const {
+  struct Operand {
+    Rows<uint16_t> rows;
+    Rows<float> stage;
+    int64_t count;
+  };
+  std::vector<Operand> in, out;
+  for (size_t i = 0; i < staged_ids_.size(); ++i) {
+    const ValueId id = staged_ids_[i];
+    const Place place = place_of(id);
+    const Rows<uint16_t> halves{place.base, place.thread_stride, elements(id),
+                                static_cast<decltype(Rows<uint16_t>::kind)>(place.kind), place.chunk};
+    const bool is_read = std::find(node.inputs.begin(), node.inputs.end(), id) != node.inputs.end();
+    (is_read ? in : out).push_back({halves, rows<float>(id), elements(id)});
+  }
+  EK_ASSERT(code.tile && !code.run);
+  return [in, out, tile = std::move(code.tile)](const TileRun& run) {
+    for (int64_t i = 0; i < run.rows; ++i) {
+      const TileRun one{run.first + i, 1, 1, run.thread, run.arguments, run.offset + i};
+      for (const Operand& o : in) kernels::widen_bf16(o.rows.at(one), o.count, o.stage.at(one));
+      tile(one);
+      for (const Operand& o : out) kernels::narrow_bf16(o.stage.at(one), o.count, o.rows.at(one));
+    }
+  };
+}
+
 CpuExecutable::Code CpuExecutable::compile_node(int32_t index) {
   const Node& node = plan_.graph.nodes[static_cast<size_t>(index)];
+  staged_ids_.clear();
+  if (!takes_bf16(node.op)) {
+    for (const std::vector<ValueId>* ids : {&node.inputs, &node.outputs}) {
+      for (const ValueId id : *ids) {
+        if (id != kNoValue && plan_.graph.value(id).element == Element::kBF16 && stage_of(id) == nullptr)
+          staged_ids_.push_back(id);
+      }
+    }
+    EK_ASSERT(staged_ids_.size() <= kStagesOfThread);
+  }
   NodeCode code;
   for (const auto compiler : {compile_matrix_op, compile_norm_op, compile_simple_op, compile_update_op}) {
     code = compiler(*this, node);
     if (code) break;
   }
   if (!code) throw BackendError("node '" + node.name + "': the CPU backend has no " + name_of(node.op));
+  if (!staged_ids_.empty()) code = staged(node, std::move(code));
+  staged_ids_.clear();
   return {index, is_update(node.op), std::move(code)};
 }
 
@@ -204,10 +265,8 @@ void CpuExecutable::compile() {
       if (is_matrix_product(node.op)) compiled.small = false;
       for (const ValueId id : node.outputs) {
         if (id == kNoValue || !plan_.graph.value(id).batched) continue;
-        const auto bytes = static_cast<int64_t>(value_bytes(plan_.graph.value(id), 1));
-        compiled.example_bytes += bytes;
-        tile_rows_[static_cast<size_t>(id)] = rows<std::byte>(id);
-        tile_rows_[static_cast<size_t>(id)].row = bytes;
+        compiled.example_bytes += row_bytes(id);
+        tile_rows_[static_cast<size_t>(id)] = byte_rows(id);
       }
       (takes_blocks(node.op) ? compiled.blocks : compiled.tiles).push_back(std::move(code));
     }
@@ -495,12 +554,17 @@ Tensor CpuExecutable::read(const std::string& name) const {
   const ValueId id = plan_.graph.find(name);
   if (id == kNoValue) throw UsageError("the graph has no value named '" + name + "'");
   const Value& value = plan_.graph.value(id);
-  EK_ASSERT(value.element == Element::kF32);
+  EK_ASSERT(value.element == Element::kF32 || value.element == Element::kBF16);
   Shape shape = value.shape;
   if (value.batched) shape.insert(shape.begin(), rows_);
   Tensor tensor(DType::kF32, shape);
   float* target = tensor.values<float>().data();
-  const float* source = data<float>(id);
+  std::vector<float> wide;
+  if (value.element == Element::kBF16) {
+    wide.resize(static_cast<size_t>(element_count(shape)));
+    kernels::widen_bf16(data<uint16_t>(id), element_count(shape), wide.data());
+  }
+  const float* source = wide.empty() ? data<float>(id) : wide.data();
   if (!value.batched || value.shape.size() != 3) {
     std::memcpy(target, source, tensor.bytes());
     return tensor;
@@ -514,7 +578,8 @@ Tensor CpuExecutable::read(const std::string& name) const {
 }
 
 size_t CpuExecutable::memory_bytes() const {
-  return plan_.arena_bytes + scratch_stride_ * static_cast<size_t>(threads_) + shared_bytes_ + packed_total_bytes_ +
+  return plan_.arena_bytes + (scratch_stride_ + stage_stride_) * static_cast<size_t>(threads_) + shared_bytes_ +
+         packed_total_bytes_ +
          (input_id_ == kNoValue ? 0 : value_bytes(plan_.graph.value(input_id_), plan_.row_capacity));
 }
 

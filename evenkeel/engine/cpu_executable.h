@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <deque>
 #include <functional>
@@ -21,6 +22,7 @@ struct TileRun {
   int64_t first = 0, rows = 0, size = 0;
   int thread = 0;
   const RunArguments& arguments;
+  int64_t offset = 0;  // of `first` in the tile whose scratch memory it reads
 };
 
 // Where the examples of a batched value lie: in the arena, or in the scratch memory of each thread.
@@ -36,7 +38,7 @@ struct Rows {
   // The first example of the run; the others follow.
   T* at(const TileRun& run) const {
     if (base == nullptr) return nullptr;
-    const int64_t first = kind == kBatch ? run.first : kind == kTile ? 0 : run.first % chunk;
+    const int64_t first = kind == kBatch ? run.first : kind == kTile ? run.offset : run.first % chunk;
     return reinterpret_cast<T*>(*base + static_cast<size_t>(run.thread) * thread_stride) + first * row;
   }
   // Of a value in the arena: the first example of the batch.
@@ -101,9 +103,20 @@ class CpuExecutable final : public Executable {
   // Examples of a batched value. For kNoValue, or a value without a place, an empty one.
   template <class T>
   Rows<T> rows(ValueId id) const {
+    if (std::byte* const* stage = stage_of(id)) return {stage, stage_stride_};
     const Place place = place_of(id);
     return {place.base, place.thread_stride, id == kNoValue ? 0 : elements(id),
             static_cast<decltype(Rows<T>::kind)>(place.kind), place.chunk};
+  }
+  // The same, counted in bytes whatever the element type.
+  Rows<std::byte> byte_rows(ValueId id) const {
+    Rows<std::byte> bytes = rows<std::byte>(id);
+    bytes.row = row_bytes(id);
+    return bytes;
+  }
+  // Bytes of one example (batched) or of the whole value; 0 for kNoValue.
+  int64_t row_bytes(ValueId id) const {
+    return id == kNoValue ? 0 : static_cast<int64_t>(value_bytes(plan_.graph.value(id), 1));
   }
   // Elements of one example (batched) or of the whole value.
   int64_t elements(ValueId id) const { return element_count(plan_.graph.value(id).shape); }
@@ -146,6 +159,8 @@ class CpuExecutable final : public Executable {
   std::byte* raw(ValueId id) const;
   Place place_of(ValueId id) const;
   void place_memory();
+  std::byte* const* stage_of(ValueId id) const;
+  NodeCode staged(const Node& node, NodeCode code) const;
   void compile();
   Code compile_node(int32_t index);
   void join_updates(std::vector<Code>& list);
@@ -163,7 +178,12 @@ class CpuExecutable final : public Executable {
   AlignedBytes arena_;
   AlignedBytes scratch_;
   size_t scratch_stride_ = 0;  // from thread to thread
-  AlignedBytes input_;         // x, channels last
+  // bf16 in fp32, an example at a time, for nodes that compute in fp32 only: per thread kStagesOfThread of them.
+  AlignedBytes stage_memory_;
+  std::array<std::byte*, kStagesOfThread> stages_{};
+  size_t stage_stride_ = 0;          // from thread to thread
+  std::vector<ValueId> staged_ids_;  // whose example is in which stage, of the node that is being compiled
+  AlignedBytes input_;               // x, channels last
   ValueId input_id_ = kNoValue;
   bool input_in_order_ = false;  // the caller's x is as we want it
   AlignedBytes shared_;
@@ -201,7 +221,7 @@ inline int team_for_flops(int threads, int64_t flops) { return flops < 1'000'000
 // True when all of `count` elements are finite. Moments must also fit the fp32 of the running statistics.
 bool all_finite(const std::byte* data, Element element, int64_t count);
 
-// Zeroes rows [n, end) of an array with `row` elements each: what a primitive reads beyond the batch adds nothing.
-void zero_rows(float* data, int64_t row, int64_t n, int64_t end);
+// Zeroes rows [n, end) of an array with `row_bytes` bytes each: what a primitive reads beyond the batch adds nothing.
+void zero_rows(std::byte* data, int64_t row_bytes, int64_t n, int64_t end);
 
 }  // namespace evenkeel

@@ -12,8 +12,10 @@ const kernels::NormOptions kInCache{1, kernels::NormStores::kCached};
 
 // Shape of a batched value for the kernels; n is set at run time.
 kernels::NormShape norm_shape(const CpuExecutable& e, ValueId x) {
-  const Shape& shape = e.graph().value(x).shape;
-  return {1, shape[0], shape.size() == 3 ? shape[1] * shape[2] : 1, kernels::NormLayout::kChannelsLast};
+  const Value& value = e.graph().value(x);
+  const Shape& shape = value.shape;
+  const auto type = value.element == Element::kBF16 ? kernels::NormType::kBF16 : kernels::NormType::kF32;
+  return {1, shape[0], shape.size() == 3 ? shape[1] * shape[2] : 1, kernels::NormLayout::kChannelsLast, type};
 }
 
 kernels::NormShape with_examples(kernels::NormShape shape, int64_t n) {
@@ -24,7 +26,7 @@ kernels::NormShape with_examples(kernels::NormShape shape, int64_t n) {
 // An optional value at the end of a list.
 ValueId at(const std::vector<ValueId>& ids, size_t index) { return index < ids.size() ? ids[index] : kNoValue; }
 
-kernels::NormGate gate(const float* residual, const uint8_t* mask) {
+kernels::NormGate gate(const void* residual, const uint8_t* mask) {
   return mask != nullptr ? kernels::NormGate::from_mask(mask) : kernels::NormGate(residual);
 }
 
@@ -32,7 +34,7 @@ NodeCode compile(const MomentsOf&, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
   NodeCode code;
-  code.tile = [=, x = e.rows<float>(node.inputs[0])](const TileRun& run) {
+  code.tile = [=, x = e.byte_rows(node.inputs[0])](const TileRun& run) {
     kernels::block_moments(x.at(run), with_examples(shape, run.rows), run.first / kBlockExamples,
                            partials.get<std::byte>());
   };
@@ -73,8 +75,8 @@ kernels::NormAffine affine(const CpuExecutable& e, const Node& node, size_t scal
 NodeCode compile(const Normalize& op, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   NodeCode code;
-  code.tile = [=, activation = op.activation, parameters = affine(e, node, 1), x = e.rows<float>(node.inputs[0]),
-               residual = e.rows<float>(node.inputs[4]), y = e.rows<float>(node.outputs[0]),
+  code.tile = [=, activation = op.activation, parameters = affine(e, node, 1), x = e.byte_rows(node.inputs[0]),
+               residual = e.byte_rows(node.inputs[4]), y = e.byte_rows(node.outputs[0]),
                mask = e.rows<uint8_t>(at(node.outputs, 1))](const TileRun& run) {
     kernels::normalize(x.at(run), with_examples(shape, run.rows), parameters, activation, residual.at(run), y.at(run),
                        kInCache, mask.at(run));
@@ -86,8 +88,8 @@ NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node)
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
   NodeCode code;
-  code.tile = [=, activation = op.activation, parameters = affine(e, node, 2), x = e.rows<float>(node.inputs[0]),
-               dy = e.rows<float>(node.inputs[1]), residual = e.rows<float>(node.inputs[5]),
+  code.tile = [=, activation = op.activation, parameters = affine(e, node, 2), x = e.byte_rows(node.inputs[0]),
+               dy = e.byte_rows(node.inputs[1]), residual = e.byte_rows(node.inputs[5]),
                mask = e.rows<uint8_t>(at(node.inputs, 6))](const TileRun& run) {
     kernels::block_gradient_sums(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
                                  gate(residual.at(run), mask.at(run)), run.first / kBlockExamples,
@@ -104,10 +106,10 @@ NodeCode compile(const NormGradientInput& op, CpuExecutable& e, const Node& node
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   NodeCode code;
   code.tile = [=, activation = op.activation, batch = op.batch_statistics, parameters = affine(e, node, 2),
-               x = e.rows<float>(node.inputs[0]), dy = e.rows<float>(node.inputs[1]),
-               residual = e.rows<float>(node.inputs[5]), sums = e.data<GradientSums>(node.inputs[6]),
-               mask = e.rows<uint8_t>(at(node.inputs, 7)), dx = e.rows<float>(node.outputs[0]),
-               dresidual = e.rows<float>(node.outputs[1])](const TileRun& run) {
+               x = e.byte_rows(node.inputs[0]), dy = e.byte_rows(node.inputs[1]),
+               residual = e.byte_rows(node.inputs[5]), sums = e.data<GradientSums>(node.inputs[6]),
+               mask = e.rows<uint8_t>(at(node.inputs, 7)), dx = e.byte_rows(node.outputs[0]),
+               dresidual = e.byte_rows(node.outputs[1])](const TileRun& run) {
     kernels::gradient_input(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
                             gate(residual.at(run), mask.at(run)), {sums, static_cast<size_t>(shape.c)}, batch,
                             dx.at(run), dresidual.at(run), kInCache, run.arguments.n);

@@ -6,6 +6,7 @@
 #include "evenkeel/core/rng.h"
 #include "evenkeel/engine/cpu_executable.h"
 #include "evenkeel/kernels/activation.h"
+#include "evenkeel/kernels/bf16.h"
 
 namespace evenkeel {
 
@@ -41,6 +42,21 @@ NodeCode compile(const Add&, CpuExecutable& e, const Node& node) {
   return [=, x = e.rows<float>(node.inputs[0]), y = e.rows<float>(node.inputs[1]),
           out = e.rows<float>(node.outputs[0])](const TileRun& run) {
     kernels::add(x.at(run), y.at(run), run.rows * row, out.at(run));
+  };
+}
+
+// From fp32 to bf16, or back.
+NodeCode compile(const Cast&, CpuExecutable& e, const Node& node) {
+  const int64_t row = e.elements(node.inputs[0]);
+  const Element from = e.graph().value(node.inputs[0]).element, to = e.graph().value(node.outputs[0]).element;
+  EK_ASSERT((from == Element::kBF16) != (to == Element::kBF16));
+  if (to == Element::kBF16) {
+    return [row, x = e.rows<float>(node.inputs[0]), y = e.rows<uint16_t>(node.outputs[0])](const TileRun& run) {
+      kernels::narrow_bf16(x.at(run), run.rows * row, y.at(run));
+    };
+  }
+  return [row, x = e.rows<uint16_t>(node.inputs[0]), y = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    kernels::widen_bf16(x.at(run), run.rows * row, y.at(run));
   };
 }
 

@@ -16,6 +16,7 @@
 #include "evenkeel/core/rng.h"
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/graph/autodiff.h"
+#include "evenkeel/graph/precision.h"
 
 namespace evenkeel {
 
@@ -93,7 +94,7 @@ using Bits = std::map<std::string, std::vector<std::byte>>;
 class TestStep {
  public:
   TestStep(const TestNet& net, const PlanOptions& options, int64_t n, Mode mode = Mode::kTrain,
-           ActivationKind hidden = ActivationKind::kRelu)
+           ActivationKind hidden = ActivationKind::kRelu, Precision precision = Precision::kF32)
       : n_(n), elements_(element_count(net.input)) {
     GraphBuilder b(mode);
     const ValueId logits = net.layers(b, b.input(net.input), {hidden});
@@ -108,6 +109,7 @@ class TestStep {
       graph = with_updates(with_gradients(std::move(graph)), momentum, parameters, &states);
     }
     fill_store(parameters, buffers, states);
+    graph = with_precision(std::move(graph), precision);
     executable_ = cpu_backend(options.threads)->compile(make_plan(std::move(graph), options), store_);
     RandomStream random(5, RandomUse::kInitialize);
     for (int64_t i = 0; i < n * elements_; ++i) x_.push_back(static_cast<float>(random.next_normal()));

@@ -17,6 +17,7 @@ namespace {
 using dnnl::memory;
 using Tag = memory::format_tag;
 constexpr auto kF32 = memory::data_type::f32;
+constexpr auto kBF16 = memory::data_type::bf16;
 
 dnnl::engine& cpu_engine() {
   static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
@@ -43,10 +44,11 @@ struct ConvDescs {
 
 ConvDescs conv_descs(const ConvShape& s, const TileOptions& o) {
   const int64_t n = o.examples;
+  const auto type = o.bf16 ? kBF16 : kF32;
   ConvDescs d;
-  d.x = memory::desc({n, s.in_channels, s.in_h, s.in_w}, kF32, Tag::nhwc);
-  d.y = memory::desc({n, s.out_channels, s.out_h, s.out_w}, kF32, Tag::nhwc);
-  d.weights = memory::desc(conv_weight_dims(s), kF32, Tag::any);
+  d.x = memory::desc({n, s.in_channels, s.in_h, s.in_w}, type, Tag::nhwc);
+  d.y = memory::desc({n, s.out_channels, s.out_h, s.out_w}, type, Tag::nhwc);
+  d.weights = memory::desc(conv_weight_dims(s), type, Tag::any);
   d.plain_weights = memory::desc(conv_weight_dims(s), kF32, plain_conv_tag(s));
   if (o.bias) d.bias = memory::desc({s.out_channels}, kF32, Tag::a);
   d.strides = {s.stride_h, s.stride_w};
@@ -88,9 +90,9 @@ class Reorder {
     scratchpad_ = memory(pd.scratchpad_desc(), cpu_engine(), scratch_.get());
     arguments_.push_back({DNNL_ARG_SCRATCHPAD, scratchpad_.get()});
   }
-  dnnl_status_t run(const float* from, float* to) noexcept {
+  dnnl_status_t run(const void* from, void* to) noexcept {
     const SingleThreadScope single;
-    from_.set_data_handle(const_cast<float*>(from));
+    from_.set_data_handle(const_cast<void*>(from));
     to_.set_data_handle(to);
     return execute(primitive_, stream_, arguments_);
   }
@@ -126,7 +128,7 @@ class Primitive final : public TilePrimitive {
     return descs_.packed == static_cast<const Primitive&>(other).descs_.packed;
   }
 
-  void pack(const float* plain, float* packed) noexcept override {
+  void pack(const float* plain, void* packed) noexcept override {
     EK_ASSERT(reorder_ != nullptr && !roles_.out_is_packed);
     record(reorder_->run(plain, packed));
   }
@@ -135,7 +137,7 @@ class Primitive final : public TilePrimitive {
     record(reorder_->run(packed, plain));
   }
 
-  // run() then works off `parts` tiles of this primitive's own size that lie one behind the other.
+  // run() then works off `parts` tiles of this primitive's own size that lie one behind the other, so many bytes apart.
   void repeat(int64_t parts, int64_t a_step, int64_t out_step) {
     parts_ = parts;
     a_step_ = a_step;
@@ -156,8 +158,8 @@ class Primitive final : public TilePrimitive {
       set(state.packed, arguments.packed);
     }
     for (int64_t part = 0; part < parts_; ++part) {
-      set(state.a, arguments.a + part * a_step_);
-      set(state.out, arguments.out + part * out_step_);
+      set(state.a, static_cast<const std::byte*>(arguments.a) + part * a_step_);
+      set(state.out, static_cast<std::byte*>(arguments.out) + part * out_step_);
       record(execute(primitive_, state.stream, state.arguments));
     }
   }
@@ -175,8 +177,8 @@ class Primitive final : public TilePrimitive {
   void record(dnnl_status_t status) noexcept {
     if (status != dnnl_success) status_.store(status, std::memory_order_relaxed);
   }
-  static void set(memory& m, const float* data) {
-    if (m.get(true) != nullptr) m.set_data_handle(const_cast<float*>(data));
+  static void set(memory& m, const void* data) {
+    if (m.get(true) != nullptr) m.set_data_handle(const_cast<void*>(data));
   }
   std::unique_ptr<Thread> make_thread() const {
     auto state = std::make_unique<Thread>();
@@ -237,6 +239,12 @@ dnnl::convolution_forward::primitive_desc forward_desc(const ConvDescs& d) {
 
 }  // namespace
 
+bool has_bf16_products() {
+  const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  const auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);  // a bit for each part of it
+  return (isa & wanted) == wanted;
+}
+
 std::unique_ptr<TilePrimitive> conv_forward(const ConvShape& shape, const TileOptions& options) {
   return guarded(options, [&] {
     const ConvDescs d = conv_descs(shape, options);
@@ -264,8 +272,9 @@ std::unique_ptr<TilePrimitive> conv_backward_data(const ConvShape& shape, const 
 std::unique_ptr<TilePrimitive> conv_backward_weights(const ConvShape& shape, const TileOptions& options) {
   return guarded(options, [&] {
     const ConvDescs d = conv_descs(shape, options);
-    const dnnl::convolution_backward_weights::desc desc(dnnl::algorithm::convolution_direct, d.x, d.weights, d.bias,
-                                                        d.y, d.strides, d.dilations, d.pad, d.pad);
+    const memory::desc gradient(conv_weight_dims(shape), kF32, Tag::any);  // the sums, as they are
+    const dnnl::convolution_backward_weights::desc desc(dnnl::algorithm::convolution_direct, d.x, gradient, d.bias, d.y,
+                                                        d.strides, d.dilations, d.pad, d.pad);
     const dnnl::convolution_backward_weights::primitive_desc pd(desc, user_scratchpad(), cpu_engine(), forward_desc(d));
     return std::make_unique<Primitive>(
         dnnl::convolution_backward_weights(pd),
@@ -311,7 +320,8 @@ std::unique_ptr<TilePrimitive> linear_product(int64_t in, int64_t out, const Til
         dnnl::inner_product_forward(pd),
         Primitive::Descs{d.x, {}, pd.weights_desc(), d.plain_weights, d.bias, d.y, pd.scratchpad_desc()},
         with_bias(kForwardRoles, options.bias, false), options.threads);
-    primitive->repeat(parts, options.examples / parts * in, options.examples / parts * out);
+    constexpr int64_t kFloat = sizeof(float);
+    primitive->repeat(parts, options.examples / parts * in * kFloat, options.examples / parts * out * kFloat);
     return primitive;
   });
 }

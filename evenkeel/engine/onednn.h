@@ -26,17 +26,18 @@ class TilePrimitive {
   virtual bool packs_like(const TilePrimitive& other) const = 0;
   // Plain (PyTorch's layout) -> packed weights (forward and backward data of those that have packed_bytes), and packed -> plain weight
   // gradient (backward weights). One call at a time per primitive.
-  virtual void pack(const float* plain, float* packed) noexcept = 0;
+  virtual void pack(const float* plain, void* packed) noexcept = 0;
   virtual void unpack(const float* packed, float* plain) noexcept = 0;
   // forward:          a = x tile,  packed, bias (or null) -> out = y tile
   // backward data:    a = dy tile, packed                 -> out = dx tile
   // backward weights: a = x tile, b = dy tile             -> out = packed dweight, dbias (or null): assigned
+  // a, b, out and packed are fp32, but bf16 where TileOptions::bf16 says so; a weight gradient is always fp32.
   struct Arguments {
-    const float* a = nullptr;
-    const float* b = nullptr;
-    const float* packed = nullptr;
+    const void* a = nullptr;
+    const void* b = nullptr;
+    const void* packed = nullptr;
     const float* bias = nullptr;
-    float* out = nullptr;
+    void* out = nullptr;
     float* dbias = nullptr;
   };
   // Does not throw, since it runs in parallel regions: ask require_success() after them.
@@ -51,7 +52,11 @@ struct TileOptions {
   bool bias = false;
   int threads = 1;
   const char* node = "";
+  bool bf16 = false;  // convolutions: examples and packed weights are bf16, sums fp32
 };
+
+// True when this processor multiplies bf16 itself: elsewhere oneDNN converts, or has no primitive at all.
+bool has_bf16_products();
 std::unique_ptr<TilePrimitive> conv_forward(const ConvShape& shape, const TileOptions& options);
 std::unique_ptr<TilePrimitive> conv_backward_data(const ConvShape& shape, const TileOptions& options);
 std::unique_ptr<TilePrimitive> conv_backward_weights(const ConvShape& shape, const TileOptions& options);

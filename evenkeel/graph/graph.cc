@@ -12,6 +12,8 @@ size_t size_bytes(Element element) {
     case Element::kF64:
     case Element::kI64:
       return 8;
+    case Element::kBF16:
+      return 2;
     case Element::kU8:
       return 1;
     case Element::kMoments:
@@ -64,7 +66,8 @@ constexpr const char* kOpNames[] = {"Gemm",
                                     "ClipByNorm",
                                     "SgdUpdate",
                                     "AdamUpdate",
-                                    "RmspropUpdate"};
+                                    "RmspropUpdate",
+                                    "Cast"};
 static_assert(std::size(kOpNames) == std::variant_size_v<Op>);
 
 std::string describe(const Graph& graph, ValueId id) {

@@ -27,7 +27,7 @@ enum class Role {
   kComputed    // made by a node
 };
 
-enum class Element { kF32, kF64, kI32, kI64, kU8, kMoments, kNormScale, kGradientSums };
+enum class Element { kF32, kBF16, kF64, kI32, kI64, kU8, kMoments, kNormScale, kGradientSums };
 size_t size_bytes(Element element);
 
 struct Value {
@@ -136,6 +136,8 @@ struct SoftmaxCrossEntropyGradient {  // logits, labels -> dlogits (of the mean 
 };
 struct MeanSquaredErrorGradient {};  // y, labels -> dy
 
+struct Cast {};  // x -> the same values in the element type of the output, rounded to nearest even
+
 // --- Guard, clipping and updates. Nodes that change parameters, buffers or states run after the guard only. ---
 struct CheckFinite {};  // any number of values -> ; a value that is not finite ends the run before any update
 struct
@@ -160,7 +162,7 @@ using Op =
                  GemmGradInput, GemmGradWeight, ConvGradInput, ConvGradWeight, NormGradientSums, NormGradientInput,
                  ResidualGradient, NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient,
                  FlattenGradient, SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient,
-                 MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate>;
+                 MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate, Cast>;
 const char* name_of(const Op& op);
 
 // True for the operations that change parameters, buffers or states.

@@ -111,7 +111,7 @@ class PhaseCutter {
         [[fallthrough]];
       case Recompute::kCheap:
         return is_any<Normalize, Activate, SubsamplePad, SubsamplePadGradient, ResidualGradient, MaxPoolGradient,
-                      AveragePoolGradient>(op);
+                      AveragePoolGradient, Cast>(op);
     }
     return false;
   }

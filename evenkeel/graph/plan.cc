@@ -164,17 +164,20 @@ void drop_flatten_of_one(Graph& graph) {
   };
   const auto is_product = [](const Op& op) { return is_any<Gemm, GemmGradWeight>(op); };
   const auto keeps_order = [&](const Shape& image) { return image[0] == 1 || image[1] * image[2] == 1; };
+  const auto keeps_type = [&](const Node& node) {
+    return graph.value(node.inputs[0]).element == graph.value(node.outputs[0]).element;
+  };
   std::vector<Node> nodes;
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     Node& node = graph.nodes[i];
     if (std::holds_alternative<Flatten>(node.op) && keeps_order(graph.value(node.inputs[0]).shape) &&
-        reads_only(node.outputs[0], is_product)) {
+        keeps_type(node) && reads_only(node.outputs[0], is_product)) {
       for (Node& later : graph.nodes)
         std::replace(later.inputs.begin(), later.inputs.end(), node.outputs[0], node.inputs[0]);
       continue;
     }
     if (std::holds_alternative<FlattenGradient>(node.op) && keeps_order(graph.value(node.outputs[0]).shape) &&
-        !nodes.empty()) {
+        keeps_type(node) && !nodes.empty()) {
       const auto maker = std::find_if(nodes.begin(), nodes.end(), [&](const Node& other) {
         return std::holds_alternative<GemmGradInput>(other.op) && other.outputs[0] == node.inputs[0];
       });
@@ -258,10 +261,19 @@ size_t value_bytes(const Value& value, int64_t rows) {
   return static_cast<size_t>(bytes);
 }
 
+size_t stage_bytes(const Graph& graph) {
+  size_t bytes = 0;
+  for (const Value& value : graph.values) {
+    if (value.element != Element::kBF16) continue;
+    bytes = std::max(bytes, static_cast<size_t>(element_count(value.shape)) * sizeof(float));
+  }
+  return aligned(bytes);
+}
+
 PlanMemory memory_of(const Plan& plan, int threads) {
   PlanMemory memory;
   memory.arena = plan.arena_bytes;
-  memory.scratch = plan.scratch_bytes * static_cast<size_t>(threads);
+  memory.scratch = (plan.scratch_bytes + kStagesOfThread * stage_bytes(plan.graph)) * static_cast<size_t>(threads);
   for (const Value& value : plan.graph.values) {
     if (value.role == Role::kInput) memory.arena += value_bytes(value, plan.row_capacity);
     const bool stored = value.role == Role::kParameter || value.role == Role::kBuffer || value.role == Role::kState;

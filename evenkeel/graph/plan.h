@@ -67,6 +67,11 @@ int64_t tile_examples(int64_t example_bytes);
 // Bytes of a value for a plan of `rows` rows.
 size_t value_bytes(const Value& value, int64_t rows);
 
+// Where a node without a bf16 form of its own has single examples of its bf16 inputs and outputs in fp32: bytes of one, for the largest
+// value of the graph, 0 without bf16; and how many a thread has.
+size_t stage_bytes(const Graph& graph);
+inline constexpr size_t kStagesOfThread = 4;
+
 // What a step needs, in bytes.
 struct PlanMemory {
   size_t arena = 0;       // values of the whole batch, and those without examples

@@ -73,6 +73,7 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
     map["memory"] = std::to_string(s.memory_bytes);
     map["threads"] = std::to_string(s.threads);
   }
+  if (s.precision == Precision::kBF16) map["precision"] = "bf16";
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
   map["on-nonfinite"] = s.on_nonfinite == OnNonfinite::kStop ? "stop" : "skip";

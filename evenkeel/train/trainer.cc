@@ -120,7 +120,9 @@ class Run {
 
   // The graph of a training step, with everything that it leaves in the store on first sight.
   Graph step_graph(Network network, std::vector<StateInfo>* states) const {
-    return with_updates(with_gradients(std::move(network.graph)), settings_.optimizer, network.parameters, states);
+    return with_precision(
+        with_updates(with_gradients(std::move(network.graph)), settings_.optimizer, network.parameters, states),
+        precision_);
   }
 
   void compile() {
@@ -131,22 +133,32 @@ class Run {
       throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
     }
     initialize(network, settings_.seed, &model_.store);
+    if (settings_.precision == Precision::kBF16 && cpu_has_bf16()) {
+      try {
+        return compile_plans(network, Precision::kBF16);
+      } catch (const BackendError&) {  // oneDNN has no such convolution
+      }
+    }
+    if (settings_.precision == Precision::kBF16) note("this processor has no bf16 products: training in fp32");
+    compile_plans(network, Precision::kF32);
+  }
+
+  void compile_plans(const Network& network, Precision precision) {
+    precision_ = precision;
     std::vector<StateInfo> states;
     const Graph graph = step_graph(network, &states);
-    for (const StateInfo& state : states) model_.store.add(state.name, Tensor(DType::kF32, state.shape));
+    for (const StateInfo& state : states) {
+      if (!model_.store.contains(state.name)) model_.store.add(state.name, Tensor(DType::kF32, state.shape));
+    }
     const std::unique_ptr<Backend> backend = cpu_backend(threads_);
-    Plan plan = make_plan(graph, plan_options(cut_.sizes.front()));
-    parameters_ = plan.parameter_count;
-    executable_ = backend->compile(std::move(plan), model_.store);
+    executable_ = backend->compile(make_plan(graph, plan_options(cut_.sizes.front())), model_.store);
+    parameters_ = executable_->plan().parameter_count;
     // A last batch that others joined, or that runs through the running statistics, has a plan of its own: the work of a step goes by
     // the plan's batch, and the others need not pay for it.
-    if (cut_.last_uses_running) {
-      std::vector<StateInfo> same_states;
-      const Graph frozen = step_graph(build_network(model_.spec, Mode::kTrainRunningStatistics), &same_states);
-      last_executable_ = backend->compile(make_plan(frozen, plan_options(cut_.sizes.back())), model_.store);
-    } else if (cut_.sizes.back() > cut_.sizes.front()) {
-      last_executable_ = backend->compile(make_plan(graph, plan_options(cut_.sizes.back())), model_.store);
-    }
+    if (!cut_.last_uses_running && cut_.sizes.back() <= cut_.sizes.front()) return;
+    Graph last = graph;
+    if (cut_.last_uses_running) last = step_graph(build_network(model_.spec, Mode::kTrainRunningStatistics), &states);
+    last_executable_ = backend->compile(make_plan(std::move(last), plan_options(cut_.sizes.back())), model_.store);
   }
 
   PlanOptions plan_options(int64_t batch) const {
@@ -551,6 +563,7 @@ class Run {
   data::Splits splits_;
   Model model_;
   BatchCut cut_;
+  Precision precision_ = Precision::kF32;
   int64_t parameters_ = 0;
   std::unique_ptr<Executable> executable_, last_executable_;
   std::unique_ptr<Evaluator> evaluator_;

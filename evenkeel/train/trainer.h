@@ -15,6 +15,7 @@
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/graph/autodiff.h"
+#include "evenkeel/graph/precision.h"
 #include "evenkeel/train/batches.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/model_file.h"
@@ -46,6 +47,8 @@ struct TrainSettings {
   int64_t batch_size = 128;
   OptimizerOptions optimizer{.kind = OptimizerKind::kAdamW, .weight_decay = 1e-2};
   double learning_rate = 3e-3;
+  // What a step stores images and their gradients in. Where the processor has no bf16 products: a note, and fp32.
+  Precision precision = Precision::kF32;
   ScheduleKind schedule = ScheduleKind::kOneCycle;
   double warmup_epochs = 0;
   double step_epochs = 1;  // schedule step: every so many epochs

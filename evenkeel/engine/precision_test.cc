@@ -1,0 +1,189 @@
+// Training with images stored in bf16, beside the same in fp32.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "evenkeel/engine/engine_testing.h"
+#include "evenkeel/kernels/bf16.h"
+
+namespace evenkeel {
+namespace {
+
+constexpr double kRounding = 1.0 / 256;  // relative, of one rounding to the 8 bits of bf16
+
+class Bf16Step : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!cpu_has_bf16()) GTEST_SKIP() << "this processor has no bf16 products";
+  }
+};
+
+TestStep step_of(const TestNet& net, const PlanOptions& options, int64_t n, Precision precision = Precision::kBF16,
+                 ActivationKind hidden = ActivationKind::kRelu) {
+  return TestStep(net, options, n, Mode::kTrain, hidden, precision);
+}
+
+Bits outcome_of(const TestNet& net, const PlanOptions& options, int64_t n) {
+  TestStep step = step_of(net, options, n);
+  EXPECT_TRUE(step.train(2)) << net.name;
+  return step.outcome();
+}
+
+// Of the values that a tensor of fp32 would have in bf16.
+std::vector<double> rounded(const float* x, int64_t count) {
+  std::vector<uint16_t> halves(static_cast<size_t>(count));
+  std::vector<float> wide(halves.size());
+  kernels::narrow_bf16(x, count, halves.data());
+  kernels::widen_bf16(halves.data(), count, wide.data());
+  return {wide.begin(), wide.end()};
+}
+
+// ||a - b|| / ||b|| of two tensors of fp32.
+double distance(const std::vector<std::byte>& a, const std::vector<std::byte>& b) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i + sizeof(float) <= b.size(); i += sizeof(float)) {
+    float x = 0, y = 0;
+    std::memcpy(&x, a.data() + i, sizeof x);
+    std::memcpy(&y, b.data() + i, sizeof y);
+    error += std::pow(static_cast<double>(x) - static_cast<double>(y), 2);
+    size += std::pow(static_cast<double>(y), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+TEST_F(Bf16Step, has_the_same_bits_for_any_number_of_threads) {
+  for (const TestNet& net : test_nets()) {
+    for (const int64_t n : {5, 20, 67}) {
+      for (const int64_t tile : {0, 1, 3, 8}) {
+        const Bits alone = outcome_of(net, {.batch = n, .tile = tile, .threads = 1}, n);
+        for (const int threads : {2, 3}) {
+          EXPECT_EQ(first_difference(outcome_of(net, {.batch = n, .tile = tile, .threads = threads}, n), alone), "")
+              << net.name << ", " << n << " examples, tile " << tile << ", " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Bf16Step, has_the_same_bits_whatever_is_made_again) {
+  for (const TestNet& net : test_nets()) {
+    const Bits kept = outcome_of(net, {.batch = 20, .recompute = Recompute::kNothing, .threads = 2}, 20);
+    for (const Recompute recompute : {Recompute::kCheap, Recompute::kAll}) {
+      EXPECT_EQ(first_difference(outcome_of(net, {.batch = 20, .recompute = recompute, .threads = 2}, 20), kept), "")
+          << net.name << ", recompute " << static_cast<int>(recompute);
+    }
+  }
+}
+
+TEST_F(Bf16Step, starts_near_the_loss_of_fp32_and_learns) {
+  for (const TestNet& net : test_nets()) {
+    TestStep narrow = step_of(net, {.batch = 64, .threads = 2}, 64);
+    TestStep wide = step_of(net, {.batch = 64, .threads = 2}, 64, Precision::kF32);
+    ASSERT_TRUE(narrow.run().finite && wide.run().finite);
+    EXPECT_NEAR(narrow.loss(), wide.loss(), 0.02 * wide.loss()) << net.name;
+    const double first = narrow.loss();
+    ASSERT_TRUE(narrow.train(20));
+    EXPECT_LT(narrow.loss(), 0.9 * first) << net.name;
+  }
+}
+
+// Some 20 roundings on the way to a gradient and back, each of its own sign, whose effect the norms multiply by a few. Smooth, since a relu whose
+// argument is rounding away from 0 may be open for one and shut for the other; and a max-pool may choose another of two neighbours.
+TEST_F(Bf16Step, has_the_gradients_of_fp32_but_for_rounding) {
+  for (const TestNet& net : test_nets()) {
+    if (net.name == std::string("plain")) continue;  // has max-pools
+    TestStep narrow = step_of(net, {.batch = 64, .threads = 2}, 64, Precision::kBF16, ActivationKind::kSilu);
+    TestStep wide = step_of(net, {.batch = 64, .threads = 2}, 64, Precision::kF32, ActivationKind::kSilu);
+    ASSERT_TRUE(narrow.run().finite && wide.run().finite);
+    const Bits expected = wide.outcome();
+    for (const auto& [name, bits] : narrow.outcome()) {
+      // The gradient of a bias before a norm is 0 but for rounding.
+      if (!name.starts_with("grad:") || name == "grad:conv2.bias") continue;
+      EXPECT_LT(distance(bits, expected.at(name)), 10 * kRounding) << net.name << ", " << name;
+    }
+  }
+}
+
+constexpr int64_t kChannels = 3, kOut = 7, kSide = 6;
+
+TestNet convolution_net() {
+  return {"one convolution", {kChannels, kSide, kSide}, [](GraphBuilder& b, ValueId x, const Activation& hidden) {
+            x = b.conv("conv", x, {.out_channels = kOut, .padding = 1, .bias = false});
+            b.set_name("conv", x);
+            x = b.activate("relu", b.batch_norm("bn", x, {}), hidden);
+            return b.linear("fc", b.global_average_pool("gap", x), {.out_features = 4});
+          }};
+}
+
+// Sum over the window at (h, w) of an image [c, h, w] times the weight [c, 3, 3]; `size`: of the absolute values.
+double window_sum(const double* image, const double* weight, int64_t h, int64_t w, double* size) {
+  double sum = 0;
+  for (int64_t c = 0; c < kChannels; ++c) {
+    for (int64_t i = 0; i < 9; ++i) {
+      const int64_t y = h + i / 3 - 1, x = w + i % 3 - 1;
+      if (y < 0 || y >= kSide || x < 0 || x >= kSide) continue;
+      const double product = image[(c * kSide + y) * kSide + x] * weight[c * 9 + i];
+      sum += product;
+      *size += std::abs(product);
+    }
+  }
+  return sum;
+}
+
+// Products of rounded factors are exact in fp32, and so is nearly their sum: 27 terms, each off by 2^-24 of all; the result is rounded once.
+TEST_F(Bf16Step, convolves_rounded_images_with_rounded_weights_and_rounds_once) {
+  constexpr int64_t kN = 11, kImage = kChannels * kSide * kSide;
+  TestStep step = step_of(convolution_net(), {.batch = kN, .threads = 2}, kN);
+  const Tensor& stored = step.store().at("conv.weight");
+  const std::vector<double> weight = rounded(stored.values<float>().data(), stored.count());
+  const std::vector<double> x = rounded(step.arguments(0, kN).x, kN * kImage);
+  ASSERT_TRUE(step.run().finite);
+  const Tensor y = step.executable().read("conv");
+  for (int64_t i = 0; i < y.count(); ++i) {
+    const int64_t w = i % kSide, h = i / kSide % kSide, o = i / (kSide * kSide) % kOut, n = i / (kSide * kSide * kOut);
+    double size = 0;
+    const double expected =
+        window_sum(&x[static_cast<size_t>(n * kImage)], &weight[static_cast<size_t>(o * kChannels * 9)], h, w, &size);
+    const auto found = static_cast<double>(y.values<float>()[static_cast<size_t>(i)]);
+    EXPECT_NEAR(found, expected, kRounding * std::abs(expected) + 27 * 0x1p-23 * size);
+    EXPECT_EQ(rounded(&y.values<float>()[static_cast<size_t>(i)], 1)[0], found);  // stored in bf16
+  }
+}
+
+TEST_F(Bf16Step, keeps_running_statistics_of_the_stored_values_as_exact_as_in_fp32) {
+  constexpr int64_t kN = 11, kSpace = kSide * kSide;
+  TestStep step = step_of(convolution_net(), {.batch = kN, .threads = 2}, kN);
+  ASSERT_TRUE(step.run().finite);
+  const Tensor y = step.executable().read("conv");
+  for (int64_t c = 0; c < kOut; ++c) {
+    double sum = 0, squares = 0;
+    const auto for_values = [&](auto&& f) {
+      for (int64_t n = 0; n < kN; ++n) {
+        for (int64_t s = 0; s < kSpace; ++s)
+          f(static_cast<double>(y.values<float>()[static_cast<size_t>((n * kOut + c) * kSpace + s)]));
+      }
+    };
+    for_values([&](double v) { sum += v; });
+    const double mean = sum / (kN * kSpace);
+    for_values([&](double v) { squares += (v - mean) * (v - mean); });
+    const double variance = squares / (kN * kSpace - 1);
+    const auto at = [&](const char* name) {
+      return static_cast<double>(step.store().at(name).values<float>()[static_cast<size_t>(c)]);
+    };
+    EXPECT_NEAR(at("bn.running_mean"), 0.1 * mean, 1e-6 * std::sqrt(variance));
+    EXPECT_NEAR(at("bn.running_var"), 0.9 + 0.1 * variance, 1e-6);
+  }
+}
+
+TEST_F(Bf16Step, names_the_value_that_is_not_finite) {
+  TestStep step = step_of(convolution_net(), {.batch = 8, .threads = 2}, 8);
+  // A finite weight that overflows in the product.
+  step.store().writable("conv.weight").values<float>()[0] = 3e38f;
+  step.store().touch();
+  EXPECT_FALSE(step.run().finite);
+  EXPECT_EQ(step.executable().first_nonfinite(step.arguments(0, 8)), "conv (made by node 'conv')");
+}
+
+}  // namespace
+}  // namespace evenkeel
