@@ -263,9 +263,11 @@ void CpuExecutable::compile() {
       Code code = compile_node(index);
       if (code.code.run) compiled.folds.push_back({index, false, NodeCode(std::move(code.code.run))});
       if (is_matrix_product(node.op)) compiled.small = false;
+      for (const ValueId id : node.inputs) {
+        if (id != kNoValue && plan_.graph.value(id).batched) compiled.example_bytes += row_bytes(id);
+      }
       for (const ValueId id : node.outputs) {
         if (id == kNoValue || !plan_.graph.value(id).batched) continue;
-        compiled.example_bytes += row_bytes(id);
         tile_rows_[static_cast<size_t>(id)] = byte_rows(id);
       }
       (takes_blocks(node.op) ? compiled.blocks : compiled.tiles).push_back(std::move(code));
@@ -491,8 +493,8 @@ namespace {
 class FiniteObserver {
  public:
   static constexpr bool kUpdates = false;
-  FiniteObserver(const Graph& graph, std::function<const std::byte*(ValueId, const TileRun*)> memory)
-      : graph_(graph), memory_(std::move(memory)), bad_(graph.nodes.size(), kNoValue) {}
+  FiniteObserver(const Graph& graph, int64_t examples, std::function<const std::byte*(ValueId, const TileRun*)> memory)
+      : graph_(graph), examples_(examples), memory_(std::move(memory)), bad_(graph.nodes.size(), kNoValue) {}
   void enter(int32_t) {}
   void begin(int) {}
   void end(int32_t node, int, const TileRun* run) {
@@ -500,9 +502,10 @@ class FiniteObserver {
     for (const ValueId id : graph_.nodes[static_cast<size_t>(node)].outputs) {
       if (id == kNoValue) continue;
       const Value& value = graph_.value(id);
-      if (value.batched != (run != nullptr)) continue;
+      // The fold of a reduction, and nodes that take the whole batch, have no tile.
+      if (!value.batched && run != nullptr) continue;
       const std::byte* data = memory_(id, run);
-      const int64_t count = element_count(value.shape) * (run != nullptr ? run->rows : 1);
+      const int64_t count = element_count(value.shape) * (!value.batched ? 1 : run != nullptr ? run->rows : examples_);
       if (data == nullptr || all_finite(data, value.element, count)) continue;
       // Threads look at different tiles of a node at the same time; any of them will do.
       std::atomic_ref<ValueId>(bad_[static_cast<size_t>(node)]).store(id, std::memory_order_relaxed);
@@ -520,6 +523,7 @@ class FiniteObserver {
 
  private:
   const Graph& graph_;
+  int64_t examples_;  // of the batch
   std::function<const std::byte*(ValueId, const TileRun*)> memory_;
   std::vector<ValueId> bad_;  // per node
   std::atomic<bool> found_ = false;
@@ -537,7 +541,7 @@ std::string CpuExecutable::first_nonfinite(const RunArguments& arguments) {
       return value.name + (value.role == Role::kParameter ? " (a parameter)" : " (running statistics)");
     }
   }
-  FiniteObserver observer(plan_.graph, [&](ValueId id, const TileRun* run) -> const std::byte* {
+  FiniteObserver observer(plan_.graph, arguments.n, [&](ValueId id, const TileRun* run) -> const std::byte* {
     return run == nullptr ? raw(id) : tile_rows_[static_cast<size_t>(id)].at(*run);
   });
   run_phases(arguments, observer);

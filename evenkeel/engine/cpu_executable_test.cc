@@ -93,6 +93,27 @@ TEST(CpuExecutable, names_the_first_value_that_is_not_finite) {
   EXPECT_THAT(net.executable->first_nonfinite(arguments), HasSubstr("conv1"));
 }
 
+// A layer so large that it is multiplied over the whole batch at once, without tiles.
+TEST(CpuExecutable, names_the_output_of_a_large_layer_that_is_not_finite) {
+  GraphBuilder b(Mode::kTrain);
+  ValueId v = b.linear("fc1", b.input({300}), {.out_features = 300, .bias = false});
+  v = b.activate("relu1", b.batch_norm("bn1", v, {}), {ActivationKind::kRelu});
+  b.softmax_cross_entropy(b.linear("fc2", v, {.out_features = 3}), b.labels(), 0);
+  const auto parameters = b.parameters();
+  ParameterStore store;
+  for (const ParameterInfo& info : parameters) {
+    Tensor tensor(DType::kF32, info.shape);
+    for (float& w : tensor.values<float>()) w = 1e38f;
+    store.add(info.name, std::move(tensor));
+  }
+  for (const BufferInfo& info : b.buffers()) store.add(info.name, Tensor(info.dtype, info.shape));
+  const auto executable = cpu_backend(2)->compile(make_plan(with_gradients(b.take()), {.batch = 16}), store);
+  const std::vector<float> x(16 * 300, 1.0f);
+  const std::vector<int32_t> labels(16, 1);
+  EXPECT_THAT(executable->first_nonfinite({.x = x.data(), .labels = labels.data(), .n = 16}),
+              HasSubstr("made by node 'fc1'"));
+}
+
 TEST(CpuExecutable, a_step_has_the_same_bits_for_any_number_of_threads) {
   for (const int64_t batch : {5, 20, 64, 67}) {
     Net one(batch, 1);

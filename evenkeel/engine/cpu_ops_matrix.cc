@@ -192,7 +192,10 @@ NodeCode gradient_by_tiles(CpuExecutable& e, const Node& node, const ConvShape& 
   const int64_t groups = (e.plan().batch + unit - 1) / unit;
   const GroupPartials partials(e, p.full, groups + e.threads(), bias ? shape.out_channels : 0);
   // Tiles of both sizes are added up: they must be packed alike.
-  EK_ASSERT(p.rest == nullptr || p.rest->packs_like(*p.full));
+  if (p.rest != nullptr && !p.rest->packs_like(*p.full))
+    throw BackendError("node '" + node.name + "': oneDNN packs the weight gradient of " + std::to_string(p.tile) +
+                       " examples and of the " + std::to_string(e.phase().chunk % p.tile) +
+                       " left of a block in different ways; use a tile of 1, 2, 4, 8 or more blocks of 8");
   NodeCode code;
   code.tile = [=, x = e.byte_rows(x_id), dy = e.byte_rows(dy_id)](const TileRun& run) {
     zero_rows(x.at(run), x.row, run.rows, run.size);

@@ -70,7 +70,7 @@ class Differentiator {
     const auto gated = std::find_if(graph_.nodes.begin(), graph_.nodes.end(), [&](const Node& node) {
       return std::holds_alternative<ResidualGradient>(node.op) && node.outputs[0] == total;
     });
-    if (gated != graph_.nodes.end() && gated->inputs.size() == 2) {
+    if (gated != graph_.nodes.end() && gated->inputs.size() == 2 && is_read_once(total)) {
       // The gate and the sum in one pass.
       Node joined = *gated;
       graph_.nodes.erase(gated);
@@ -81,6 +81,13 @@ class Differentiator {
       graph_.nodes.push_back({graph_.value(id).name + ".gradient_sum", Add{}, {total, part}, {sum}});
     }
     total = sum;
+  }
+  // True when no node reads a gradient yet, and it is that of one value only: an addition hands the same on to both sides.
+  bool is_read_once(ValueId id) const {
+    const bool read = std::any_of(graph_.nodes.begin(), graph_.nodes.end(), [&](const Node& node) {
+      return std::find(node.inputs.begin(), node.inputs.end(), id) != node.inputs.end();
+    });
+    return !read && std::count(gradient_.begin(), gradient_.end(), id) == 1;
   }
   // One output, one differentiable input, gradient op of (dy).
   void chain(const Node& node, Op op, std::vector<ValueId> before_dy = {}) {

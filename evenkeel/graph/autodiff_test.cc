@@ -97,6 +97,21 @@ TEST(Gradients, of_a_value_used_twice_are_added) {
   EXPECT_EQ(gate.inputs[2], conv.outputs[0]);
 }
 
+// A block without an activation of its own inside another one: the outer gate's gradient goes to the inner norm and, as it is, past it.
+TEST(Gradients, of_a_residual_inside_a_residual_are_made_before_they_are_read) {
+  GraphBuilder b(Mode::kTrain);
+  const ValueId x = b.conv("conv0", b.input({3, 6, 6}), {.out_channels = 4, .kernel = 1, .bias = false});
+  const ValueId shortcut =
+      b.batch_norm("bn_s", b.conv("conv_s", x, {.out_channels = 4, .kernel = 1, .bias = false}), {});
+  const ValueId body = b.batch_norm("bn_b", b.conv("conv_b", x, {.out_channels = 4, .kernel = 3, .padding = 1}), {});
+  const ValueId inner = b.add("inner", body, x);
+  const ValueId y = b.activate("relu", b.add("outer", shortcut, inner), {ActivationKind::kRelu});
+  b.softmax_cross_entropy(b.linear("fc", y, {.out_features = 3}), b.labels(), 0);
+  const Graph graph = with_gradients(b.take());
+  EXPECT_EQ(places_of<ResidualGradient>(graph).size(), 1u);
+  expect_sound(graph);
+}
+
 TEST(Gradients, of_a_sum_go_to_both_sides_without_a_copy) {
   GraphBuilder b(Mode::kTrain);
   const ValueId x = b.input({4});

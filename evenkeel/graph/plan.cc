@@ -181,8 +181,10 @@ void drop_flatten_of_one(Graph& graph) {
       const auto maker = std::find_if(nodes.begin(), nodes.end(), [&](const Node& other) {
         return std::holds_alternative<GemmGradInput>(other.op) && other.outputs[0] == node.inputs[0];
       });
-      if (maker != nodes.end() &&
-          reads_only(node.inputs[0], [](const Op& op) { return std::holds_alternative<FlattenGradient>(op); })) {
+      const auto reads = std::count_if(graph.nodes.begin(), graph.nodes.end(), [&](const Node& other) {
+        return std::find(other.inputs.begin(), other.inputs.end(), node.inputs[0]) != other.inputs.end();
+      });
+      if (maker != nodes.end() && reads == 1 && reads_only(node.inputs[0], [](const Op&) { return true; })) {
         maker->outputs[0] = node.outputs[0];
         continue;
       }
@@ -310,11 +312,12 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   drop_flatten_of_one(graph);
   Plan plan = planned(graph, options);
   if (options.memory_bytes == 0) return plan;
-  // From the fastest to the smallest.
+  // From the fastest to the smallest; first what changes no bit.
   const auto needs = [&](const Plan& p) { return memory_of(p, options.threads).total(); };
   size_t least = needs(plan);
-  for (const Recompute recompute : {options.recompute, Recompute::kAll}) {
-    for (const int64_t tile : {options.tile, int64_t{4}, int64_t{2}, int64_t{1}}) {
+  for (const int64_t tile : {options.tile, int64_t{4}, int64_t{2}, int64_t{1}}) {
+    if (options.tile > 0 && tile > options.tile) continue;
+    for (const Recompute recompute : {options.recompute, Recompute::kAll}) {
       if (needs(plan) <= options.memory_bytes) return plan;
       PlanOptions smaller = options;
       smaller.recompute = recompute;

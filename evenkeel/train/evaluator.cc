@@ -31,7 +31,8 @@ Evaluator::Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSet
     room += smallest_ - 1;  // a last batch of one value per channel joins the one before
   } else {
     constexpr size_t kMostBytes = size_t{512} << 20;
-    while (room > kBlockExamples && make_plan(network.graph, {.batch = room}).arena_bytes > kMostBytes) room /= 2;
+    while (room > kBlockExamples && memory_of(make_plan(network.graph, {.batch = room}), threads_).total() > kMostBytes)
+      room /= 2;
     settings_.batch_size = room;
   }
   executable_ = cpu_backend(threads_)->compile(make_plan(network.graph, {.batch = room}), store);
