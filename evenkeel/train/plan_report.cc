@@ -102,7 +102,8 @@ double median(std::vector<double> values) {
 std::vector<double> spans_of(const Trace& trace, size_t phases) {
   std::vector<double> first(phases + 1, trace.seconds), last(phases + 1, 0);
   for (const TraceEvent& event : trace.events) {
-    const auto i = static_cast<size_t>(event.phase + 1);
+    const int32_t place = event.phase + 1;
+    const auto i = static_cast<size_t>(place);
     first[i] = std::min(first[i], event.start_s);
     last[i] = std::max(last[i], event.end_s);
   }

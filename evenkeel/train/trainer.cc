@@ -133,13 +133,17 @@ class Run {
       throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
     }
     initialize(network, settings_.seed, &model_.store);
-    if (settings_.precision == Precision::kBF16 && cpu_has_bf16()) {
-      try {
-        return compile_plans(network, Precision::kBF16);
-      } catch (const BackendError&) {  // oneDNN has no such convolution
+    if (settings_.precision == Precision::kBF16) {
+      if (!cpu_has_bf16()) {
+        note("this processor has no bf16 products: training in fp32");
+      } else {
+        try {
+          return compile_plans(network, Precision::kBF16);
+        } catch (const BackendError& error) {  // this network has an op that oneDNN has in fp32 only
+          note(fmt::format("training in fp32, since it cannot be done in bf16: {}", error.what()));
+        }
       }
     }
-    if (settings_.precision == Precision::kBF16) note("this processor has no bf16 products: training in fp32");
     compile_plans(network, Precision::kF32);
   }
 
