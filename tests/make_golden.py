@@ -434,6 +434,84 @@ def batch_norm_case():
     return case
 
 
+def ghost_norm(x, gamma, beta, size, mean, var):
+    """Batch norm of every `size` examples; a last group of one value per channel joins the one before. The running statistics take one
+    step towards the mean of the groups' means (by their size) and their pooled unbiased variance."""
+    space = x[0, 0].numel()
+    parts = list(torch.split(x, size))
+    if len(parts) > 1 and len(parts[-1]) * space == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    dims = [0] + list(range(2, x.dim()))
+    counts = [len(part) * space for part in parts]
+    means = sum(part.mean(dims) * n for part, n in zip(parts, counts)) / sum(counts)
+    pooled = sum(part.var(dims, unbiased=False) * n for part, n in zip(parts, counts)) / (sum(counts) - len(parts))
+    new = 0.9 * mean + 0.1 * means.detach(), 0.9 * var + 0.1 * pooled.detach()
+    return torch.cat([F.batch_norm(part, None, None, gamma, beta, training=True, eps=1e-5) for part in parts]), new
+
+
+def renorm(x, gamma, beta, r_max, d_max, mean, var):
+    """Ioffe 2017, algorithm 1; no gradient flows through r and d. sigma as in Keras: sqrt(variance + eps)."""
+    dims, view = [0] + list(range(2, x.dim())), (1, -1) + (1,) * (x.dim() - 2)
+    batch_mean, batch_var = x.mean(dims), x.var(dims, unbiased=False)
+    sigma, running_sigma = torch.sqrt(batch_var + 1e-5), torch.sqrt(var + 1e-5)
+    r = (sigma / running_sigma).clamp(1 / r_max, r_max).detach()
+    d = ((batch_mean - mean) / running_sigma).clamp(-d_max, d_max).detach()
+    hat = (x - batch_mean.view(view)) / sigma.view(view) * r.view(view) + d.view(view)
+    new = 0.9 * mean + 0.1 * batch_mean.detach(), 0.9 * var + 0.1 * x.var(dims, unbiased=True).detach()
+    return hat * gamma.view(view) + beta.view(view), new
+
+
+def norm_kinds_case():
+    """Norms that are not of the whole batch, in the network  x -> norm -> flatten -> linear(1) -> mean (z - 1)^2."""
+    case = Case()
+    cases = {
+        "ghost_image": ((10, 3, 4, 5), {"kind": "batch", "ghost_batch": 4}),
+        "ghost_dense": ((9, 5), {"kind": "batch", "ghost_batch": 4}),
+        "ghost_whole": ((6, 3, 2, 2), {"kind": "batch", "ghost_batch": 6}),
+        "ghost_blocks": ((40, 3, 2, 2), {"kind": "batch", "ghost_batch": 16}),
+        "renorm_image": ((6, 4, 3, 3), {"kind": "renorm", "r_max": 1.25, "d_max": 0.25}),
+        "renorm_dense": ((12, 5), {"kind": "renorm", "r_max": 3.0, "d_max": 5.0}),
+        "group_image": ((5, 6, 3, 4), {"kind": "group", "groups": 3}),
+        "group_dense": ((5, 12), {"kind": "group", "groups": 3}),
+        "layer_image": ((4, 6, 3, 4), {"kind": "layer"}),
+        "layer_dense": ((7, 10), {"kind": "layer"}),
+        "instance_image": ((4, 5, 3, 4), {"kind": "instance"}),
+    }
+    for name, (shape, settings) in cases.items():
+        channels, view = shape[1], (1, -1) + (1,) * (len(shape) - 2)
+        x = value(60, shape) * 2 + torch.floor(value(61, (channels,)) * 3).reshape(view)
+        gamma, beta = 1 + value(62, (channels,)) / 2, value(63, (channels,))
+        gamma[0], gamma[-1] = -gamma[0], 0.0
+        mean, var = value(64, (channels,)), 1 + value(65, (channels,)) / 2
+        weight = value(66, (1, x[0].numel()))
+        new = None
+
+        def network(x, g, b):
+            nonlocal new
+            kind = settings["kind"]
+            if kind == "batch":
+                y, new = ghost_norm(x, g, b, settings["ghost_batch"], mean, var)
+            elif kind == "renorm":
+                y, new = renorm(x, g, b, settings["r_max"], settings["d_max"], mean, var)
+            elif kind == "layer" and x.dim() == 2:
+                y = F.layer_norm(x, (channels,), g, b, eps=1e-5)
+            else:
+                groups = settings.get("groups", 1) if kind != "instance" else channels
+                y = F.instance_norm(x, weight=g, bias=b, eps=1e-5) if kind == "instance" else F.group_norm(x, groups, g, b, 1e-5)
+            return y
+
+        inputs = [t.clone().double().requires_grad_() for t in (x, gamma, beta)]
+        y = network(*inputs)
+        loss = ((y.flatten(1) @ weight.double().T - 1) ** 2).mean()
+        loss.backward()
+        dx, dgamma, dbeta = (t.grad for t in inputs)
+        extra = {} if new is None else {"running_mean": mean, "running_var": var, "new_running_mean": new[0],
+                                        "new_running_var": new[1]}
+        case.add_sub_case(name, settings, x=x, gamma=gamma, beta=beta, weight=weight, y=y, loss=loss.reshape(1), dx=dx,
+                          dgamma=dgamma, dbeta=dbeta, **extra)
+    return case
+
+
 def clip_case():
     case = Case()
     gradients = [value(60, (3, 4)), value(61, (5,)) * 3, value(62, (2, 2, 3, 3)) / 8]
@@ -505,7 +583,7 @@ def make_all():
     files = {f"step_{name}": (lambda name=name: step_case(name)) for name in STEP_MODELS}
     files |= {f"trajectory_{name}": (lambda name=name: trajectory_case(name)) for name in TRAJECTORIES}
     return files | {"op_conv2d": conv2d_case, "op_linear": linear_case, "op_pool": pool_case, "op_activation": activation_case,
-                    "op_loss": loss_case, "op_batch_norm": batch_norm_case, "clip": clip_case, "schedules": schedule_case}
+                    "op_loss": loss_case, "op_batch_norm": batch_norm_case, "op_norm_kinds": norm_kinds_case, "clip": clip_case, "schedules": schedule_case}
 
 
 def compare(name, case):

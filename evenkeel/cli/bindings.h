@@ -107,6 +107,7 @@ struct Range {
 inline constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 inline constexpr Range kPositive{0, kUnbounded, false, false, "a number above 0"};
 inline constexpr Range kNotNegative{0, kUnbounded, true, false, "a number of at least 0"};
+inline constexpr Range kAtLeastOne{1, kUnbounded, true, false, "a number of at least 1"};
 inline constexpr Range kFraction{0, 1, true, false, "a number from 0 to below 1"};
 inline constexpr Range kShare{0, 1, false, true, "a number above 0 and at most 1"};
 

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "evenkeel/cli/bindings.h"
+#include "evenkeel/core/error.h"
 #include "evenkeel/train/plan_report.h"
 
 namespace evenkeel::cli {
@@ -25,6 +28,41 @@ constexpr const char* kMemoryHelp =
     "tiles are smaller, which can change the rounding.";
 constexpr int64_t kMostThreads = 1024;
 constexpr int64_t kMostBatch = 1 << 24;  // far above what fits in memory; keeps products of sizes within 64 bits
+
+std::vector<std::string> words_between_commas(const std::string& text) {
+  std::vector<std::string> words;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t comma = std::min(text.find(',', begin), text.size());
+    words.push_back(text.substr(begin, comma - begin));
+    begin = comma + 1;
+  }
+  return words;
+}
+
+std::vector<std::string> parse_patterns(const std::string& text) {
+  std::vector<std::string> patterns = words_between_commas(text);
+  if (std::find(patterns.begin(), patterns.end(), "") != patterns.end())
+    throw UsageError("expected names of norm layers with commas between them, such as bn1,layer1.*; found '" + text +
+                     "'");
+  return patterns;
+}
+
+std::array<int64_t, 3> parse_renorm_schedule(const std::string& text) {
+  std::array<int64_t, 3> steps{};
+  const std::vector<std::string> words = words_between_commas(text);
+  bool good = words.size() == steps.size();
+  for (size_t i = 0; good && i < steps.size(); ++i) {
+    const auto step = number_from<int64_t>(words[i]);
+    good = step && *step >= 0;
+    steps[i] = step.value_or(0);
+  }
+  if (!good || steps[1] < steps[0] || steps[2] < steps[0]) {
+    throw UsageError(
+        "expected three numbers of steps, the first not above the others, such as 5000,25000,40000; found '" + text +
+        "'");
+  }
+  return steps;
+}
 
 std::vector<Option> data_options() {
   const std::string group = "Data";
@@ -55,8 +93,42 @@ std::vector<Option> network_options() {
   return {
       {kTrain, group, "model", 'm', "M", fmt::format("The network: {}, or a TOML file.", fmt::join(zoo_names(), ", ")),
        text_or(EK_FIELD(train.model), zoo_names()), "", "file"},
-      {kTrain, group, "norm", 0, "KIND", "Batch normalization, or none.",
-       choice(EK_FIELD(train.norm), {{"batch", NormKind::kBatch}, {"none", NormKind::kNone}}), "batch"},
+      {kTrain, group, "from", 0, "MODEL",
+       "Start from the weights and running statistics of this model, and standardize the inputs as it does; layers of "
+       "another name "
+       "or shape start anew.",
+       text(EK_FIELD(train.from)), "initial values", "file"},
+      {kTrain, group, "norm", 0, "KIND",
+       "Batch normalization, batch renormalization, the norms of single examples (group, layer, instance), or none.",
+       named(EK_FIELD(train.norm), norm_kind_names(),
+             [](const std::string& name) {
+               const auto& names = norm_kind_names();
+               return static_cast<NormKind>(std::find(names.begin(), names.end(), name) - names.begin());
+             }),
+       "batch"},
+      {kTrain, group, "norm-groups", 0, "N", "Groups of channels of --norm group; N must divide the channels.",
+       integer(EK_FIELD(train.norm_groups), 1, kMostBatch), "32, or the largest power of 2 that divides the channels"},
+      {kTrain, group, "ghost-batch", 0, "K",
+       "In training normalize every K examples by their own statistics; the running statistics average over them.",
+       integer(EK_FIELD(train.ghost_batch), 1, kMostBatch), "the whole batch"},
+      {kTrain, group, "renorm-r-max", 0, "X", "--norm renorm: the scale is corrected by a factor of at most X.",
+       number(EK_FIELD(train.renorm_r_max), kAtLeastOne), "3"},
+      {kTrain, group, "renorm-d-max", 0, "X", "--norm renorm: the mean is corrected by at most X standard deviations.",
+       number(EK_FIELD(train.renorm_d_max), kNotNegative), "5"},
+      {kTrain, group, "renorm-schedule", 0, "H,D,R",
+       "--norm renorm: plain batch norm for H steps; from there the limits grow, that of the mean until step D, that "
+       "of the scale "
+       "until step R.",
+       read_by(EK_FIELD(train.renorm_schedule), parse_renorm_schedule), "5000,25000,40000"},
+      {kTrain, group, "freeze-norm", 0, "LAYERS", "Freeze these norms (bn1,layer1.*): all of the three below.",
+       read_by(EK_FIELD(train.norm_switches.freeze), parse_patterns), "none"},
+      {kTrain, group, "freeze-affine", 0, "LAYERS", "Do not train gamma and beta of these norms.",
+       read_by(EK_FIELD(train.norm_switches.freeze_affine), parse_patterns), "none"},
+      {kTrain, group, "freeze-running", 0, "LAYERS", "Do not update the running statistics of these norms.",
+       read_by(EK_FIELD(train.norm_switches.freeze_running), parse_patterns), "none"},
+      {kTrain, group, "use-running", 0, "LAYERS",
+       "Normalize by the running statistics in training, too, in these norms.",
+       read_by(EK_FIELD(train.norm_switches.use_running), parse_patterns), "none"},
       {kTrain, group, "norm-placement", 0, "WHERE", "The norm stands before or after the activation.",
        choice(EK_FIELD(train.placement), {{"before", NormPlacement::kBefore}, {"after", NormPlacement::kAfter}}),
        "before"},

@@ -151,6 +151,10 @@ void say_settings(const TrainSettings& settings) {
 int run_train(const Arguments& arguments) {
   TrainSettings settings = arguments.train;
   settings.threads = take_threads(settings.threads);
+  if (!settings.from.empty()) {
+    settings.from = model_path_of(settings.from);
+    if (arguments.given.count("model") == 0) settings.model = settings.from;
+  }
   if (!arguments.quiet) {
     for (const std::string& warning : arguments.warnings) print_note(warning);
   }

@@ -62,7 +62,8 @@ bool takes_bf16(const Op& op) {
   return std::holds_alternative<Conv>(op) || std::holds_alternative<ConvGradInput>(op) ||
          std::holds_alternative<ConvGradWeight>(op) || std::holds_alternative<MomentsOf>(op) ||
          std::holds_alternative<Normalize>(op) || std::holds_alternative<NormGradientSums>(op) ||
-         std::holds_alternative<NormGradientInput>(op) || std::holds_alternative<Cast>(op);
+         std::holds_alternative<NormGradientInput>(op) || std::holds_alternative<GhostMoments>(op) ||
+         std::holds_alternative<ScaleOfExample>(op) || std::holds_alternative<Cast>(op);
 }
 
 }  // namespace
@@ -203,7 +204,8 @@ CpuExecutable::Code CpuExecutable::compile_node(int32_t index) {
     EK_ASSERT(staged_ids_.size() <= kStagesOfThread);
   }
   NodeCode code;
-  for (const auto compiler : {compile_matrix_op, compile_norm_op, compile_simple_op, compile_update_op}) {
+  for (const auto compiler :
+       {compile_matrix_op, compile_norm_groups_op, compile_norm_op, compile_simple_op, compile_update_op}) {
     code = compiler(*this, node);
     if (code) break;
   }

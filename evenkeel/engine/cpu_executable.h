@@ -208,8 +208,9 @@ class CpuExecutable final : public Executable {
 };
 
 // Compile one node each; for the variants that a file does not know, empty code.
-NodeCode compile_matrix_op(CpuExecutable& e, const Node& node);  // Gemm, Conv and their gradients
-NodeCode compile_norm_op(CpuExecutable& e, const Node& node);    // moments ... affine gradient, running statistics
+NodeCode compile_matrix_op(CpuExecutable& e, const Node& node);       // Gemm, Conv and their gradients
+NodeCode compile_norm_groups_op(CpuExecutable& e, const Node& node);  // ghost batches, group norms, batch renorm
+NodeCode compile_norm_op(CpuExecutable& e, const Node& node);         // moments ... affine gradient, running statistics
 NodeCode compile_simple_op(CpuExecutable& e, const Node& node);  // activations, pooling, add, flatten, dropout, losses
 NodeCode compile_update_op(CpuExecutable& e, const Node& node);  // guard, clipping, optimizers
 

@@ -140,7 +140,8 @@ NodeCode compile(const UpdateRunning& op, CpuExecutable& e, const Node& node) {
   const int64_t c = e.elements(node.inputs[0]);
   return [=, moments = e.data<Moments>(node.inputs[0]), mean = e.data<float>(node.inputs[1]),
           var = e.data<float>(node.inputs[2]), count = e.data<int64_t>(node.inputs[3])](const RunArguments&) {
-    const double w = op.new_batch_weight;
+    // Cumulative: the weight of the t-th batch is 1 / t.
+    const double w = op.cumulative ? 1 / (static_cast<double>(*count) + 1) : op.new_batch_weight;
     for (int64_t i = 0; i < c; ++i) {
       const Moments& m = moments[i];
       const double batch_var = op.biased ? m.var_population() : m.var_sample();

@@ -14,8 +14,8 @@ class Differentiator {
     gradient_.assign(graph_.values.size(), kNoValue);
     for (size_t id = 0; id < graph_.values.size(); ++id) {
       const Value& value = graph_.values[id];
-      needs_[id] =
-          value.role == Role::kParameter || (input_gradient && value.role == Role::kInput && value.name == "x");
+      needs_[id] = (value.role == Role::kParameter && value.trained) ||
+                   (input_gradient && value.role == Role::kInput && value.name == "x");
     }
     for (const Node& node : graph_.nodes) {
       const bool any = std::any_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) { return needs(id); });
@@ -138,20 +138,27 @@ class Differentiator {
     const ValueId mask = mask_of(op, node);
     const ValueId residual = mask == kNoValue && !linear ? node.inputs[4] : kNoValue;
     const Shape channels = graph_.value(scale).shape;
+    const bool grouped = static_cast<bool>(op.groups);
+    const bool by_running = is_made_by<ScaleOfRunning>(scale);
+    const ValueId dgamma = needs(gamma) ? gradient_value(gamma) : kNoValue;
+    const ValueId dbeta = needs(beta) ? gradient_value(beta) : kNoValue;
+    const bool affine = dgamma != kNoValue || dbeta != kNoValue;
+    // A frozen norm is an affine map of constants: nobody asks for the sums.
     const ValueId sums =
-        graph_.add_value({node.name + ".sums", Role::kComputed, Element::kGradientSums, false, channels});
-    emit(node, NormGradientSums{op.activation}, {x, dy, scale, gamma, beta, residual, mask}, {sums});
-    const ValueId dgamma = gamma == kNoValue ? kNoValue : gradient_value(gamma);
-    const ValueId dbeta = beta == kNoValue ? kNoValue : gradient_value(beta);
-    emit(node, NormAffineGradient{}, {sums, scale}, {dgamma, dbeta});
+        by_running && !affine
+            ? kNoValue
+            : graph_.add_value({node.name + ".sums", Role::kComputed, Element::kGradientSums, grouped, channels});
+    if (sums != kNoValue)
+      emit(node, NormGradientSums{op.activation, op.groups}, {x, dy, scale, gamma, beta, residual, mask}, {sums});
+    if (affine) emit(node, NormAffineGradient{}, {sums, scale}, {dgamma, dbeta});
     if (dgamma != kNoValue) accumulate(gamma, dgamma);
     if (dbeta != kNoValue) accumulate(beta, dbeta);
     const bool wants_residual = needs(node.inputs[4]);
     if (needs(x) || (wants_residual && residual != kNoValue)) {
       const ValueId dx = like(x, "d " + graph_.value(x).name);
       const ValueId dresidual = residual == kNoValue ? kNoValue : gradient_value(residual);
-      emit(node, NormGradientInput{op.activation, uses_batch_statistics(scale)},
-           {x, dy, scale, gamma, beta, residual, sums, mask}, {dx, dresidual});
+      emit(node, NormGradientInput{op.activation, !by_running, op.groups},
+           {x, dy, scale, gamma, beta, residual, sums_for_input(node, sums, scale), mask}, {dx, dresidual});
       if (needs(x)) accumulate(x, dx);
       if (dresidual != kNoValue) accumulate(residual, dresidual);
     }
@@ -173,11 +180,24 @@ class Differentiator {
     }
     return mask;
   }
-  bool uses_batch_statistics(ValueId scale) const {
+  const Node* maker_of(ValueId id) const {
     for (const Node& node : graph_.nodes) {
-      if (!node.outputs.empty() && node.outputs[0] == scale) return std::holds_alternative<ScaleOfMoments>(node.op);
+      if (!node.outputs.empty() && node.outputs[0] == id) return &node;
     }
-    return false;
+    return nullptr;
+  }
+  template <class T>
+  bool is_made_by(ValueId id) const {
+    const Node* maker = maker_of(id);
+    return maker != nullptr && std::holds_alternative<T>(maker->op);
+  }
+  // Batch renorm's two corrections are constants of the gradient (docs/math.md, eq. 44).
+  ValueId sums_for_input(const Node& node, ValueId sums, ValueId scale) {
+    if (!is_made_by<RenormScale>(scale)) return sums;
+    const ValueId batch_scale = maker_of(scale)->inputs[0];
+    const ValueId corrected = like(sums, node.name + ".renorm_sums");
+    emit(node, RenormSums{}, {sums, batch_scale, scale}, {corrected});
+    return corrected;
   }
   void differentiate(const Activate& op, const Node& node) {
     chain(node, ActivateGradient{op.activation}, {node.inputs[0]});
@@ -274,6 +294,7 @@ Graph with_updates(Graph graph, const OptimizerOptions& options, const std::vect
   std::vector<Node> nodes;
   for (Node& node : graph.nodes) {
     if (std::holds_alternative<MomentsOf>(node.op)) checked.push_back(node.outputs[0]);
+    if (std::holds_alternative<GhostMoments>(node.op)) checked.push_back(node.outputs[1]);
     (is_update(node.op) ? late : nodes).push_back(std::move(node));
   }
   graph.nodes = std::move(nodes);

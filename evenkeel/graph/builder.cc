@@ -1,21 +1,30 @@
 #include "evenkeel/graph/builder.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace evenkeel {
 namespace {
 
 std::string at(const std::string& name, const char* what) { return std::string(what) + " '" + name + "': "; }
 
+// The largest divisor of n that is at most `most`.
+int64_t largest_divisor(int64_t n, int64_t most) {
+  int64_t divisor = std::clamp<int64_t>(most, 1, n);
+  while (n % divisor != 0) --divisor;
+  return divisor;
+}
+
 }  // namespace
 
-ValueId GraphBuilder::parameter(ParameterInfo info) {
+ValueId GraphBuilder::parameter(ParameterInfo info, bool trained) {
   for (const ParameterInfo& other : parameters_) {
     if (other.name == info.name) {
       throw UsageError("two layers share the name of parameter '" + info.name + "'; give each layer a name of its own");
     }
   }
-  const ValueId id = graph_.add_value({info.name, Role::kParameter, Element::kF32, false, info.shape});
+  const ValueId id = graph_.add_value({info.name, Role::kParameter, Element::kF32, false, info.shape, trained});
   parameters_.push_back(std::move(info));
   return id;
 }
@@ -123,7 +132,9 @@ ValueId GraphBuilder::conv(const std::string& name, ValueId x, const ConvOptions
   return y;
 }
 
-ValueId GraphBuilder::batch_norm(const std::string& name, ValueId x, const NormOptions& o) {
+namespace {
+
+void require_norm_options(const std::string& name, const NormOptions& o) {
   if (!(o.eps > 0) || !std::isfinite(o.eps)) {
     throw UsageError(at(name, "batch norm") + "eps must be positive, found " + std::to_string(o.eps));
   }
@@ -132,30 +143,117 @@ ValueId GraphBuilder::batch_norm(const std::string& name, ValueId x, const NormO
         at(name, "batch norm") + "new_batch_weight must be in (0, 1], found " + std::to_string(o.new_batch_weight) +
         " (it is the weight of the NEW batch: PyTorch's momentum; Keras' and ONNX' momentum is 1 minus it)");
   }
-  const int64_t c = shape(x)[0];
-  const ValueId gamma =
-      o.affine ? parameter({name + ".weight", {c}, o.zero_gamma ? Init::kZero : Init::kOne, 1, 1, 1, false}) : kNoValue;
-  const ValueId beta = o.affine ? parameter({name + ".bias", {c}, Init::kZero, 1, 1, 1, false}) : kNoValue;
-  const ValueId mean = buffer({name + ".running_mean", {c}, DType::kF32, 0});
-  const ValueId var = buffer({name + ".running_var", {c}, DType::kF32, o.bias_corrected ? 0.0 : 1.0});
-  const ValueId count = buffer({name + ".num_batches_tracked", {}, DType::kI64, 0});
-  const ValueId scale = computed(name + ".scale", {c}, Element::kNormScale, false);
-  if (mode_ == Mode::kInference || mode_ == Mode::kTrainRunningStatistics) {
-    node(name + ".scale", ScaleOfRunning{o.eps, o.bias_corrected, o.new_batch_weight}, {mean, var, count}, {scale});
-  } else {
-    const ValueId moments = computed(name + ".moments", {c}, Element::kMoments, false);
-    node(name + ".moments", MomentsOf{}, {x}, {moments});
-    node(name + ".scale", ScaleOfMoments{o.eps}, {moments}, {scale});
-    if (mode_ == Mode::kTrain) {
-      updates_.push_back({name + ".update",
-                          UpdateRunning{o.new_batch_weight, o.biased, o.bias_corrected},
-                          {moments, mean, var, count},
-                          {}});
-    }
+  if (o.ghost_batch < 0) {
+    throw UsageError(at(name, "batch norm") + "a ghost batch must have at least 1 example, found " +
+                     std::to_string(o.ghost_batch));
   }
+  const RenormScale& r = o.renorm;
+  if (!(r.r_max >= 1) || !(r.d_max >= 0) || !std::isfinite(r.r_max) || !std::isfinite(r.d_max) || r.hold < 0 ||
+      r.d_steps < r.hold || r.r_steps < r.hold) {
+    throw UsageError(
+        at(name, "batch renorm") +
+        "r_max must be at least 1, d_max at least 0, and their steps not before those of plain batch norm; found "
+        "r_max " +
+        std::to_string(r.r_max) + " from step " + std::to_string(r.r_steps) + ", d_max " + std::to_string(r.d_max) +
+        " from step " + std::to_string(r.d_steps) + ", plain until step " + std::to_string(r.hold));
+  }
+}
+
+}  // namespace
+
+// Where the mean and rstd of a norm come from.
+struct GraphBuilder::NormScaling {
+  ValueId scale = kNoValue;
+  NormGroups groups;
+};
+
+ValueId GraphBuilder::norm(const std::string& name, ValueId x, NormKind kind, const NormOptions& o) {
+  EK_ASSERT(kind != NormKind::kNone);
+  require_norm_options(name, o);
+  const int64_t c = shape(x)[0];
+  const auto affine = [&](const char* part, Init init) {
+    return o.affine ? parameter({name + part, {c}, init, 1, 1, 1, false}, o.train_affine) : kNoValue;
+  };
+  const ValueId gamma = affine(".weight", o.zero_gamma ? Init::kZero : Init::kOne);
+  const ValueId beta = affine(".bias", Init::kZero);
+  const NormScaling scaling =
+      has_running_statistics(kind) ? batch_scaling(name, x, kind, o) : example_scaling(name, x, kind, o);
   const ValueId y = computed(name, shape(x));
-  node(name, Normalize{}, {x, scale, gamma, beta, kNoValue}, {y});
+  node(name, Normalize{{}, scaling.groups}, {x, scaling.scale, gamma, beta, kNoValue}, {y});
   return y;
+}
+
+GraphBuilder::NormScaling GraphBuilder::batch_scaling(const std::string& name, ValueId x, NormKind kind,
+                                                      const NormOptions& o) {
+  const Shape channels = {shape(x)[0]};
+  const bool corrected = o.bias_corrected && !o.cumulative;
+  const ValueId mean = buffer({name + ".running_mean", channels, DType::kF32, 0});
+  const ValueId var = buffer({name + ".running_var", channels, DType::kF32, corrected ? 0.0 : 1.0});
+  const ValueId count = buffer({name + ".num_batches_tracked", {}, DType::kI64, 0});
+  const auto scale_value = [&](const char* what, bool batched = false) {
+    return computed(name + what, channels, Element::kNormScale, batched);
+  };
+  const auto running_scale = [&](const char* what) {
+    const ValueId scale = scale_value(what);
+    node(name + what, ScaleOfRunning{o.eps, corrected, o.new_batch_weight}, {mean, var, count}, {scale});
+    return scale;
+  };
+  const bool ghosts = o.ghost_batch > 0 && trains();
+  const bool by_batch =
+      mode_ == Mode::kInferenceBatchStatistics || (mode_ == Mode::kTrain && o.statistics == NormStatistics::kBatch);
+  const bool updates = mode_ == Mode::kTrain && o.update_running;
+  ValueId moments = kNoValue, own_moments = kNoValue;  // own: of each example's ghost batch
+  if (ghosts && (by_batch || updates)) {
+    own_moments = computed(name + ".ghost_moments", channels, Element::kMoments);
+    moments = computed(name + ".moments", channels, Element::kMoments, false);
+    node(name + ".moments", GhostMoments{o.ghost_batch}, {x}, {own_moments, moments});
+  } else if (by_batch || updates) {
+    moments = computed(name + ".moments", channels, Element::kMoments, false);
+    node(name + ".moments", MomentsOf{}, {x}, {moments});
+  }
+  if (updates) {
+    updates_.push_back({name + ".update",
+                        UpdateRunning{o.new_batch_weight, o.biased, corrected, o.cumulative},
+                        {moments, mean, var, count},
+                        {}});
+  }
+  if (!by_batch) return {running_scale(".scale"), {}};
+  if (ghosts) {
+    const ValueId scale = scale_value(".scale", true);
+    node(name + ".scale", ScaleOfMoments{o.eps}, {own_moments}, {scale});
+    return {scale, {.ghost = o.ghost_batch}};
+  }
+  const bool renorm = kind == NormKind::kRenorm && trains();
+  const ValueId batch = scale_value(renorm ? ".batch_scale" : ".scale");
+  node(name + (renorm ? ".batch_scale" : ".scale"), ScaleOfMoments{o.eps}, {moments}, {batch});
+  if (!renorm) return {batch, {}};
+  const ValueId running = running_scale(".running_scale");
+  const ValueId scale = scale_value(".scale");
+  node(name + ".scale", o.renorm, {batch, running}, {scale});
+  return {scale, {}};
+}
+
+GraphBuilder::NormScaling GraphBuilder::example_scaling(const std::string& name, ValueId x, NormKind kind,
+                                                        const NormOptions& o) {
+  const Shape& in = shape(x);
+  const int64_t c = in[0], space = in.size() == 3 ? in[1] * in[2] : 1;
+  constexpr int64_t kMostGroups = 32;  // of Wu and He 2018
+  int64_t groups = kind == NormKind::kLayer ? 1 : kind == NormKind::kInstance ? c : o.groups;
+  if (groups == 0) groups = std::gcd(c, kMostGroups);
+  if (groups < 1 || c % groups != 0) {
+    throw UsageError(at(name, "group norm") + std::to_string(groups) + " groups do not divide " + std::to_string(c) +
+                     " channels; the largest number up to there that does is " +
+                     std::to_string(largest_divisor(c, groups)));
+  }
+  if (c / groups * space == 1) {
+    throw UsageError(
+        at(name, kind == NormKind::kInstance ? "instance norm" : "group norm") +
+        "a group of one channel without space is one value, whose variance is 0 and says nothing; use layer "
+        "norm, or fewer groups");
+  }
+  const ValueId scale = computed(name + ".scale", {c}, Element::kNormScale);
+  node(name + ".scale", ScaleOfExample{groups, o.eps}, {x}, {scale});
+  return {scale, {.channels = groups}};
 }
 
 ValueId GraphBuilder::activate(const std::string& name, ValueId x, const Activation& activation) {

@@ -52,6 +52,19 @@ struct ConvOptions {
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
   bool bias = true;
 };
+enum class NormKind {
+  kNone,
+  kBatch,     // statistics of the batch in training, running statistics at test time
+  kRenorm,    // batch renormalization (Ioffe 2017): training, too, comes close to the running statistics
+  kGroup,     // of each example, over groups of channels and space; the same in training and at test time
+  kLayer,     // group norm with one group
+  kInstance,  // group norm with one group a channel
+};
+// True for those that keep running statistics.
+inline bool has_running_statistics(NormKind kind) { return kind == NormKind::kBatch || kind == NormKind::kRenorm; }
+// What normalizes in training.
+enum class NormStatistics { kBatch, kRunning };
+
 struct NormOptions {
   double eps = 1e-5;
   double new_batch_weight = 0.1;  // weight of the new batch in the running statistics: PyTorch's "momentum"
@@ -59,6 +72,15 @@ struct NormOptions {
   bool bias_corrected = false;
   bool affine = true;       // learn gamma and beta
   bool zero_gamma = false;  // gamma starts at 0: the last norm of a residual block
+  bool cumulative = false;  // running statistics are the plain average of the batches since num_batches_tracked was 0
+  int64_t ghost_batch = 0;  // > 0: in training each so many examples are normalized by their own statistics
+  int64_t groups =
+      0;  // of channels, for kGroup; 0: the largest number up to 32 that divides them, as far as powers of 2 go
+  RenormScale renorm = {};  // limits and schedule for kRenorm; its type's defaults are the paper's
+  // The three switches; "frozen" is all of them turned: false, false, kRunning.
+  bool train_affine = true;    // gamma and beta are learned
+  bool update_running = true;  // training updates the running statistics
+  NormStatistics statistics = NormStatistics::kBatch;
 
   bool operator==(const NormOptions&) const = default;
 };
@@ -80,7 +102,11 @@ class GraphBuilder {
   ValueId labels();                           // named "labels": one class index per example
   ValueId linear(const std::string& name, ValueId x, const LinearOptions& options);
   ValueId conv(const std::string& name, ValueId x, const ConvOptions& options);
-  ValueId batch_norm(const std::string& name, ValueId x, const NormOptions& options);
+  // kind: not kNone. Of the options, group norms read eps, groups, affine, zero_gamma and train_affine only.
+  ValueId norm(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
+  ValueId batch_norm(const std::string& name, ValueId x, const NormOptions& options) {
+    return norm(name, x, NormKind::kBatch, options);
+  }
   ValueId activate(const std::string& name, ValueId x, const Activation& activation);
   ValueId max_pool(const std::string& name, ValueId x, const PoolOptions& options);
   ValueId average_pool(const std::string& name, ValueId x, const PoolOptions& options);
@@ -105,12 +131,15 @@ class GraphBuilder {
   Graph take();
 
  private:
-  ValueId parameter(ParameterInfo info);
+  struct NormScaling;
+  ValueId parameter(ParameterInfo info, bool trained = true);
   ValueId buffer(BufferInfo info);
   ValueId computed(const std::string& name, Shape shape, Element element = Element::kF32, bool batched = true);
   void node(const std::string& name, Op op, std::vector<ValueId> inputs, std::vector<ValueId> outputs);
   const Shape& require_image(const std::string& name, const char* what, ValueId x) const;
   ParameterInfo weight_info(const std::string& name, Shape shape, int64_t fan_in, int64_t fan_out) const;
+  NormScaling batch_scaling(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
+  NormScaling example_scaling(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
   ValueId pool_output(const std::string& name, ValueId x, const PoolOptions& options, int64_t stride);
   ValueId loss_outputs(Op op, const std::string& name, ValueId y, ValueId labels);
 

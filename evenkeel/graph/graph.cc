@@ -1,5 +1,7 @@
 #include "evenkeel/graph/graph.h"
 
+#include <algorithm>
+
 #include "evenkeel/core/moments.h"
 
 namespace evenkeel {
@@ -32,8 +34,11 @@ namespace {
 constexpr const char* kOpNames[] = {"Gemm",
                                     "Conv",
                                     "Moments",
+                                    "GhostMoments",
+                                    "ScaleOfExample",
                                     "ScaleOfMoments",
                                     "ScaleOfRunning",
+                                    "RenormScale",
                                     "Normalize",
                                     "UpdateRunning",
                                     "Activate",
@@ -51,6 +56,7 @@ constexpr const char* kOpNames[] = {"Gemm",
                                     "ConvGradInput",
                                     "ConvGradWeight",
                                     "NormGradientSums",
+                                    "RenormSums",
                                     "NormGradientInput",
                                     "ResidualGradient",
                                     "NormAffineGradient",
@@ -83,6 +89,16 @@ const char* name_of(const Op& op) { return kOpNames[op.index()]; }
 bool is_update(const Op& op) {
   return std::holds_alternative<UpdateRunning>(op) || std::holds_alternative<SgdUpdate>(op) ||
          std::holds_alternative<AdamUpdate>(op) || std::holds_alternative<RmspropUpdate>(op);
+}
+
+int64_t ghost_begin(int64_t i, int64_t ghost, int64_t n, int64_t s) {
+  const int64_t begin = i / ghost * ghost;
+  return begin > 0 && (n - begin) * s == 1 ? begin - ghost : begin;
+}
+
+int64_t ghost_end(int64_t i, int64_t ghost, int64_t n, int64_t s) {
+  const int64_t end = std::min(n, (i / ghost + 1) * ghost);
+  return (n - end) * s == 1 ? n : end;
 }
 
 int64_t window_extent(int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {

@@ -35,7 +35,8 @@ struct Value {
   Role role = Role::kComputed;
   Element element = Element::kF32;
   bool batched = false;
-  Shape shape;  // of one example when batched
+  Shape shape;          // of one example when batched
+  bool trained = true;  // a parameter that is not is left as it is: no gradient, no update
 };
 
 // --- Operations. Inputs and outputs are listed in order; [..] is optional (kNoValue when absent). ---
@@ -44,7 +45,28 @@ struct Gemm {};  // x{K}, weight[N,K], [bias[N]] -> y{N}: y = x * weight^T + bia
 struct Conv {    // x{C,H,W}, weight[O,C/group,kh,kw], [bias[O]] -> y{O,H',W'}
   int64_t stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1, group = 1;
 };
-struct MomentsOf {};     // x -> moments[C] over the batch and space
+struct MomentsOf {};  // x -> moments[C] over the batch and space
+
+// Which examples and channels share statistics. Values that belong to groups are batched: each example has those of its group.
+struct NormGroups {
+  // > 0: every so many examples by their index in the batch (ghost batches); a last group of one value per channel joins the one before.
+  int64_t ghost = 0;
+  // > 0: each example by itself, its channels cut into so many groups: group norm; 1 = layer norm, C = instance norm.
+  int64_t channels = 0;
+  explicit operator bool() const { return ghost > 0 || channels > 0; }
+};
+// First example of the ghost batch that example i of n belongs to, and the first behind it; s positions of space.
+int64_t ghost_begin(int64_t i, int64_t ghost, int64_t n, int64_t s);
+int64_t ghost_end(int64_t i, int64_t ghost, int64_t n, int64_t s);
+
+struct
+    GhostMoments {  // x -> moments{C} of each example's ghost batch, pooled[C]: mean of their means and of their variances
+  int64_t ghost = 1;
+};
+struct ScaleOfExample {  // x -> scale{C}: of each example by itself, channels in groups
+  int64_t channel_groups = 1;
+  double eps = 1e-5;
+};
 struct ScaleOfMoments {  // moments -> scale[C] (mean, rstd): batch statistics
   double eps = 1e-5;
 };
@@ -54,16 +76,27 @@ struct ScaleOfRunning {  // running_mean, running_var, [count] -> scale[C]: runn
   bool bias_corrected = false;
   double new_batch_weight = 0.1;
 };
+struct RenormScale {  // batch scale[C], running scale[C] -> scale[C]: batch renormalization (Ioffe 2017)
+  // r = rstd_running / rstd_batch within [1/r_max, r_max], d = (mean_batch - mean_running) * rstd_running within [-d_max, d_max].
+  // Plain batch norm (1, 0) for the first `hold` steps, then linearly up to d_max at step d_steps and to r_max at step r_steps.
+  double r_max = 3, d_max = 5;
+  int64_t hold = 5000, d_steps = 25000, r_steps = 40000;
+
+  bool operator==(const RenormScale&) const = default;
+};
 struct
     Normalize {  // x, scale, [gamma], [beta], [residual] -> y = act(gamma * (x - mean) * rstd + beta + residual), [mask]
   // mask: one bit per element, set where act's argument is positive; what the gradient of relu and leaky_relu needs in place of the residual.
   Activation activation;
+  NormGroups groups = {};
 };
 struct
     UpdateRunning {  // moments, running_mean, running_var, num_batches_tracked ->; the last three are read and assigned
   double new_batch_weight = 0.1;
   bool biased = false;          // population variance instead of the sample variance
   bool bias_corrected = false;  // starts from 0 and 0 and is corrected when read (ScaleOfRunning)
+  // The plain average of the batches counted by num_batches_tracked: the weight of the new one is 1 / t, the start values count nothing.
+  bool cumulative = false;
 };
 struct Activate {  // x -> act(x)
   Activation activation;
@@ -104,17 +137,21 @@ struct ConvGradInput {     // dy, weight -> dx
 struct ConvGradWeight {  // x, dy -> dweight, [dbias]
   Conv conv;
 };
-struct NormGradientSums {  // x, dy, scale, [gamma], [beta], [residual], [mask] -> sums[C]
+struct NormGradientSums {  // x, dy, scale, [gamma], [beta], [residual], [mask] -> sums[C], with groups {C}
   Activation activation;
+  NormGroups groups = {};
 };
+struct RenormSums {
+};  // sums, batch scale, scale -> sums as NormGradientInput wants them: r and d are constants of the gradient
 struct NormGradientInput {  // x, dy, scale, [gamma], [beta], [residual], sums, [mask] -> dx, [dresidual]
   Activation activation;
   bool batch_statistics = true;
+  NormGroups groups = {};
 };
 struct ResidualGradient {  // dy, mask, [a] -> dresidual = dy * act'(z) [+ a]: what else flows into the residual
   Activation activation;
 };
-struct NormAffineGradient {};  // sums, scale -> [dgamma], [dbeta]
+struct NormAffineGradient {};  // sums, scale -> [dgamma], [dbeta]; both batched with groups
 struct ActivateGradient {      // x, dy -> dx
   Activation activation;
 };
@@ -156,13 +193,13 @@ struct RmspropUpdate {  // weight, gradient, [factor], square average, [momentum
   double alpha = 0.99, eps = 1e-8, weight_decay = 0, momentum = 0;
 };
 
-using Op =
-    std::variant<Gemm, Conv, MomentsOf, ScaleOfMoments, ScaleOfRunning, Normalize, UpdateRunning, Activate, MaxPool,
-                 AveragePool, Flatten, Add, SubsamplePad, Dropout, Softmax, SoftmaxCrossEntropyLoss, MeanSquaredError,
-                 GemmGradInput, GemmGradWeight, ConvGradInput, ConvGradWeight, NormGradientSums, NormGradientInput,
-                 ResidualGradient, NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient,
-                 FlattenGradient, SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient,
-                 MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate, Cast>;
+using Op = std::variant<Gemm, Conv, MomentsOf, GhostMoments, ScaleOfExample, ScaleOfMoments, ScaleOfRunning,
+                        RenormScale, Normalize, UpdateRunning, Activate, MaxPool, AveragePool, Flatten, Add,
+                        SubsamplePad, Dropout, Softmax, SoftmaxCrossEntropyLoss, MeanSquaredError, GemmGradInput,
+                        GemmGradWeight, ConvGradInput, ConvGradWeight, NormGradientSums, RenormSums, NormGradientInput,
+                        ResidualGradient, NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient,
+                        FlattenGradient, SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient,
+                        MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate, Cast>;
 const char* name_of(const Op& op);
 
 // True for the operations that change parameters, buffers or states.

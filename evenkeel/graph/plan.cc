@@ -196,9 +196,16 @@ void drop_flatten_of_one(Graph& graph) {
 
 void require_values_to_normalize(const Graph& graph, int64_t batch) {
   for (const Node& node : graph.nodes) {
-    if (!std::holds_alternative<MomentsOf>(node.op)) continue;
+    const auto* ghosts = std::get_if<GhostMoments>(&node.op);
+    if (ghosts == nullptr && !std::holds_alternative<MomentsOf>(node.op)) continue;
     const Shape& x = graph.value(node.inputs[0]).shape;
     const int64_t space = x.size() == 3 ? x[1] * x[2] : 1;
+    if (ghosts != nullptr && ghosts->ghost * space == 1) {
+      throw UsageError(
+          "batch norm '" + node.name.substr(0, node.name.rfind(".moments")) +
+          "': a ghost batch of 1 leaves one value per channel, whose variance is 0 and says nothing; use ghost "
+          "batches of at least 2 examples");
+    }
     if (batch * space > 1) continue;
     throw UsageError(
         "batch norm '" + node.name.substr(0, node.name.rfind(".moments")) + "': a batch of " + std::to_string(batch) +
@@ -234,7 +241,8 @@ Plan planned(const Graph& graph, const PlanOptions& options) {
 }  // namespace
 
 bool takes_blocks(const Op& op) {
-  return is_any<MomentsOf, NormGradientSums, SoftmaxCrossEntropyLoss, MeanSquaredError>(op);
+  if (const auto* sums = std::get_if<NormGradientSums>(&op)) return !sums->groups;
+  return is_any<MomentsOf, SoftmaxCrossEntropyLoss, MeanSquaredError>(op);
 }
 
 int64_t tile_examples(int64_t example_bytes) {

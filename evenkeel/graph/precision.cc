@@ -13,7 +13,8 @@ bool is_any(const Op& op) {
 
 // Their images have one type.
 bool is_product_or_norm(const Op& op) {
-  return is_any<Conv, ConvGradInput, ConvGradWeight, MomentsOf, Normalize, NormGradientSums, NormGradientInput>(op);
+  return is_any<Conv, ConvGradInput, ConvGradWeight, MomentsOf, GhostMoments, ScaleOfExample, Normalize,
+                NormGradientSums, NormGradientInput>(op);
 }
 
 bool is_image(const Graph& graph, ValueId id) {

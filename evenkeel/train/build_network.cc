@@ -1,5 +1,7 @@
 // A specification becomes a graph: names, defaults and the rules around the norm are settled first (resolve), then the layers are
 // walked once with a GraphBuilder.
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cmath>
@@ -91,9 +93,9 @@ class Names {
 struct Resolved {
   explicit Resolved(const LayerSpec& of) : layer(of) {}
   const LayerSpec& layer;
-  std::string name, norm_name;  // whole names
-  bool norm = false;            // of its own
-  bool norm_first = true;       // before the activation
+  std::string name, norm_name;      // whole names
+  NormKind norm = NormKind::kNone;  // of its own
+  bool norm_first = true;           // before the activation
   bool bias = true;
   bool zero_gamma = false;
   Activation activation;
@@ -131,6 +133,7 @@ class NetworkBuilder {
         builder_.softmax_cross_entropy(x, labels, spec_.label_smoothing);
       }
     }
+    require_patterns_used();
     Network network;
     network.graph = builder_.take();
     network.parameters = builder_.parameters();
@@ -198,9 +201,12 @@ class NetworkBuilder {
       if (has_weights(layer)) {
         settle_norm_and_activation(r, next, &layer == last, list);
         settle_bias(r, next);
-        if (r.norm) r.norm_name = prefix + names.of_norm(layer, name);
+        if (r.norm != NormKind::kNone) r.norm_name = prefix + names.of_norm(layer, name);
       } else {
-        r.norm = layer.type == "norm" && norms_wanted(layer.norm.value_or(NormKind::kBatch), r.name, true);
+        if (layer.type == "norm") {
+          const NormKind usual = spec_.norm == NormKind::kNone ? NormKind::kBatch : spec_.norm;
+          r.norm = norm_wanted(layer.norm.value_or(usual), r.name, true);
+        }
         r.norm_name = prefix + (layer.norm_name.empty() ? name : layer.norm_name);
         r.activation = layer.activation.value_or(spec_.activation);
       }
@@ -212,11 +218,10 @@ class NetworkBuilder {
   }
 
   // asked: the layer itself says so.
-  bool norms_wanted(NormKind kind, const std::string& name, bool asked) {
-    if (kind == NormKind::kNone) return false;
-    if (spec_.norm != NormKind::kNone) return true;
+  NormKind norm_wanted(NormKind kind, const std::string& name, bool asked) {
+    if (spec_.norm != NormKind::kNone || kind == NormKind::kNone) return kind;
     if (asked) dropped_norms_.push_back(name);
-    return false;
+    return NormKind::kNone;
   }
 
   void settle_norm_and_activation(Resolved& r, const LayerSpec* next, bool last, List list) {
@@ -225,7 +230,7 @@ class NetworkBuilder {
     const bool activation_follows = next != nullptr && next->type == "activation";
     const bool is_head = last && list == List::kNetwork;
     const NormKind default_norm = is_head || norm_follows ? NormKind::kNone : spec_.norm;
-    r.norm = norms_wanted(layer.norm.value_or(default_norm), r.name, layer.norm.has_value());
+    r.norm = norm_wanted(layer.norm.value_or(default_norm), r.name, layer.norm.has_value());
     const bool bare = last || norm_follows || activation_follows;
     r.activation = layer.activation.value_or(bare ? Activation{} : spec_.activation);
     const bool active = r.activation.kind != ActivationKind::kIdentity;
@@ -233,10 +238,11 @@ class NetworkBuilder {
   }
 
   void settle_bias(Resolved& r, const LayerSpec* next) {
-    const bool own_norm = r.norm && r.norm_first;
-    const bool next_norm = !r.norm && r.activation.kind == ActivationKind::kIdentity && next != nullptr &&
-                           next->type == "norm" && next->norm.value_or(NormKind::kBatch) == NormKind::kBatch &&
-                           spec_.norm != NormKind::kNone;
+    const bool has_norm = r.norm != NormKind::kNone;
+    const bool own_norm = has_norm && r.norm_first && removes_bias(r.norm);
+    const bool next_norm = !has_norm && r.activation.kind == ActivationKind::kIdentity && next != nullptr &&
+                           next->type == "norm" && spec_.norm != NormKind::kNone &&
+                           removes_bias(next->norm.value_or(spec_.norm));
     r.bias = r.layer.bias.value_or(!own_norm && !next_norm);
     if (r.bias && (own_norm || next_norm)) redundant_biases_.push_back(r.name);
   }
@@ -246,9 +252,9 @@ class NetworkBuilder {
   void zero_last_gamma(std::vector<Resolved>& body) {
     if (body.empty()) return;
     Resolved& last = body.back();
-    const bool own =
-        has_weights(last.layer) && last.norm && (!last.norm_first || last.activation.kind == ActivationKind::kIdentity);
-    if (own || (last.layer.type == "norm" && last.norm)) {
+    const bool own = has_weights(last.layer) && last.norm != NormKind::kNone &&
+                     (!last.norm_first || last.activation.kind == ActivationKind::kIdentity);
+    if (own || (last.layer.type == "norm" && last.norm != NormKind::kNone)) {
       last.zero_gamma = true;
     } else {
       zero_gamma_skipped_.push_back(last.name);
@@ -265,7 +271,7 @@ class NetworkBuilder {
     const LayerSpec& l = r.layer;
     const PoolOptions pool{kernel_of(l), stride_of(l), l.padding, l.count_include_pad};
     if (has_weights(l)) return normed(r, weighted(r, x, is_head));
-    if (l.type == "norm") return r.norm ? norm(r.norm_name, x, r.zero_gamma) : x;
+    if (l.type == "norm") return norm(r.norm_name, x, r.norm, r.zero_gamma);
     if (l.type == "activation") return builder_.activate(r.name, x, r.activation);
     if (l.type == "max_pool") return builder_.max_pool(r.name, x, pool);
     if (l.type == "avg_pool") return builder_.average_pool(r.name, x, pool);
@@ -292,16 +298,45 @@ class NetworkBuilder {
   }
 
   ValueId normed(const Resolved& r, ValueId x) {
-    if (r.norm && r.norm_first) x = norm(r.norm_name, x, r.zero_gamma);
+    if (r.norm_first) x = norm(r.norm_name, x, r.norm, r.zero_gamma);
     x = builder_.activate(r.name + ".activation", x, r.activation);
-    if (r.norm && !r.norm_first) x = norm(r.norm_name, x, r.zero_gamma);
-    return x;
+    return r.norm_first ? x : norm(r.norm_name, x, r.norm, r.zero_gamma);
   }
 
-  ValueId norm(const std::string& name, ValueId x, bool zero_gamma) {
+  ValueId norm(const std::string& name, ValueId x, NormKind kind, bool zero_gamma) {
+    if (kind == NormKind::kNone) return x;
+    norm_names_.push_back(name);
+    const NormSwitches& switches = spec_.norm_switches;
+    const bool frozen = is_meant(switches.freeze, name);
     NormOptions options = spec_.norm_options;
     options.zero_gamma = zero_gamma;
-    return builder_.batch_norm(name, x, options);
+    options.train_affine = !frozen && !is_meant(switches.freeze_affine, name);
+    options.update_running = !frozen && !is_meant(switches.freeze_running, name);
+    options.statistics =
+        frozen || is_meant(switches.use_running, name) ? NormStatistics::kRunning : NormStatistics::kBatch;
+    return builder_.norm(name, x, kind, options);
+  }
+
+  static bool is_meant(const std::vector<std::string>& patterns, const std::string& name) {
+    return std::any_of(patterns.begin(), patterns.end(),
+                       [&](const std::string& pattern) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; });
+  }
+
+  void require_patterns_used() const {
+    const NormSwitches& s = spec_.norm_switches;
+    for (const auto& [option, patterns] :
+         {std::pair{"freeze_norm", &s.freeze}, std::pair{"freeze_affine", &s.freeze_affine},
+          std::pair{"freeze_running", &s.freeze_running}, std::pair{"use_running", &s.use_running}}) {
+      for (const std::string& pattern : *patterns) {
+        if (std::any_of(norm_names_.begin(), norm_names_.end(),
+                        [&](const std::string& name) { return is_meant({pattern}, name); }))
+          continue;
+        if (norm_names_.empty())
+          throw UsageError(std::string(option) + ": '" + pattern + "' means no layer: the network has no norms");
+        throw UsageError(std::string(option) + ": there is no norm layer '" + pattern + "'" +
+                         did_you_mean(pattern, norm_names_));
+      }
+    }
   }
 
   ValueId residual(const Resolved& r, ValueId x, int depth) {
@@ -335,12 +370,12 @@ class NetworkBuilder {
                        did_you_mean(l.shortcut, {"identity", "pad", "projection"}));
     }
     const std::string prefix = r.name + "." + (l.shortcut_name.empty() ? "downsample" : l.shortcut_name);
-    const bool normed = spec_.norm != NormKind::kNone;
+    const bool normed = removes_bias(spec_.norm);
     const ValueId y = builder_.shape(x).size() == 1
                           ? builder_.linear(prefix + ".0", x, {.out_features = target[0], .bias = !normed})
                           : builder_.conv(prefix + ".0", x,
                                           {.out_channels = target[0], .kernel = 1, .stride = stride, .bias = !normed});
-    return normed ? norm(prefix + ".1", y, false) : y;
+    return norm(prefix + ".1", y, spec_.norm, false);
   }
 
   static std::string listed(const std::vector<std::string>& names) {
@@ -373,10 +408,15 @@ class NetworkBuilder {
   const ModelSpec& spec_;
   GraphBuilder builder_;
   int64_t layer_count_ = 0;
-  std::vector<std::string> redundant_biases_, dropped_norms_, zero_gamma_skipped_;
+  std::vector<std::string> norm_names_, redundant_biases_, dropped_norms_, zero_gamma_skipped_;
 };
 
 }  // namespace
+
+const std::vector<std::string>& norm_kind_names() {
+  static const std::vector<std::string> names = {"none", "batch", "renorm", "group", "layer", "instance"};
+  return names;
+}
 
 Network build_network(const ModelSpec& spec, Mode mode, const BuildOptions& options) {
   return NetworkBuilder(spec, mode).build(options);

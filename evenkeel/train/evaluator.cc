@@ -11,7 +11,7 @@ namespace evenkeel {
 
 int64_t smallest_batch(const Graph& graph) {
   for (const Node& node : graph.nodes) {
-    if (!std::holds_alternative<MomentsOf>(node.op)) continue;
+    if (!std::holds_alternative<MomentsOf>(node.op) && !std::holds_alternative<GhostMoments>(node.op)) continue;
     const Shape& x = graph.value(node.inputs[0]).shape;
     if (x.size() == 1 || x[1] * x[2] == 1) return 2;
   }

@@ -13,7 +13,11 @@
 
 namespace evenkeel {
 
-enum class NormKind { kNone, kBatch };
+// The words of NormKind, in its order: none, batch, renorm, group, layer, instance.
+const std::vector<std::string>& norm_kind_names();
+// True where the norm takes a constant of every channel away, so that a bias in front of it changes nothing.
+inline bool removes_bias(NormKind kind) { return has_running_statistics(kind) || kind == NormKind::kInstance; }
+
 enum class NormPlacement { kBefore, kAfter };  // of the activation
 
 // One layer. Which fields count depends on `type`:
@@ -54,6 +58,16 @@ struct LayerSpec {
   bool operator==(const LayerSpec&) const = default;
 };
 
+// Which norms turn which of the three switches of NormOptions: names of norm layers, where * stands for any text and ? for one character.
+struct NormSwitches {
+  std::vector<std::string> freeze;          // all three
+  std::vector<std::string> freeze_affine;   // gamma and beta stay as they are
+  std::vector<std::string> freeze_running;  // the running statistics stay as they are
+  std::vector<std::string> use_running;     // training normalizes by the running statistics
+
+  bool operator==(const NormSwitches&) const = default;
+};
+
 struct ModelSpec {
   std::string name;
   Shape input;          // {C, H, W} or {F}
@@ -62,6 +76,7 @@ struct ModelSpec {
   NormPlacement placement = NormPlacement::kBefore;
   Activation activation{ActivationKind::kRelu};
   NormOptions norm_options;
+  NormSwitches norm_switches;
   Init init = Init::kTorchDefault;
   double init_sigma = 0.01;
   bool zero_gamma = false;             // of the norm that ends the body of a residual block

@@ -34,10 +34,6 @@ constexpr int64_t kMaxInteger = int64_t{1} << 24;
 
 // The words of an enumeration, in its order.
 using Words = std::vector<std::string>;
-const Words& norm_words() {
-  static const Words words = {"none", "batch"};
-  return words;
-}
 const Words& placement_words() {
   static const Words words = {"before", "after"};
   return words;
@@ -52,6 +48,10 @@ const Words& loss_words() {
 }
 const Words& shortcut_words() {
   static const Words words = {"identity", "pad", "projection"};
+  return words;
+}
+const Words& statistics_words() {
+  static const Words words = {"ema", "cumulative"};
   return words;
 }
 struct InitWord {
@@ -80,7 +80,7 @@ const std::vector<TypeKeys>& type_keys() {
        {"out", "kernel", "stride", "padding", "dilation", "groups", "bias", "norm", "activation", "slope", "placement",
         "norm_name", "zero_gamma"}},
       {"linear", {"out", "bias", "norm", "activation", "slope", "placement", "norm_name", "zero_gamma"}},
-      {"norm", {"zero_gamma"}},
+      {"norm", {"norm", "zero_gamma"}},
       {"activation", {"activation", "slope"}},
       {"max_pool", {"kernel", "stride", "padding"}},
       {"avg_pool", {"kernel", "stride", "padding", "count_include_pad"}},
@@ -120,6 +120,16 @@ class TableReader {
       fail(*node, "'" + key + "' must be from " + std::to_string(least) + " to " + std::to_string(kMaxInteger) +
                       ", found " + std::to_string(*value));
     }
+  }
+  // Texts in brackets.
+  void read(const std::string& key, Words* values) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::array* list = node->as_array();
+    if (list == nullptr) fail(*node, "'" + key + "' must be a list of texts, such as [\"bn1\", \"layer1.*\"]");
+    values->clear();
+    for (const toml::node& entry : *list)
+      values->push_back(exact<std::string>(entry, key, "a list of texts in quotes"));
   }
   // A number for which good() holds; condition says so in words.
   template <class Good>
@@ -205,7 +215,7 @@ void read_weighted(TableReader& reader, LayerSpec* layer) {
   bool bias = true;
   reader.read("bias", &bias);
   if (reader.has("bias")) layer->bias = bias;
-  const size_t norm = reader.read_word("norm", norm_words(), 0);
+  const size_t norm = reader.read_word("norm", norm_kind_names(), 0);
   if (reader.has("norm")) layer->norm = static_cast<NormKind>(norm);
   const size_t placement = reader.read_word("placement", placement_words(), 0);
   if (reader.has("placement")) layer->placement = static_cast<NormPlacement>(placement);
@@ -261,7 +271,11 @@ LayerSpec read_layer(const toml::table& table, const std::string& file, int dept
     reader.read("dilation", &layer.dilation, 1);
     reader.read("groups", &layer.groups, 1);
   }
-  if (type == "norm") reader.read("zero_gamma", &layer.zero_gamma);
+  if (type == "norm") {
+    const size_t norm = reader.read_word("norm", norm_kind_names(), 0);
+    if (reader.has("norm")) layer.norm = static_cast<NormKind>(norm);
+    reader.read("zero_gamma", &layer.zero_gamma);
+  }
   if (type == "activation") read_optional_activation(reader, &layer);
   if (type == "avg_pool") reader.read("count_include_pad", &layer.count_include_pad);
   if (type == "dropout") {
@@ -343,6 +357,22 @@ void read_norm_options(TableReader& reader, NormOptions* options) {
   options->biased = reader.read_word("running_variance", variance_words(), options->biased ? 1 : 0) == 1;
   reader.read("bias_corrected", &options->bias_corrected);
   reader.read("affine", &options->affine);
+  options->cumulative = reader.read_word("running_average", statistics_words(), options->cumulative ? 1 : 0) == 1;
+  reader.read("ghost_batch", &options->ghost_batch, 0);
+  reader.read("norm_groups", &options->groups, 0);
+  RenormScale& renorm = options->renorm;
+  reader.read("renorm_r_max", &renorm.r_max, "at least 1", [](double value) { return value >= 1; });
+  reader.read("renorm_d_max", &renorm.d_max, "at least 0", [](double value) { return value >= 0; });
+  reader.read("renorm_hold", &renorm.hold, 0);
+  reader.read("renorm_d_steps", &renorm.d_steps, 0);
+  reader.read("renorm_r_steps", &renorm.r_steps, 0);
+}
+
+void read_norm_switches(TableReader& reader, NormSwitches* switches) {
+  reader.read("freeze_norm", &switches->freeze);
+  reader.read("freeze_affine", &switches->freeze_affine);
+  reader.read("freeze_running", &switches->freeze_running);
+  reader.read("use_running", &switches->use_running);
 }
 
 ModelSpec read_model(const toml::table& table, const std::string& file, const Shape& input, int64_t classes) {
@@ -352,11 +382,12 @@ ModelSpec read_model(const toml::table& table, const std::string& file, const Sh
   reader.read("name", &spec.name);
   spec.input = read_input(reader, input);
   spec.classes = read_classes(reader, classes);
-  spec.norm = static_cast<NormKind>(reader.read_word("norm", norm_words(), static_cast<size_t>(spec.norm)));
+  spec.norm = static_cast<NormKind>(reader.read_word("norm", norm_kind_names(), static_cast<size_t>(spec.norm)));
   spec.placement =
       static_cast<NormPlacement>(reader.read_word("placement", placement_words(), static_cast<size_t>(spec.placement)));
   reader.read_activation(&spec.activation);
   read_norm_options(reader, &spec.norm_options);
+  read_norm_switches(reader, &spec.norm_switches);
   spec.init = kInitWords[reader.read_word("init", init_words(), 0)].init;
   reader.read("init_sigma", &spec.init_sigma, "positive", [](double sigma) { return sigma > 0; });
   reader.read("zero_gamma", &spec.zero_gamma);
@@ -403,6 +434,11 @@ class TableWriter {
   void text(const char* key, const std::string& value) {
     if (!value.empty()) line(key, toml_string(value));
   }
+  void texts(const char* key, const Words& values) {
+    std::string list;
+    for (const std::string& value : values) list += (list.empty() ? "[" : ", ") + toml_string(value);
+    if (!values.empty()) line(key, list + "]");
+  }
   void integer(const char* key, int64_t value, int64_t usual) {
     if (value != usual) line(key, std::to_string(value));
   }
@@ -434,7 +470,7 @@ void write_layer(TableWriter& out, const LayerSpec& layer, const std::string& pa
   if (layer.count_include_pad != usual.count_include_pad) out.flag("count_include_pad", layer.count_include_pad);
   if (layer.type == "dropout") out.line("probability", number(layer.probability));
   if (layer.bias) out.flag("bias", *layer.bias);
-  if (layer.norm) out.line("norm", toml_string(norm_words()[static_cast<size_t>(*layer.norm)]));
+  if (layer.norm) out.line("norm", toml_string(norm_kind_names()[static_cast<size_t>(*layer.norm)]));
   out.text("norm_name", layer.norm_name);
   if (layer.activation) out.activation(*layer.activation);
   if (layer.placement) out.line("placement", toml_string(placement_words()[static_cast<size_t>(*layer.placement)]));
@@ -523,7 +559,7 @@ std::string to_toml(const ModelSpec& spec) {
   for (const int64_t extent : spec.input) input += (input.empty() ? "[" : ", ") + std::to_string(extent);
   out.line("input", input + "]");
   out.line("classes", std::to_string(spec.classes));
-  out.line("norm", toml_string(norm_words()[static_cast<size_t>(spec.norm)]));
+  out.line("norm", toml_string(norm_kind_names()[static_cast<size_t>(spec.norm)]));
   out.line("placement", toml_string(placement_words()[static_cast<size_t>(spec.placement)]));
   out.activation(spec.activation);
   out.line("eps", number(norm.eps));
@@ -531,6 +567,20 @@ std::string to_toml(const ModelSpec& spec) {
   out.line("running_variance", toml_string(variance_words()[norm.biased ? 1 : 0]));
   out.flag("bias_corrected", norm.bias_corrected);
   if (!norm.affine) out.flag("affine", false);
+  if (norm.cumulative) out.line("running_average", toml_string("cumulative"));
+  out.integer("ghost_batch", norm.ghost_batch, 0);
+  out.integer("norm_groups", norm.groups, 0);
+  if (const RenormScale usual; norm.renorm != usual) {
+    out.line("renorm_r_max", number(norm.renorm.r_max));
+    out.line("renorm_d_max", number(norm.renorm.d_max));
+    out.line("renorm_hold", std::to_string(norm.renorm.hold));
+    out.line("renorm_d_steps", std::to_string(norm.renorm.d_steps));
+    out.line("renorm_r_steps", std::to_string(norm.renorm.r_steps));
+  }
+  out.texts("freeze_norm", spec.norm_switches.freeze);
+  out.texts("freeze_affine", spec.norm_switches.freeze_affine);
+  out.texts("freeze_running", spec.norm_switches.freeze_running);
+  out.texts("use_running", spec.norm_switches.use_running);
   for (const InitWord& entry : kInitWords) {
     if (entry.init == spec.init) out.line("init", toml_string(entry.word));
   }

@@ -150,13 +150,31 @@ TEST(ModelToml, an_unknown_key_is_refused_with_its_line_and_the_likely_one) {
 
 TEST(ModelToml, an_unknown_word_is_refused_with_the_likely_one) {
   expect_refusal(std::string("activation = \"rellu\"\n") + kLinear, "1", "did you mean 'relu'?");
-  expect_refusal(std::string("norm = \"layer\"\n") + kLinear, "1", "expected none or batch");
+  expect_refusal(std::string("norm = \"spectral\"\n") + kLinear, "1",
+                 "expected none, batch, renorm, group, layer or instance");
   expect_refusal(std::string("init = \"xavir\"\n") + kLinear, "1", "did you mean 'xavier'?");
   expect_refusal(std::string("running_variance = \"bias\"\n") + kLinear, "1", "did you mean 'biased'?");
   expect_refusal(std::string("placement = \"befor\"\n") + kLinear, "1", "did you mean 'before'?");
   expect_refusal(std::string("loss = \"cross-entropy\"\n") + kLinear, "1", "did you mean 'cross_entropy'?");
   expect_refusal("[[layer]]\ntype = \"maxpool\"\n", "2", "did you mean 'max_pool'?");
   expect_refusal("[[layer]]\ntype = \"residual\"\nshortcut = \"padd\"\n", "3", "did you mean 'pad'?");
+}
+
+TEST(ModelToml, keeps_the_kinds_of_norms_and_their_switches) {
+  const ModelSpec spec = parse_model_toml(std::string("norm = \"group\"\nnorm_groups = 4\nghost_batch = 16\n"
+                                                      "renorm_r_max = 2.0\nrenorm_hold = 10\nrunning_average = \"cumulative\"\n"
+                                                      "freeze_norm = [\"bn1\", \"layer?.*\"]\nuse_running = [\"*\"]\n") +
+                                              kLinear,
+                                          "net.toml", {4}, 3);
+  EXPECT_EQ(spec.norm, NormKind::kGroup);
+  EXPECT_EQ(spec.norm_options.groups, 4);
+  EXPECT_EQ(spec.norm_options.ghost_batch, 16);
+  EXPECT_TRUE(spec.norm_options.cumulative);
+  EXPECT_EQ(spec.norm_options.renorm, (RenormScale{2, 5, 10, 25000, 40000}));
+  EXPECT_EQ(spec.norm_switches.freeze, (std::vector<std::string>{"bn1", "layer?.*"}));
+  EXPECT_EQ(spec.norm_switches.use_running, (std::vector<std::string>{"*"}));
+  EXPECT_EQ(parse_model_toml(to_toml(spec), "again.toml", {4}, 3), spec);
+  expect_refusal(std::string("freeze_norm = \"bn1\"\n") + kLinear, "1", "must be a list of texts");
 }
 
 TEST(ModelToml, a_value_of_another_kind_or_out_of_range_is_refused) {

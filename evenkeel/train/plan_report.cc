@@ -20,7 +20,7 @@ bool is_any(const Op& op) {
 
 // Names of layers with a word for what is done to them: "conv2", "conv2.dx", "conv2.dw".
 std::string short_name(const Node& node) {
-  if (std::holds_alternative<MomentsOf>(node.op)) return "moments";
+  if (is_any<MomentsOf, GhostMoments>(node.op)) return "moments";
   const std::string gradient = ".gradient";
   std::string name = node.name;
   if (const auto* norm = std::get_if<Normalize>(&node.op)) {

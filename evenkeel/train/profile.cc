@@ -22,8 +22,8 @@ bool is_product(const Op& op) {
 }
 
 bool is_norm(const Op& op) {
-  return is_any<MomentsOf, ScaleOfMoments, ScaleOfRunning, Normalize, NormGradientSums, NormGradientInput,
-                NormAffineGradient, UpdateRunning>(op);
+  return is_any<MomentsOf, GhostMoments, ScaleOfExample, ScaleOfMoments, ScaleOfRunning, RenormScale, Normalize,
+                NormGradientSums, RenormSums, NormGradientInput, NormAffineGradient, UpdateRunning>(op);
 }
 
 StepProfile profile_of(const Plan& plan, const Trace& trace) {

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/trainer.h"
@@ -14,6 +15,14 @@ const char* const kInitNames[] = {"zero", "one", "he", "xavier", "normal", "defa
 template <class T>
 void put(std::map<std::string, std::string>& map, const char* name, const std::optional<T>& value) {
   if (value) map[name] = fmt::format("{}", *value);
+}
+
+void put(std::map<std::string, std::string>& map, const char* name, const std::vector<std::string>& patterns) {
+  if (!patterns.empty()) map[name] = fmt::format("{}", fmt::join(patterns, ","));
+}
+
+void append(const std::vector<std::string>& more, std::vector<std::string>* patterns) {
+  patterns->insert(patterns->end(), more.begin(), more.end());
 }
 
 const char* name_of(LastBatch policy) {
@@ -38,7 +47,8 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   map["label"] = s.load.label_column;
   map["validation"] = fmt::format("{}", s.load.validation_fraction);
   map["model"] = s.model;
-  if (s.norm) map["norm"] = *s.norm == NormKind::kBatch ? "batch" : "none";
+  if (s.norm) map["norm"] = norm_kind_names()[static_cast<size_t>(*s.norm)];
+  if (!s.from.empty()) map["from"] = s.from;
   if (s.placement) map["norm-placement"] = *s.placement == NormPlacement::kBefore ? "before" : "after";
   if (s.activation) map["activation"] = fmt::format("{}:{}", name_of(s.activation->kind), s.activation->slope);
   if (s.init) map["init"] = kInitNames[static_cast<size_t>(*s.init)];
@@ -50,6 +60,15 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   put(map, "new-batch-weight", s.new_batch_weight);
   if (s.biased) map["running-variance"] = *s.biased ? "biased" : "unbiased";
   put(map, "bias-corrected", s.bias_corrected);
+  put(map, "ghost-batch", s.ghost_batch);
+  put(map, "norm-groups", s.norm_groups);
+  put(map, "renorm-r-max", s.renorm_r_max);
+  put(map, "renorm-d-max", s.renorm_d_max);
+  if (s.renorm_schedule) map["renorm-schedule"] = fmt::format("{}", fmt::join(*s.renorm_schedule, ","));
+  put(map, "freeze-norm", s.norm_switches.freeze);
+  put(map, "freeze-affine", s.norm_switches.freeze_affine);
+  put(map, "freeze-running", s.norm_switches.freeze_running);
+  put(map, "use-running", s.norm_switches.use_running);
   map["epochs"] = std::to_string(s.epochs);
   map["batch-size"] = std::to_string(s.batch_size);
   map["optimizer"] = name_of(s.optimizer.kind);
@@ -84,7 +103,9 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
 ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   const Shape& input = splits.train.example_shape;
   const int64_t classes = splits.train.class_count();
-  ModelSpec spec = find_model(s.model, input, classes);
+  const bool same_network = !s.from.empty() && s.model == s.from;
+  ModelSpec spec = same_network ? load_model(s.from).spec : find_model(s.model, input, classes);
+  if (same_network && spec.classes < classes) spec.classes = classes;
   if (spec.input != input) {
     throw UsageError("model '" + s.model + "' is made for inputs of " + to_string(spec.input) + ", but data '" +
                      s.data + "' has " + to_string(input));
@@ -105,6 +126,20 @@ ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   if (s.new_batch_weight) spec.norm_options.new_batch_weight = *s.new_batch_weight;
   if (s.biased) spec.norm_options.biased = *s.biased;
   if (s.bias_corrected) spec.norm_options.bias_corrected = *s.bias_corrected;
+  if (s.ghost_batch) spec.norm_options.ghost_batch = *s.ghost_batch;
+  if (s.norm_groups) spec.norm_options.groups = *s.norm_groups;
+  RenormScale& renorm = spec.norm_options.renorm;
+  if (s.renorm_r_max) renorm.r_max = *s.renorm_r_max;
+  if (s.renorm_d_max) renorm.d_max = *s.renorm_d_max;
+  if (s.renorm_schedule) {
+    renorm.hold = (*s.renorm_schedule)[0];
+    renorm.d_steps = (*s.renorm_schedule)[1];
+    renorm.r_steps = (*s.renorm_schedule)[2];
+  }
+  append(s.norm_switches.freeze, &spec.norm_switches.freeze);
+  append(s.norm_switches.freeze_affine, &spec.norm_switches.freeze_affine);
+  append(s.norm_switches.freeze_running, &spec.norm_switches.freeze_running);
+  append(s.norm_switches.use_running, &spec.norm_switches.use_running);
   return spec;
 }
 

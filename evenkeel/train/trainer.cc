@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/data/fit.h"
@@ -101,7 +102,10 @@ class Run {
                                      settings_.data, splits_.train.labels[i], model_.spec.classes));
       }
     }
-    model_.standardization = data::standardization_of(splits_.train, threads_);
+    if (!settings_.from.empty()) from_ = load_model(settings_.from);
+    // A network that was trained before expects the inputs it was trained on.
+    const bool same_inputs = from_ && from_->spec.input == model_.spec.input;
+    model_.standardization = same_inputs ? from_->standardization : data::standardization_of(splits_.train, threads_);
     model_.input_range = data::range_of(splits_.train, threads_);
     model_.feature_names = splits_.train.feature_names;
     model_.class_names = splits_.train.class_names;
@@ -133,6 +137,8 @@ class Run {
       throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
     }
     initialize(network, settings_.seed, &model_.store);
+    if (!settings_.from.empty()) take_weights(network);
+    note_about_renorm(network);
     if (settings_.precision == Precision::kBF16) {
       if (!cpu_has_bf16()) {
         note("this processor has no bf16 products: training in fp32");
@@ -145,6 +151,42 @@ class Run {
       }
     }
     compile_plans(network, Precision::kF32);
+  }
+
+  // Values of the model that the run starts from, where names and shapes agree.
+  void take_weights(const Network& network) {
+    std::vector<std::string> left;
+    const auto take = [&](const std::string& name) {
+      const bool there = from_->store.contains(name);
+      if (there && from_->store.at(name).shape() == model_.store.at(name).shape()) {
+        model_.store.writable(name) = from_->store.at(name).clone();
+      } else {
+        left.push_back(name);
+      }
+    };
+    for (const ParameterInfo& info : network.parameters) take(info.name);
+    for (const BufferInfo& info : network.buffers) take(info.name);
+    const size_t all = network.parameters.size() + network.buffers.size();
+    if (left.size() == all) {
+      throw UsageError(fmt::format(
+          "--from '{}': none of its tensors has the name and the shape of one of this network's; is --model "
+          "the same network?",
+          settings_.from));
+    }
+    if (left.empty()) return;
+    note(fmt::format("{} of {} tensors are not in '{}' or have another shape there, and start anew: {}", left.size(),
+                     all, settings_.from, fmt::join(left, ", ")));
+  }
+
+  void note_about_renorm(const Network& network) const {
+    for (const Node& node : network.graph.nodes) {
+      const auto* renorm = std::get_if<RenormScale>(&node.op);
+      if (renorm == nullptr || total_steps() > renorm->hold) continue;
+      return note(fmt::format(
+          "warning: batch renormalization stays plain batch norm for its first {} steps, and the run has {}; "
+          "give --renorm-schedule",
+          renorm->hold, total_steps()));
+    }
   }
 
   void compile_plans(const Network& network, Precision precision) {
@@ -232,8 +274,10 @@ class Run {
 
   void open_folder() {
     identity_ = identity();
-    folder_.emplace(settings_.out.empty() ? RunFolder::create_numbered("runs", settings_.model)
-                                          : RunFolder::create_or_resume(settings_.out, settings_.resume));
+    folder_.emplace(
+        settings_.out.empty()
+            ? RunFolder::create_numbered("runs", settings_.model == settings_.from ? model_.spec.name : settings_.model)
+            : RunFolder::create_or_resume(settings_.out, settings_.resume));
     if (settings_.resume) resume();
     size_t bytes = 0;
     for (const auto& [name, tensor] : model_.store.tensors()) bytes += tensor.bytes();
@@ -566,6 +610,7 @@ class Run {
   const int threads_;
   data::Splits splits_;
   Model model_;
+  std::optional<Model> from_;
   BatchCut cut_;
   Precision precision_ = Precision::kF32;
   int64_t parameters_ = 0;

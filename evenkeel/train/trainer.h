@@ -4,6 +4,7 @@
 //   TrainResult result = train(settings, {});
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -31,6 +32,9 @@ struct TrainSettings {
   std::string data = "fashion-mnist";
   data::LoadOptions load;     // label column, validation fraction; its seed is `seed`
   std::string model = "cnn";  // a name of the zoo or a TOML file
+  // A model file to start from: its weights and running statistics in place of initial values, as far as names and shapes agree, and its
+  // standardization of the inputs. "": none. `model` may be the same file: its network, too.
+  std::string from;
   // Overrides of the specification.
   std::optional<NormKind> norm;
   std::optional<NormPlacement> placement;
@@ -42,6 +46,10 @@ struct TrainSettings {
   std::optional<std::string> loss;
   std::optional<double> eps, new_batch_weight;
   std::optional<bool> biased, bias_corrected;
+  std::optional<int64_t> ghost_batch, norm_groups;
+  std::optional<double> renorm_r_max, renorm_d_max;
+  std::optional<std::array<int64_t, 3>> renorm_schedule;  // RenormScale: hold, d_steps, r_steps
+  NormSwitches norm_switches;                             // joined to those of the specification
 
   int64_t epochs = 3;
   int64_t batch_size = 128;

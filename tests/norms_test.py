@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Kinds of norms and their switches in `evenkeel train`, as a user meets them.
+
+  tests/norms_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
+"""
+import os
+import pathlib
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import cli_test  # noqa: E402
+from cli_test import CommandLine, safetensors  # noqa: E402
+
+
+class Norms(CommandLine):
+    """Its tools, not its tests (load_tests)."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        CommandLine.model = None  # where trained() keeps it
+
+    def tensors(self, *options, name="run", **keywords):
+        out = self.folder / name
+        self.succeed(*self.train_words(out, *options, **keywords))
+        return safetensors(out / "model.safetensors")[0]
+
+    def test_every_kind_of_norm_learns(self):
+        none = self.json_of(*self.train_words(self.folder / "none", "--norm", "none", "--dry-run"))
+        for kind in ("batch", "renorm", "layer"):
+            result = self.json_of(*self.train_words(self.folder / kind, "--norm", kind, "--renorm-schedule", "0,4,4", epochs=5))
+            self.assertEqual(result["status"], "finished")
+            self.assertLess(result["train_loss"], none["train_loss"])
+
+    def test_group_norm_keeps_no_running_statistics(self):
+        names = set(self.tensors("--norm", "group", "--norm-groups", 4))
+        self.assertIn("bn1.weight", names)
+        self.assertNotIn("bn1.running_mean", names)
+
+    def test_a_ghost_batch_as_large_as_the_batch_changes_nothing(self):
+        self.assertEqual(self.tensors(name="plain"), self.tensors("--ghost-batch", 4096, name="ghost"))
+
+    def test_frozen_norms_stay_as_they_are(self):
+        first = self.tensors(name="first")
+        frozen = self.tensors("--from", self.folder / "first", "--freeze-norm", "bn*", name="frozen")
+        for name, value in first.items():
+            self.assertEqual(value == frozen[name], name.startswith("bn"), name)
+
+    def test_the_three_switches_work_apart(self):
+        first = self.tensors(name="first")
+        for option, kept in (("--freeze-affine", ("bn1.weight", "bn1.bias")),
+                             ("--freeze-running", ("bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked")),
+                             ("--use-running", ())):
+            after = self.tensors("--from", self.folder / "first", option, "bn1", name=option.strip("-"))
+            for name in (n for n in first if n.startswith("bn1.")):
+                self.assertEqual(first[name] == after[name], name in kept, f"{option} {name}")
+
+    def test_a_run_from_a_model_takes_its_network(self):
+        self.tensors(name="first")
+        result = self.json_of("train", "--data", self.data, "--from", self.folder / "first", "--max-steps", 1, "--out",
+                              self.folder / "second")
+        self.assertEqual(result["status"], "finished")
+
+    def test_impossible_requests_are_one_sentence(self):
+        out = self.folder / "run"
+        self.refuse(2, *self.train_words(out, "--freeze-norm", "bn9"), says=("no norm layer 'bn9'", "bn1"))
+        self.refuse(2, *self.train_words(out, "--freeze-norm", "bn1", "--norm", "none"), says="the network has no norms")
+        self.refuse(2, *self.train_words(out, "--freeze-norm", "bn1,,bn2"), says="with commas between them")
+        self.refuse(2, "train", "--data", self.data, "--model", "mlp", "--out", out, "--ghost-batch", 1, says="ghost batch of 1")
+        self.refuse(2, *self.train_words(out, "--norm", "group", "--norm-groups", 7), says="do not divide")
+        self.refuse(2, *self.train_words(out, "--renorm-schedule", "5,1,1"), says="three numbers of steps")
+        self.refuse(2, *self.train_words(out, "--norm", "spectral"), says="one of none, batch")
+        self.assertFalse(out.exists())
+
+    def test_renorm_that_never_begins_is_told(self):
+        done = self.succeed(*self.train_words(self.folder / "run", "--norm", "renorm"))
+        self.assertIn("stays plain batch norm", done.stderr)
+
+
+def load_tests(loader, _tests, _pattern):
+    names = [name for name in loader.getTestCaseNames(Norms) if name in vars(Norms)]
+    return unittest.TestSuite(Norms(name) for name in names)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
+        cli_test.PROGRAM = sys.argv.pop(1)
+    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
+    if not os.path.exists(cli_test.PROGRAM):
+        print(f"norms_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
+        sys.exit(2)
+    unittest.main(verbosity=2)
