@@ -27,6 +27,8 @@ struct RunArguments {
   uint64_t seed = 1;
   uint64_t epoch = 0;
   const int64_t* example_indices = nullptr;  // n global indices; null: 0, 1, 2, ...
+  // False: the UpdateRunning nodes are left out, and the running statistics stay as they are; everything else is done.
+  bool update_running = true;
 };
 
 struct RunResult {

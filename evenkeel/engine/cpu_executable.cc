@@ -212,7 +212,7 @@ CpuExecutable::Code CpuExecutable::compile_node(int32_t index) {
   if (!code) throw BackendError("node '" + node.name + "': the CPU backend has no " + name_of(node.op));
   if (!staged_ids_.empty()) code = staged(node, std::move(code));
   staged_ids_.clear();
-  return {index, is_update(node.op), std::move(code)};
+  return {index, is_update(node.op), std::holds_alternative<UpdateRunning>(node.op), std::move(code)};
 }
 
 // Updates of neighbours run as one loop over the pieces of all: one pass over the parameters.
@@ -240,7 +240,7 @@ void CpuExecutable::join_updates(std::vector<Code>& list) {
         pieces.push_back({&code, i, std::min(kPiece, code.code.elements - i)});
     }
     const int team = team_for_bytes(threads_, elements * static_cast<int64_t>(sizeof(float)));
-    Code all{node, true, {}};
+    Code all{node, true, false, {}};
     all.code.run = [codes, team, pieces = std::move(pieces)](const RunArguments& a) {
       parallel_for(static_cast<int64_t>(pieces.size()), team, [&](int64_t i, int) {
         const Piece& piece = pieces[static_cast<size_t>(i)];
@@ -263,7 +263,7 @@ void CpuExecutable::compile() {
     for (const int32_t index : phase.tiles) {
       const Node& node = plan_.graph.nodes[static_cast<size_t>(index)];
       Code code = compile_node(index);
-      if (code.code.run) compiled.folds.push_back({index, false, NodeCode(std::move(code.code.run))});
+      if (code.code.run) compiled.folds.push_back({index, false, false, NodeCode(std::move(code.code.run))});
       if (is_matrix_product(node.op)) compiled.small = false;
       for (const ValueId id : node.inputs) {
         if (id != kNoValue && plan_.graph.value(id).batched) compiled.example_bytes += row_bytes(id);
@@ -414,6 +414,7 @@ RunResult CpuExecutable::run_phases(const RunArguments& arguments, Observer& obs
   const auto run_each = [&](const std::vector<Code>& list) {
     for (const Code& node : list) {
       if (node.update && !(finite_ && Observer::kUpdates)) continue;
+      if (node.running && !arguments.update_running) continue;
       observer.begin(0);
       node.code.run(arguments);
       observer.end(node.node, 0, nullptr);

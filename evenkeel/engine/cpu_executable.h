@@ -142,8 +142,9 @@ class CpuExecutable final : public Executable {
     int64_t chunk = 0;
   };
   struct Code {
-    int32_t node = 0;     // the first of those that run as one
-    bool update = false;  // after the guard only
+    int32_t node = 0;      // the first of those that run as one
+    bool update = false;   // after the guard only
+    bool running = false;  // of running statistics: only where the caller wants it
     NodeCode code;
   };
   struct PhaseCode {

@@ -157,6 +157,22 @@ TEST(CpuExecutable, training_makes_the_loss_fall) {
   EXPECT_LT(net.executable->scalar("loss"), first / 4);
 }
 
+TEST(CpuExecutable, a_step_runs_without_the_update_of_the_running_statistics_where_the_caller_wants_it) {
+  Net net(16), usual(16);
+  const Tensor before = net.store.at("bn1.running_mean").clone();
+  RunArguments arguments{.x = net.x.data(), .labels = net.labels.data(), .n = 16, .learning_rate = 0.1};
+  usual.executable->run(arguments);
+  arguments.update_running = false;
+  net.executable->run(arguments);
+  const auto same = [](const Tensor& a, const Tensor& b) { return std::memcmp(a.raw(), b.raw(), a.bytes()) == 0; };
+  EXPECT_TRUE(same(net.store.at("bn1.running_mean"), before));
+  EXPECT_EQ(net.store.at("bn1.num_batches_tracked").values<int64_t>()[0], 0);
+  EXPECT_FALSE(same(usual.store.at("bn1.running_mean"), before));
+  // All else was done.
+  for (const char* name : {"conv1.weight", "bn1.weight", "bn1.bias", "fc.weight"})
+    EXPECT_TRUE(same(net.store.at(name), usual.store.at(name))) << name;
+}
+
 TEST(CpuExecutable, a_parameter_of_another_shape_is_refused_by_name) {
   GraphBuilder b(Mode::kInference);
   ValueId v = b.input({4});

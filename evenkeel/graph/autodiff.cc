@@ -191,7 +191,7 @@ class Differentiator {
     const Node* maker = maker_of(id);
     return maker != nullptr && std::holds_alternative<T>(maker->op);
   }
-  // Batch renorm's two corrections are constants of the gradient (docs/math.md, eq. 44).
+  // Batch renorm's two corrections are constants of the gradient (docs/math.md, eq. 48).
   ValueId sums_for_input(const Node& node, ValueId sums, ValueId scale) {
     if (!is_made_by<RenormScale>(scale)) return sums;
     const ValueId batch_scale = maker_of(scale)->inputs[0];

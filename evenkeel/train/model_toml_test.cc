@@ -161,11 +161,12 @@ TEST(ModelToml, an_unknown_word_is_refused_with_the_likely_one) {
 }
 
 TEST(ModelToml, keeps_the_kinds_of_norms_and_their_switches) {
-  const ModelSpec spec = parse_model_toml(std::string("norm = \"group\"\nnorm_groups = 4\nghost_batch = 16\n"
-                                                      "renorm_r_max = 2.0\nrenorm_hold = 10\nrunning_average = \"cumulative\"\n"
-                                                      "freeze_norm = [\"bn1\", \"layer?.*\"]\nuse_running = [\"*\"]\n") +
-                                              kLinear,
-                                          "net.toml", {4}, 3);
+  const ModelSpec spec =
+      parse_model_toml(std::string("norm = \"group\"\nnorm_groups = 4\nghost_batch = 16\n"
+                                   "renorm_r_max = 2.0\nrenorm_hold = 10\nrunning_average = \"cumulative\"\n"
+                                   "freeze_norm = [\"bn1\", \"layer?.*\"]\nuse_running = [\"*\"]\n") +
+                           kLinear,
+                       "net.toml", {4}, 3);
   EXPECT_EQ(spec.norm, NormKind::kGroup);
   EXPECT_EQ(spec.norm_options.groups, 4);
   EXPECT_EQ(spec.norm_options.ghost_batch, 16);
