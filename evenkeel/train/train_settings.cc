@@ -74,6 +74,8 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
     map["threads"] = std::to_string(s.threads);
   }
   if (s.precision == Precision::kBF16) map["precision"] = "bf16";
+  if (s.running_statistics != RunningStatistics::kEma) map["running-statistics"] = name_of(s.running_statistics);
+  if (s.average.any()) map["average-weights"] = to_string(s.average);
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
   map["on-nonfinite"] = s.on_nonfinite == OnNonfinite::kStop ? "stop" : "skip";
@@ -127,6 +129,11 @@ void require_sound(const TrainSettings& s) {
       !(s.optimizer.eps > 0)) {
     throw UsageError(
         "step-factor and checkpoint-every must be finite, weight-decay at least 0 and the optimizer's eps positive");
+  }
+  if (s.average.kind == AveragingKind::kSwa && s.average.first_epoch > s.epochs) {
+    throw UsageError(
+        fmt::format("the weights would be averaged from epoch {} on, but the run has {}; give a smaller swa=N",
+                    s.average.first_epoch, s.epochs));
   }
   if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
     throw UsageError("max-steps, overfit and threads must not be negative");
