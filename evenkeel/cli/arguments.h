@@ -25,6 +25,17 @@ struct PlanArguments {
   bool no_run = false;
 };
 
+// What `evenkeel recalibrate` is asked for, beside model and data.
+struct RecalibrateArguments {
+  RunningStatistics kind = RunningStatistics::kPopulation;
+  std::optional<bool> biased;         // none: as the model has it
+  std::optional<int64_t> batch_size;  // none: as in training
+  int64_t examples = 0;               // 0: all
+  data::Augment augment;
+  std::string split = "train";
+  std::string out;  // "": beside the model
+};
+
 struct Arguments {
   std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
   std::set<std::string> given;     // long names of the options that were there
@@ -33,6 +44,7 @@ struct Arguments {
 
   TrainSettings train;
   PlanArguments plan;
+  RecalibrateArguments recalibrate;
 
   std::string model;  // eval, predict: the model file, or the folder of a run; plan: or a name, or a TOML file
   std::string data;   // eval: "" = what the model was trained on; data info, plan: the set

@@ -7,11 +7,14 @@
 
 #include "evenkeel/cli/arguments.h"
 #include "evenkeel/train/model_file.h"
+#include "evenkeel/train/statistics.h"
 
 namespace evenkeel::cli {
 
 int run_train(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
+int run_recalibrate(const Arguments& arguments);
+int run_inspect(const Arguments& arguments);
 int run_predict(const Arguments& arguments);
 int run_data_info(const Arguments& arguments);
 int run_plan(const Arguments& arguments);
@@ -37,6 +40,13 @@ void print_note(const std::string& message);
 Model load_model_of(const std::string& path);
 // The path that load_model_of reads.
 std::string model_path_of(const std::string& path);
+
+// How the running statistics of a model were made, and the distances between two sets of statistics: shared by eval, recalibrate, inspect
+// (norms.cc).
+nlohmann::ordered_json json_of_statistics(const Model& model);
+nlohmann::ordered_json json_of(const std::vector<NormDistance>& distances);
+std::string text_of(const std::vector<NormDistance>& distances);  // a table
+bool has_norm(const Model& model);
 
 // The name of a class, or its number where there is no name.
 std::string class_name(const std::vector<std::string>& names, int64_t index);

@@ -19,6 +19,8 @@ int dispatch(const Arguments& arguments) {
   if (arguments.version) return run_version(arguments);
   if (arguments.command == "train") return run_train(arguments);
   if (arguments.command == "eval") return run_eval(arguments);
+  if (arguments.command == "recalibrate") return run_recalibrate(arguments);
+  if (arguments.command == "inspect") return run_inspect(arguments);
   if (arguments.command == "predict") return run_predict(arguments);
   if (arguments.command == "data info") return run_data_info(arguments);
   if (arguments.command == "plan") return run_plan(arguments);

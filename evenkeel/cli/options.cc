@@ -18,8 +18,8 @@ namespace {
 // NOLINTEND(bugprone-macro-parentheses)
 
 const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"},
-                               kPlan = {"plan"};
-const std::vector<std::string> kEvery = {"", "train", "eval", "predict", "data info", "plan"};
+                               kPlan = {"plan"}, kRecalibrate = {"recalibrate"}, kEvalLike = {"eval", "recalibrate"};
+const std::vector<std::string> kEvery = {"", "train", "eval", "recalibrate", "inspect", "predict", "data info", "plan"};
 
 constexpr const char* kDataWords = "fashion-mnist, mnist, a folder of IDX or CIFAR files, FILE.csv, or X.npy,Y.npy";
 constexpr const char* kMemoryHelp =
@@ -144,6 +144,10 @@ std::vector<Option> network_options() {
       {kTrain, group, "running-variance", 0, "KIND",
        "The running variance is that of the sample (unbiased, as PyTorch) or of the batch (biased).",
        choice(EK_FIELD(train.biased), {{"unbiased", false}, {"biased", true}}), "unbiased"},
+      {kTrain, group, "running-statistics", 0, "HOW",
+       "How the statistics for test time are made: exponential averages of the batches, averages in which all batches "
+       "count alike, or passes over the training set at the end of the run.",
+       named(EK_FIELD(train.running_statistics), running_statistics_names(), running_statistics_from_name)},
       {kTrain, group, "bias-corrected", 0, "", "Remove the start values 0 and 1 from the running statistics.",
        flag(EK_FIELD(train.bias_corrected))},
       {kTrain, group, "init", 0, "KIND", "First values of the weights; default is PyTorch's.",
@@ -192,6 +196,10 @@ std::vector<Option> optimization_options() {
        number(EK_FIELD(train.optimizer.eps), kPositive)},
       {kTrain, group, "clip-norm", 0, "X", "Clip the gradients to this norm over all parameters; 0 is off.",
        number(EK_FIELD(train.optimizer.clip_norm), kNotNegative)},
+      {kTrain, group, "average-weights", 0, "HOW",
+       "Evaluate and save an average of the weights over the steps: ema=0.999 (exponential, with that decay) or swa=2 "
+       "(plain, from epoch 2 on). Its running statistics are made anew from the training set.",
+       read_by(EK_FIELD(train.average), parse_averaging)},
       {kTrain, group, "loss", 0, "NAME",
        "What is made small: cross_entropy, or mse against one-hot labels (what is shown as probabilities is then only "
        "a ranking).",
@@ -241,17 +249,26 @@ std::vector<Option> run_options() {
 
 std::vector<Option> eval_options() {
   return {
-      {kEval, "Model", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file",
-       true, true},
-      {kEval, "Data", "data", 'd', "D", fmt::format("What to evaluate on: {}.", kDataWords),
+      {{"eval", "recalibrate", "inspect"},
+       "Model",
+       "MODEL",
+       0,
+       "",
+       "The model file, or the folder of a run.",
+       text(EK_FIELD(model)),
+       "",
+       "file",
+       true,
+       true},
+      {kEvalLike, "Data", "data", 'd', "D", fmt::format("The data set: {}.", kDataWords),
        text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "what the model was trained on", "file"},
       {kEval, "Data", "split", 0, "NAME", "Which part of it.",
        choice(EK_FIELD(split), {{"test", "test"}, {"validation", "validation"}, {"train", "train"}})},
-      {kEval, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)),
+      {kEvalLike, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)),
        "as in training"},
-      {kEval, "Data", "validation", 0, "F", "Share of the training set that is the validation set.",
+      {kEvalLike, "Data", "validation", 0, "F", "Share of the training set that is the validation set.",
        number(EK_FIELD(validation), kFraction), "as in training"},
-      {kEval, "Data", "corrupt", 0, "WHAT",
+      {kEvalLike, "Data", "corrupt", 0, "WHAT",
        "Change the images first: contrast=0.3, brightness=0.3, blur3, noise=0.1 or invert.",
        read_by(EK_FIELD(corrupt), data::parse_corrupt)},
       {kEval, "Evaluation", "statistics", 0, "KIND",
@@ -261,8 +278,32 @@ std::vector<Option> eval_options() {
       {kEval, "Evaluation", "predictions", 0, "FILE.csv",
        "Write label, class and probability of every example to this file.", text(EK_FIELD(predictions)), "not written",
        "file"},
-      {kEval, "Run", "seed", 0, "N", "Of the splits of a file without a test set, and of the noise.",
+      {kEvalLike, "Run", "seed", 0, "N", "Of the splits of a file without a test set, of the noise, and of the order.",
        integer(EK_FIELD(seed), 0), "as in training"},
+  };
+}
+
+std::vector<Option> recalibrate_options() {
+  return {
+      {kRecalibrate, "Data", "split", 0, "NAME", "Which part of it the statistics are made from.",
+       choice(EK_FIELD(recalibrate.split), {{"train", "train"}, {"validation", "validation"}, {"test", "test"}})},
+      {kRecalibrate, "Data", "examples", 0, "N", "Take so many of the examples, drawn at random by the seed.",
+       integer(EK_FIELD(recalibrate.examples), 1), "all"},
+      {kRecalibrate, "Data", "augment", 0, "LIST", "Random changes of the images: crop4, flip or crop4,flip.",
+       read_by(EK_FIELD(recalibrate.augment), data::parse_augment)},
+      {kRecalibrate, "Statistics", "running-statistics", 0, "HOW",
+       "population: of all examples, exact, layer by layer; population_one_pass: the same in one pass, each norm "
+       "normalizing by its batch; mean_of_batches, cumulative: averages over batches; ema: goes on with the average "
+       "that the model has.",
+       named(EK_FIELD(recalibrate.kind), running_statistics_names(), running_statistics_from_name)},
+      {kRecalibrate, "Statistics", "running-variance", 0, "KIND",
+       "The running variance is that of the sample (unbiased, as PyTorch) or of the batch (biased).",
+       choice(EK_FIELD(recalibrate.biased), {{"unbiased", false}, {"biased", true}}), "as the model has it"},
+      {kRecalibrate, "Statistics", "batch-size", 'b', "N",
+       "Examples of a batch; population gives the same answer for any number.",
+       integer(EK_FIELD(recalibrate.batch_size), 1, kMostBatch), "as in training"},
+      {kRecalibrate, "Run", "out", 'o', "FILE", "The model file to write.", text(EK_FIELD(recalibrate.out)),
+       "model.recalibrated.safetensors beside MODEL", "file"},
   };
 }
 
@@ -277,8 +318,14 @@ std::vector<Option> other_options() {
       {eval_and_predict, "Run", "batch-size", 'b', "N",
        "Examples at a time; the running statistics give the same answers for any number.",
        integer(EK_FIELD(batch_size), 1, kMostBatch)},
-      {eval_and_predict, "Run", "threads", 't', "N", "Threads; the result is the same to the bit for any number.",
-       integer(EK_FIELD(threads), 1, kMostThreads), "the cores this process may use"},
+      {{"eval", "recalibrate", "predict"},
+       "Run",
+       "threads",
+       't',
+       "N",
+       "Threads; the result is the same to the bit for any number.",
+       integer(EK_FIELD(threads), 1, kMostThreads),
+       "the cores this process may use"},
       {kDataInfo, "Data", "DATA", 0, "", fmt::format("The data set: {}.", kDataWords),
        text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "", "file", true, true},
       {kDataInfo, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)),
@@ -322,7 +369,8 @@ std::vector<Option> plan_options() {
 
 std::vector<Option> common_options() {
   const std::string group = "Output";
-  const std::vector<std::string> with_result = {"train", "eval", "predict", "data info", "plan"};
+  const std::vector<std::string> with_result = {"train",   "eval",      "recalibrate", "inspect",
+                                                "predict", "data info", "plan"};
   return {
       {with_result, group, "json", 0, "", "Print one JSON object on standard output, and nothing else there.",
        flag(EK_FIELD(json))},
@@ -331,7 +379,7 @@ std::vector<Option> common_options() {
       {kEvery, group, "color", 0, "WHEN", "Colours: on terminals (auto), always or never.",
        choice(EK_FIELD(color),
               {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}})},
-      {{"", "train", "eval", "predict", "data", "data info", "plan", "help", "generate"},
+      {{"", "train", "eval", "recalibrate", "inspect", "predict", "data", "data info", "plan", "help", "generate"},
        group,
        "help",
        'h',
@@ -346,8 +394,8 @@ std::vector<Option> common_options() {
 
 std::vector<Option> all_options() {
   std::vector<Option> all;
-  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, plan_options,
-                    other_options, common_options}) {
+  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, recalibrate_options,
+                    plan_options, other_options, common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;
@@ -391,6 +439,21 @@ const std::vector<Command>& commands() {
         {"evenkeel eval runs/cnn-1 --corrupt contrast=0.3 --json", "on pictures it was not trained for"}},
        "The model file holds all that is needed: architecture, weights, running statistics and the standardization of "
        "the inputs."},
+      {"recalibrate",
+       "make the running statistics of a model anew",
+       "evenkeel recalibrate MODEL [OPTIONS]",
+       {{"evenkeel recalibrate runs/cnn-1", "exact, from the training set"},
+        {"evenkeel recalibrate runs/cnn-1 --examples 20000 --running-statistics population_one_pass", "a quick look"},
+        {"evenkeel recalibrate runs/cnn-1 --corrupt contrast=0.3 --out faded.safetensors",
+         "for pictures that look otherwise than those of the training"}},
+       "The weights stay. Accuracy and loss on the test set are shown with the old and the new statistics, and how "
+       "far the two are from each other in every norm; the model itself is not changed."},
+      {"inspect",
+       "the batch norms of a model: what they hold",
+       "evenkeel inspect MODEL [OPTIONS]",
+       {{"evenkeel inspect runs/cnn-1", "a line per norm: parameters, running statistics"},
+        {"evenkeel inspect runs/cnn-1/model.safetensors --json", "for a program to read"}},
+       ""},
       {"predict",
        "classes and probabilities of examples",
        "evenkeel predict MODEL FILE... [OPTIONS]",

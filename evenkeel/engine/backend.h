@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "evenkeel/core/moments.h"
 #include "evenkeel/engine/parameter_store.h"
 #include "evenkeel/graph/plan.h"
 
@@ -23,6 +24,8 @@ struct RunArguments {
   int64_t n = 0;                    // 1 <= n <= plan.batch
   double learning_rate = 0;
   int64_t step = 1;  // 1 for the first update: Adam's bias correction
+  // Of AverageWeights: average += share * (weight - average). 1 takes the weights as they are, 0 leaves the average alone.
+  double average_share = 0;
   // For dropout: masks are a pure function of (seed, epoch, example index, dropout node).
   uint64_t seed = 1;
   uint64_t epoch = 0;
@@ -59,6 +62,8 @@ class Executable {
   virtual double scalar(const std::string& name) const = 0;
   // A copy of a named f32 value after a run: [n, ...] channels first when batched, else as it is.
   virtual Tensor read(const std::string& name) const = 0;
+  // A copy of a named value of moments after a run, one entry per channel.
+  virtual std::vector<Moments> moments(const std::string& name) const = 0;
   // Runs node by node and names the first value that is not finite ("conv2 (gradient of conv2.weight)"); "" when all are. Changes nothing.
   virtual std::string first_nonfinite(const RunArguments& arguments) = 0;
   // One run as run(), timed: what each thread did when.

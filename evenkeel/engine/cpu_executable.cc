@@ -223,6 +223,9 @@ void CpuExecutable::join_updates(std::vector<Code>& list) {
   };
   // Elements of a piece. Updates are element-wise: no result depends on it.
   constexpr int64_t kPiece = 16 * 1024;
+  const auto is_average = [&](const Code& code) {
+    return std::holds_alternative<AverageWeights>(plan_.graph.nodes[static_cast<size_t>(code.node)].op);
+  };
   std::vector<Code> joined;
   for (size_t begin = 0; begin < list.size();) {
     if (!list[begin].code.piece) {
@@ -231,7 +234,10 @@ void CpuExecutable::join_updates(std::vector<Code>& list) {
     }
     auto codes = std::make_shared<std::vector<Code>>();
     const int32_t node = list[begin].node;
-    while (begin < list.size() && list[begin].code.piece) codes->push_back(std::move(list[begin++]));
+    // An average reads what an update writes: the two are never in one loop.
+    const bool averages = is_average(list[begin]);
+    while (begin < list.size() && list[begin].code.piece && is_average(list[begin]) == averages)
+      codes->push_back(std::move(list[begin++]));
     std::vector<Piece> pieces;
     int64_t elements = 0;
     for (const Code& code : *codes) {
@@ -582,6 +588,14 @@ Tensor CpuExecutable::read(const std::string& name) const {
                                     target + i * row);
   }
   return tensor;
+}
+
+std::vector<Moments> CpuExecutable::moments(const std::string& name) const {
+  const ValueId id = plan_.graph.find(name);
+  if (id == kNoValue) throw UsageError("the graph has no value named '" + name + "'");
+  EK_ASSERT(plan_.graph.value(id).element == Element::kMoments);
+  const auto* first = data<Moments>(id);
+  return {first, first + elements(id)};
 }
 
 size_t CpuExecutable::memory_bytes() const {

@@ -86,6 +86,7 @@ class CpuExecutable final : public Executable {
   RunResult run(const RunArguments& arguments) override;
   double scalar(const std::string& name) const override;
   Tensor read(const std::string& name) const override;
+  std::vector<Moments> moments(const std::string& name) const override;
   std::string first_nonfinite(const RunArguments& arguments) override;
   Trace trace(const RunArguments& arguments) override;
   const Plan& plan() const override { return plan_; }

@@ -1,4 +1,5 @@
 // The guard, clipping by norm and the optimizers.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 
@@ -112,6 +113,24 @@ NodeCode compile(const RmspropUpdate& op, CpuExecutable& e, const Node& node) {
     const kernels::RmspropOptions o{a.learning_rate, op.alpha, op.eps, op.weight_decay, op.momentum};
     kernels::rmsprop_update(u.weight + i, u.gradient + i, u.scale(), count, o, u.state0 + i, offset(u.state1, i));
   });
+}
+
+NodeCode compile(const AverageWeights&, CpuExecutable& e, const Node& node) {
+  NodeCode code;
+  code.elements = e.elements(node.inputs[0]);
+  code.piece = [weight = e.data<float>(node.inputs[0]), average = e.data<float>(node.inputs[1])](
+                   const RunArguments& a, int64_t first, int64_t count) {
+    if (a.average_share == 0) return;
+    if (a.average_share == 1) {  // to the bit, which the sum below is not
+      std::copy_n(weight + first, count, average + first);
+      return;
+    }
+    for (int64_t i = first; i < first + count; ++i) {
+      const auto old = static_cast<double>(average[i]);
+      average[i] = static_cast<float>(old + a.average_share * (static_cast<double>(weight[i]) - old));
+    }
+  };
+  return code;
 }
 
 template <class T>

@@ -335,4 +335,19 @@ Graph with_updates(Graph graph, const OptimizerOptions& options, const std::vect
   return graph;
 }
 
+Graph with_averages(Graph graph, std::vector<StateInfo>* states) {
+  std::vector<ValueId> weights;
+  for (const Node& node : graph.nodes) {
+    if (is_update(node.op) && graph.value(node.inputs[0]).role == Role::kParameter) weights.push_back(node.inputs[0]);
+  }
+  for (const ValueId weight : weights) {
+    const Value parameter = graph.value(weight);
+    const std::string name = "average." + parameter.name;
+    states->push_back({name, parameter.shape});
+    const ValueId average = graph.add_value({name, Role::kState, Element::kF32, false, parameter.shape});
+    graph.nodes.push_back({name, AverageWeights{}, {weight, average}, {}});
+  }
+  return graph;
+}
+
 }  // namespace evenkeel

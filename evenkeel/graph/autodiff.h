@@ -44,4 +44,8 @@ struct StateInfo {
 Graph with_updates(Graph graph, const OptimizerOptions& options, const std::vector<ParameterInfo>& parameters,
                    std::vector<StateInfo>* states);
 
+// Appends, behind the updates of with_updates, one node AverageWeights for every parameter that is updated. Adds their averages,
+// "average.PARAMETER", to `states`.
+Graph with_averages(Graph graph, std::vector<StateInfo>* states);
+
 }  // namespace evenkeel

@@ -73,7 +73,8 @@ constexpr const char* kOpNames[] = {"Gemm",
                                     "SgdUpdate",
                                     "AdamUpdate",
                                     "RmspropUpdate",
-                                    "Cast"};
+                                    "Cast",
+                                    "AverageWeights"};
 static_assert(std::size(kOpNames) == std::variant_size_v<Op>);
 
 std::string describe(const Graph& graph, ValueId id) {
@@ -88,7 +89,8 @@ const char* name_of(const Op& op) { return kOpNames[op.index()]; }
 
 bool is_update(const Op& op) {
   return std::holds_alternative<UpdateRunning>(op) || std::holds_alternative<SgdUpdate>(op) ||
-         std::holds_alternative<AdamUpdate>(op) || std::holds_alternative<RmspropUpdate>(op);
+         std::holds_alternative<AdamUpdate>(op) || std::holds_alternative<RmspropUpdate>(op) ||
+         std::holds_alternative<AverageWeights>(op);
 }
 
 int64_t ghost_begin(int64_t i, int64_t ghost, int64_t n, int64_t s) {

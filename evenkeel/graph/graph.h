@@ -192,6 +192,7 @@ struct AdamUpdate {  // weight, gradient, [factor], m, v ->
 struct RmspropUpdate {  // weight, gradient, [factor], square average, [momentum buffer] ->
   double alpha = 0.99, eps = 1e-8, weight_decay = 0, momentum = 0;
 };
+struct AverageWeights {};  // weight, average ->; the average is read and assigned (RunArguments::average_share)
 
 using Op = std::variant<Gemm, Conv, MomentsOf, GhostMoments, ScaleOfExample, ScaleOfMoments, ScaleOfRunning,
                         RenormScale, Normalize, UpdateRunning, Activate, MaxPool, AveragePool, Flatten, Add,
@@ -199,7 +200,8 @@ using Op = std::variant<Gemm, Conv, MomentsOf, GhostMoments, ScaleOfExample, Sca
                         GemmGradWeight, ConvGradInput, ConvGradWeight, NormGradientSums, RenormSums, NormGradientInput,
                         ResidualGradient, NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient,
                         FlattenGradient, SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient,
-                        MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate, Cast>;
+                        MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate, Cast,
+                        AverageWeights>;
 const char* name_of(const Op& op);
 
 // True for the operations that change parameters, buffers or states.

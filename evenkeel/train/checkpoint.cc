@@ -67,6 +67,7 @@ TensorFile checkpoint_of(const TrainState& s, const RunIdentity& identity, const
   file.metadata["epoch_correct_bits"] = bits_text(s.sums.correct);
   file.metadata["epoch_examples"] = number_text(s.sums.examples);
   file.metadata["epoch_refused"] = number_text(s.sums.refused);
+  file.metadata["averages"] = number_text(s.averages);
   file.metadata["network"] = identity.network;
   file.metadata["data"] = identity.data;
   for (const auto& [key, value] : identity.settings) file.metadata[kSettingPrefix + key] = value;
@@ -112,6 +113,8 @@ TrainState restore_checkpoint(const TensorFile& file, const std::string& name, c
   s.sums.correct = std::bit_cast<double>(number<uint64_t>(file, name, "epoch_correct_bits"));
   s.sums.examples = number<int64_t>(file, name, "epoch_examples");
   s.sums.refused = number<int64_t>(file, name, "epoch_refused");
+  // Absent in checkpoints of older builds, which averaged nothing.
+  if (file.metadata.count("averages") > 0) s.averages = number<int64_t>(file, name, "averages");
   return s;
 }
 

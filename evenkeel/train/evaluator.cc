@@ -9,6 +9,35 @@
 
 namespace evenkeel {
 
+namespace {
+
+// The moments of norms, merged over the runs of an executable.
+class MomentsFold {
+ public:
+  explicit MomentsFold(const std::vector<std::string>& norms) : norms_(norms), folds_(norms.size()) {}
+  void add(const Executable& executable) {
+    for (size_t i = 0; i < norms_.size(); ++i) {
+      const std::vector<Moments> batch = executable.moments(moments_name(norms_[i]));
+      folds_[i].resize(batch.size());
+      for (size_t c = 0; c < batch.size(); ++c) folds_[i][c].push(batch[c]);
+    }
+  }
+  std::vector<NormMoments> fold() const {
+    std::vector<NormMoments> all;
+    for (size_t i = 0; i < norms_.size(); ++i) {
+      NormMoments& norm = all.emplace_back(NormMoments{norms_[i], {}});
+      for (const TreeFold<Moments>& channel : folds_[i]) norm.channels.push_back(channel.fold());
+    }
+    return all;
+  }
+
+ private:
+  const std::vector<std::string>& norms_;
+  std::vector<std::vector<TreeFold<Moments>>> folds_;
+};
+
+}  // namespace
+
 int64_t smallest_batch(const Graph& graph) {
   for (const Node& node : graph.nodes) {
     if (!std::holds_alternative<MomentsOf>(node.op) && !std::holds_alternative<GhostMoments>(node.op)) continue;
@@ -23,7 +52,8 @@ Evaluator::Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSet
   if (settings.batch_size < 1)
     throw UsageError("the batch size must be at least 1, found " + std::to_string(settings.batch_size));
   const bool batch = settings.statistics == EvalStatistics::kBatch;
-  const Network network = build_network(spec, batch ? Mode::kInferenceBatchStatistics : Mode::kInference);
+  Network network = build_network(spec, batch ? Mode::kInferenceBatchStatistics : Mode::kInference);
+  network.graph = with_named_moments(std::move(network.graph), &norms_);
   int64_t room = settings.batch_size;
   if (batch) {
     (void)make_plan(network.graph, {.batch = settings.batch_size});  // refuses a batch of one value per channel
@@ -80,6 +110,7 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
   std::vector<int32_t> labels(largest);
   int64_t first = 0;
   double loss_sum = 0;
+  MomentsFold moments(norms_);
   for (const int64_t n : cut.sizes) {
     indices.resize(static_cast<size_t>(n));
     std::iota(indices.begin(), indices.end(), first);
@@ -98,6 +129,7 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
     std::vector<int32_t> fed(labels.begin(), labels.begin() + n);
     for (int32_t& label : fed) label = std::max(label, 0);
     executable_->run({.x = x.data(), .labels = fed.data(), .n = n});
+    moments.add(*executable_);
     const Tensor probabilities = executable_->read("probabilities");
     const auto p = probabilities.values<float>();
     for (int64_t i = 0; i < n; ++i) {
@@ -119,6 +151,7 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
     result.accuracy /= static_cast<double>(result.labelled);
     result.loss = loss_sum / static_cast<double>(result.labelled);
   }
+  result.moments = moments.fold();
   return result;
 }
 

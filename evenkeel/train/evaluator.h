@@ -9,6 +9,7 @@
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/train/model_file.h"
+#include "evenkeel/train/statistics.h"
 
 namespace evenkeel {
 
@@ -28,6 +29,7 @@ struct EvalResult {
   std::vector<int32_t> predictions;  // class per example
   std::vector<float> probabilities;  // [examples][classes], row-major
   std::vector<int64_t> confusion;    // [true class][predicted class], row-major
+  std::vector<NormMoments> moments;  // statistics of the batch: of all that came into every norm, over all batches
 };
 
 // Compiled once, run on as many data sets as wanted. Keeps a reference to the store, whose values of the moment count.
@@ -43,7 +45,8 @@ class Evaluator {
   ModelSpec spec_;
   EvalSettings settings_;
   int threads_;
-  int64_t smallest_ = 1;  // examples in a batch
+  int64_t smallest_ = 1;            // examples in a batch
+  std::vector<std::string> norms_;  // whose moments can be read
   std::unique_ptr<Executable> executable_;
   double loss_of_known(const float* x, const std::vector<int32_t>& labels, int64_t n);
 };

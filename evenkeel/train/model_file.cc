@@ -102,6 +102,7 @@ std::vector<Expected> state_dict_of(const Network& network) {
 Network inference_network(const ModelSpec& spec) { return build_network(spec, Mode::kInference, {.with_loss = false}); }
 
 // What the norms of the model mean, for readers of the file that do not parse the architecture.
+// Keys may be added: readers compare those that they know.
 Json conventions_of(const ModelSpec& spec, const std::string& running_statistics) {
   const NormOptions& o = spec.norm_options;
   return {{"kind", norm_kind_names()[static_cast<size_t>(spec.norm)]},
@@ -225,16 +226,25 @@ class MetadataReader {
     return it->get<std::string>();
   }
 
-  std::map<std::string, std::string> training() const {
-    const Json object = json("training");
+  std::map<std::string, std::string> training() const { return texts(json("training"), "'training'"); }
+
+  // Absent in files of older versions, and where the statistics were made in training.
+  std::map<std::string, std::string> statistics_made() const {
+    const Json norm = json("norm");
+    const auto it = norm.find("made_from");
+    if (it == norm.end()) return {};
+    return texts(*it, "'norm', 'made_from'");
+  }
+
+ private:
+  std::map<std::string, std::string> texts(const Json& object, const char* what) const {
     std::map<std::string, std::string> settings;
-    if (!object.is_object()) fail("metadata 'training' should be an object");
+    if (!object.is_object()) fail(std::string("metadata ") + what + " should be an object");
     for (const auto& [key, value] : object.items())
       settings[key] = value.is_string() ? value.get<std::string>() : value.dump();
     return settings;
   }
 
- private:
   const TensorFile& file_;
   const std::string& name_;
 };
@@ -294,7 +304,9 @@ TensorFile to_tensor_file(const Model& model) {
   }
   if (!model.feature_names.empty()) file.metadata["features"] = text_of(Json(model.feature_names));
   file.metadata["classes"] = text_of(Json(model.class_names));
-  file.metadata["norm"] = text_of(conventions_of(model.spec, model.running_statistics));
+  Json norm = conventions_of(model.spec, model.running_statistics);
+  if (!model.statistics_made.empty()) norm["made_from"] = model.statistics_made;
+  file.metadata["norm"] = text_of(norm);
   file.metadata["data"] = model.data_name;
   file.metadata["training"] = text_of(Json(model.training));
   for (const Expected& expected : state_dict_of(inference_network(model.spec))) {
@@ -321,10 +333,27 @@ Model model_from(const TensorFile& file, const std::string& name_for_messages) {
   model.class_names = reader.names("classes", model.spec.classes);
   model.feature_names = reader.feature_names(model.spec.input[0]);
   model.running_statistics = reader.running_statistics(model.spec);
+  model.statistics_made = reader.statistics_made();
   model.data_name = reader.text("data");
   model.training = reader.training();
   take_tensors(file, network, reader, &model.store);
   return model;
+}
+
+Model clone(const Model& model) {
+  Model copy;
+  copy.spec = model.spec;
+  copy.standardization = model.standardization;
+  copy.input_range = model.input_range;
+  copy.class_names = model.class_names;
+  copy.feature_names = model.feature_names;
+  copy.data_name = model.data_name;
+  copy.training = model.training;
+  copy.running_statistics = model.running_statistics;
+  copy.statistics_made = model.statistics_made;
+  for (const Expected& expected : state_dict_of(inference_network(model.spec)))
+    copy.store.add(expected.name, model.store.at(expected.name).clone());
+  return copy;
 }
 
 void save_model(const std::string& path, const Model& model) { write_safetensors(path, to_tensor_file(model)); }

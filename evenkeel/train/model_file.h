@@ -25,7 +25,9 @@ struct Model {
   std::string data_name;                        // the data set it was trained on
   std::map<std::string, std::string> training;  // settings worth keeping: optimizer, epochs, ...
   std::string running_statistics = "ema";       // how the running statistics were made
-  ParameterStore store;                         // parameters and buffers
+  // Of passes over data that made them: "data", "examples", "batch_size", "seed", ...; empty: they were made in training.
+  std::map<std::string, std::string> statistics_made;
+  ParameterStore store;  // parameters and buffers
 };
 
 // Assigns initial values of every parameter and buffer of `network` to an empty store: f(seed, parameter name).
@@ -35,6 +37,8 @@ void initialize(const Network& network, uint64_t seed, ParameterStore* store);
 TensorFile to_tensor_file(const Model& model);
 // Throws FormatError: not written by evenkeel, a newer format version (one sentence), a tensor missing, of another shape or too many.
 Model model_from(const TensorFile& file, const std::string& name_for_messages);
+// A copy, without optimizer states.
+Model clone(const Model& model);
 void save_model(const std::string& path, const Model& model);  // atomic
 Model load_model(const std::string& path);
 

@@ -33,6 +33,17 @@ ordered_json json_of(const std::optional<double>& value) {
   return value.has_value() ? json_of(*value) : ordered_json(nullptr);
 }
 
+ordered_json json_of(const std::vector<NormRecord>& norms) {
+  ordered_json list = ordered_json::array();
+  for (const NormRecord& norm : norms) {
+    list.push_back({{"name", norm.name},
+                    {"mean_shift", json_of(norm.mean_shift)},
+                    {"log_var_ratio", json_of(norm.log_var_ratio)},
+                    {"channel", norm.channel}});
+  }
+  return list;
+}
+
 ordered_json to_json(const RunStart& record) {
   return {{"kind", "start"},
           {"format_version", record.format_version},
@@ -69,7 +80,21 @@ ordered_json to_json(const EpochRecord& record) {
           {"validation_accuracy", json_of(record.validation_accuracy)},
           {"images_per_s", json_of(record.images_per_s)},
           {"seconds", json_of(record.seconds)},
-          {"refused_batches", record.refused_batches}};
+          {"refused_batches", record.refused_batches},
+          {"norms", json_of(record.norms)}};
+}
+
+ordered_json to_json(const StatisticsRecord& record) {
+  return {{"kind", "statistics"},
+          {"step", record.step},
+          {"epoch", record.epoch},
+          {"running_statistics", record.running_statistics},
+          {"examples", record.examples},
+          {"seconds", json_of(record.seconds)},
+          {"test_loss", json_of(record.test_loss)},
+          {"test_accuracy", json_of(record.test_accuracy)},
+          {"validation_loss", json_of(record.validation_loss)},
+          {"validation_accuracy", json_of(record.validation_accuracy)}};
 }
 
 ordered_json to_json(const CheckpointRecord& record) {
@@ -129,6 +154,21 @@ class Fields {
     if (field == nullptr) return;
     if (!field->is_string()) throw BadLine{std::string("\"") + key + "\" is not a text"};
     value = field->get<std::string>();
+  }
+
+  void read(const char* key, std::vector<NormRecord>& value) const {
+    const json* field = find(key);
+    if (field == nullptr) return;
+    if (!field->is_array()) throw BadLine{std::string("\"") + key + "\" is not a list"};
+    for (const json& entry : *field) {
+      if (!entry.is_object()) throw BadLine{std::string("\"") + key + "\" holds more than objects"};
+      const Fields fields(entry);
+      NormRecord& norm = value.emplace_back();
+      fields.read("name", norm.name);
+      fields.read("mean_shift", norm.mean_shift);
+      fields.read("log_var_ratio", norm.log_var_ratio);
+      fields.read("channel", norm.channel);
+    }
   }
 
   void read(const char* key, std::map<std::string, std::string>& value) const {
@@ -200,6 +240,21 @@ EpochRecord epoch_from(const Fields& fields) {
   fields.read("images_per_s", record.images_per_s);
   fields.read("seconds", record.seconds);
   fields.read("refused_batches", record.refused_batches);
+  fields.read("norms", record.norms);
+  return record;
+}
+
+StatisticsRecord statistics_from(const Fields& fields) {
+  StatisticsRecord record;
+  fields.read("step", record.step);
+  fields.read("epoch", record.epoch);
+  fields.read("running_statistics", record.running_statistics);
+  fields.read("examples", record.examples);
+  fields.read("seconds", record.seconds);
+  fields.read("test_loss", record.test_loss);
+  fields.read("test_accuracy", record.test_accuracy);
+  fields.read("validation_loss", record.validation_loss);
+  fields.read("validation_accuracy", record.validation_accuracy);
   return record;
 }
 
@@ -246,6 +301,7 @@ std::optional<LogRecord> record_on(std::string_view line) {
   if (kind == "step") return step_from(fields);
   if (kind == "epoch") return epoch_from(fields);
   if (kind == "checkpoint") return checkpoint_from(fields);
+  if (kind == "statistics") return statistics_from(fields);
   if (kind == "end") return end_from(fields);
   if (kind.empty()) throw BadLine{"it has no \"kind\""};
   return std::nullopt;
@@ -379,7 +435,8 @@ void cut_log(const std::string& path, int64_t step) {
   bool after = false;  // a line of a kind not known goes with the record before it
   for_each_record(text, path, [&](std::string_view line, std::optional<LogRecord>&& record) {
     if (record.has_value()) {
-      after = step_of(*record) > step || std::holds_alternative<EndRecord>(*record);
+      after = step_of(*record) > step || std::holds_alternative<EndRecord>(*record) ||
+              std::holds_alternative<StatisticsRecord>(*record);
     }
     if (!after) kept += line;
   });

@@ -48,6 +48,14 @@ struct StepRecord {
   int64_t examples = 0;  // in this step
 };
 
+// How far the statistics of the last step's batch are from the running ones (docs/statistics.md).
+struct NormRecord {
+  std::string name = {};
+  double mean_shift = 0;
+  double log_var_ratio = 0;
+  int64_t channel = 0;  // the one furthest off
+};
+
 struct EpochRecord {
   int64_t epoch = 0;
   int64_t step = 0;
@@ -60,6 +68,20 @@ struct EpochRecord {
   double images_per_s = 0;
   double seconds = 0;
   int64_t refused_batches = 0;  // left out because they were not finite (--on-nonfinite skip)
+  std::vector<NormRecord> norms = {};
+};
+
+// The network that the run leaves has statistics that were made anew at its end: the figures are with those.
+struct StatisticsRecord {
+  int64_t step = 0;
+  int64_t epoch = 0;
+  std::string running_statistics = {};  // "population", ...
+  int64_t examples = 0;
+  double seconds = 0;
+  std::optional<double> test_loss = std::nullopt;
+  std::optional<double> test_accuracy = std::nullopt;
+  std::optional<double> validation_loss = std::nullopt;
+  std::optional<double> validation_accuracy = std::nullopt;
 };
 
 struct CheckpointRecord {
@@ -78,7 +100,7 @@ struct EndRecord {
   std::string message = {};  // of the error, or which tensor was not finite; empty when finished
 };
 
-using LogRecord = std::variant<RunStart, StepRecord, EpochRecord, CheckpointRecord, EndRecord>;
+using LogRecord = std::variant<RunStart, StepRecord, EpochRecord, CheckpointRecord, StatisticsRecord, EndRecord>;
 
 // The step a record belongs to.
 int64_t step_of(const LogRecord& record);
@@ -116,7 +138,7 @@ std::vector<LogRecord> parse_log(std::string_view text, const std::string& name_
 std::vector<LogRecord> read_log(const std::string& path);
 
 // For a run resumed from its checkpoint of step `step`: atomically removes all records of later
-// steps, all EndRecords (the run goes on) and a partial last line; the lines that stay keep their
+// steps, all EndRecords and StatisticsRecords (the run goes on) and a partial last line; the lines that stay keep their
 // bytes. Does nothing when there is no such file. Throws as read_log, and IoError when it cannot be
 // written. No RunLogWriter may be open on the file.
 void cut_log(const std::string& path, int64_t step);

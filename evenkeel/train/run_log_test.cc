@@ -74,7 +74,15 @@ TEST(RunLog, records_come_back_with_every_field) {
                          .test_accuracy = 0.875,
                          .images_per_s = 1e4,
                          .seconds = 6.5,
-                         .refused_batches = 2});
+                         .refused_batches = 2,
+                         .norms = {{"bn1", 0.5, 1.25, 3}, {"bn2", std::nan(""), 0, 0}}});
+  log.append(StatisticsRecord{.step = 9,
+                              .epoch = 2,
+                              .running_statistics = "population",
+                              .examples = 60000,
+                              .seconds = 1.5,
+                              .test_loss = 0.25,
+                              .test_accuracy = 0.95});
   log.append(CheckpointRecord{.step = 9, .epoch = 2, .file = "c", .seconds = 0.25});
   log.append(EndRecord{.status = "not finite",
                        .step = 10,
@@ -85,7 +93,7 @@ TEST(RunLog, records_come_back_with_every_field) {
   log.sync();
 
   const std::vector<LogRecord> records = read_log(path);
-  ASSERT_EQ(records.size(), 5u);
+  ASSERT_EQ(records.size(), 6u);
   const auto& start = std::get<RunStart>(records[0]);
   EXPECT_EQ(start.format_version, kRunLogVersion);
   EXPECT_EQ(start.step, 7);
@@ -114,12 +122,25 @@ TEST(RunLog, records_come_back_with_every_field) {
   EXPECT_EQ(epoch.images_per_s, 1e4);
   EXPECT_EQ(epoch.seconds, 6.5);
   EXPECT_EQ(epoch.refused_batches, 2);
-  const auto& checkpoint = std::get<CheckpointRecord>(records[3]);
+  ASSERT_EQ(epoch.norms.size(), 2u);
+  EXPECT_EQ(epoch.norms[0].name, "bn1");
+  EXPECT_EQ(epoch.norms[0].mean_shift, 0.5);
+  EXPECT_EQ(epoch.norms[0].log_var_ratio, 1.25);
+  EXPECT_EQ(epoch.norms[0].channel, 3);
+  EXPECT_TRUE(std::isnan(epoch.norms[1].mean_shift));
+  const auto& statistics = std::get<StatisticsRecord>(records[3]);
+  EXPECT_EQ(statistics.running_statistics, "population");
+  EXPECT_EQ(statistics.examples, 60000);
+  EXPECT_EQ(statistics.seconds, 1.5);
+  EXPECT_EQ(statistics.test_loss, 0.25);
+  EXPECT_EQ(statistics.test_accuracy, 0.95);
+  EXPECT_EQ(statistics.validation_loss, std::nullopt);
+  const auto& checkpoint = std::get<CheckpointRecord>(records[4]);
   EXPECT_EQ(checkpoint.step, 9);
   EXPECT_EQ(checkpoint.epoch, 2);
   EXPECT_EQ(checkpoint.file, "c");
   EXPECT_EQ(checkpoint.seconds, 0.25);
-  const auto& end = std::get<EndRecord>(records[4]);
+  const auto& end = std::get<EndRecord>(records[5]);
   EXPECT_EQ(end.status, "not finite");
   EXPECT_EQ(end.step, 10);
   EXPECT_EQ(end.epoch, 3);

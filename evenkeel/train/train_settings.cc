@@ -93,6 +93,8 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
     map["threads"] = std::to_string(s.threads);
   }
   if (s.precision == Precision::kBF16) map["precision"] = "bf16";
+  if (s.running_statistics != RunningStatistics::kEma) map["running-statistics"] = name_of(s.running_statistics);
+  if (s.average.any()) map["average-weights"] = to_string(s.average);
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
   map["on-nonfinite"] = s.on_nonfinite == OnNonfinite::kStop ? "stop" : "skip";
@@ -126,6 +128,9 @@ ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   if (s.new_batch_weight) spec.norm_options.new_batch_weight = *s.new_batch_weight;
   if (s.biased) spec.norm_options.biased = *s.biased;
   if (s.bias_corrected) spec.norm_options.bias_corrected = *s.bias_corrected;
+  if (same_network) spec.norm_options.cumulative = false;  // of the run that made it
+  if (s.running_statistics == RunningStatistics::kCumulative || s.running_statistics == RunningStatistics::kMeanOfBatches)
+    spec.norm_options.cumulative = true;
   if (s.ghost_batch) spec.norm_options.ghost_batch = *s.ghost_batch;
   if (s.norm_groups) spec.norm_options.groups = *s.norm_groups;
   RenormScale& renorm = spec.norm_options.renorm;
@@ -162,6 +167,11 @@ void require_sound(const TrainSettings& s) {
       !(s.optimizer.eps > 0)) {
     throw UsageError(
         "step-factor and checkpoint-every must be finite, weight-decay at least 0 and the optimizer's eps positive");
+  }
+  if (s.average.kind == AveragingKind::kSwa && s.average.first_epoch > s.epochs) {
+    throw UsageError(
+        fmt::format("the weights would be averaged from epoch {} on, but the run has {}; give a smaller swa=N",
+                    s.average.first_epoch, s.epochs));
   }
   if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
     throw UsageError("max-steps, overfit and threads must not be negative");

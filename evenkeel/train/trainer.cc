@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <numeric>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -22,6 +23,7 @@
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/run_folder.h"
 #include "evenkeel/train/run_log.h"
+#include "evenkeel/train/statistics.h"
 #include "evenkeel/version.h"
 
 namespace evenkeel {
@@ -111,10 +113,12 @@ class Run {
     model_.class_names = splits_.train.class_names;
     model_.data_name = splits_.train.name;
     model_.training = settings_map(settings_);
+    if (!passes_at_end()) {
+      const bool by_file = model_.spec.norm_options.cumulative && settings_.running_statistics == RunningStatistics::kEma;
+      model_.running_statistics = name_of(by_file ? RunningStatistics::kCumulative : settings_.running_statistics);
+    }
     compile();
-    evaluator_ = std::make_unique<Evaluator>(
-        model_.spec, model_.store,
-        EvalSettings{.batch_size = std::clamp<int64_t>(settings_.batch_size, 8, 256), .threads = threads_});
+    evaluator_ = evaluator_of(model_);
     reader_ = std::make_unique<data::BatchReader>(splits_.train, model_.standardization, settings_.augment,
                                                   data::Corrupt{}, settings_.seed);
     const auto largest = static_cast<size_t>(cut_.largest());
@@ -122,11 +126,17 @@ class Run {
     labels_.resize(largest);
   }
 
+  std::unique_ptr<Evaluator> evaluator_of(Model& model) const {
+    const int64_t batch = std::clamp<int64_t>(settings_.batch_size, 8, 256);
+    return std::make_unique<Evaluator>(model.spec, model.store, EvalSettings{.batch_size = batch, .threads = threads_});
+  }
+
   // The graph of a training step, with everything that it leaves in the store on first sight.
   Graph step_graph(Network network, std::vector<StateInfo>* states) const {
-    return with_precision(
-        with_updates(with_gradients(std::move(network.graph)), settings_.optimizer, network.parameters, states),
-        precision_);
+    Graph graph =
+        with_updates(with_gradients(std::move(network.graph)), settings_.optimizer, network.parameters, states);
+    if (settings_.average.any()) graph = with_averages(std::move(graph), states);
+    return with_precision(std::move(graph), precision_);
   }
 
   void compile() {
@@ -192,7 +202,8 @@ class Run {
   void compile_plans(const Network& network, Precision precision) {
     precision_ = precision;
     std::vector<StateInfo> states;
-    const Graph graph = step_graph(network, &states);
+    norms_.clear();
+    const Graph graph = with_named_moments(step_graph(network, &states), &norms_);
     for (const StateInfo& state : states) {
       if (!model_.store.contains(state.name)) model_.store.add(state.name, Tensor(DType::kF32, state.shape));
     }
@@ -251,7 +262,7 @@ class Run {
     }
     if (!require_finite_state(result)) return result;
     for (data::Dataset* split : {&splits_.test, &splits_.validation}) truncate(*split, settings_.batch_size);
-    evaluate_splits(result);
+    evaluate_splits(*evaluator_, result);
     require_finite_outputs(result.test_loss, result.validation_loss, result);
     result.peak_memory_bytes = peak_memory_bytes();
     return result;
@@ -259,14 +270,14 @@ class Run {
 
   // Test and validation of the moment.
   template <class Figures>
-  void evaluate_splits(Figures& figures) {
+  void evaluate_splits(Evaluator& evaluator, Figures& figures) {
     if (splits_.test.count > 0) {
-      const EvalResult test = evaluator_->run(splits_.test, model_.standardization);
+      const EvalResult test = evaluator.run(splits_.test, model_.standardization);
       figures.test_loss = test.loss;
       figures.test_accuracy = test.accuracy;
     }
     if (splits_.validation.count > 0) {
-      const EvalResult validation = evaluator_->run(splits_.validation, model_.standardization);
+      const EvalResult validation = evaluator.run(splits_.validation, model_.standardization);
       figures.validation_loss = validation.loss;
       figures.validation_accuracy = validation.accuracy;
     }
@@ -364,6 +375,7 @@ class Run {
             .n = n,
             .learning_rate = learning_rate_at(schedule(), state_.step),
             .step = state_.updates + 1,
+            .average_share = average_share(settings_.average, state_.epoch, state_.averages),
             .seed = settings_.seed,
             .epoch = static_cast<uint64_t>(state_.epoch),
             .example_indices = indices.data()};
@@ -402,6 +414,16 @@ class Run {
     state_.first_example = 0;
     state_.sums = {};
     order_.clear();
+    if (settings_.running_statistics == RunningStatistics::kMeanOfBatches) forget_batches();
+  }
+
+  // The plain average of the batches of an epoch: what is updated counts them from 0 again.
+  void forget_batches() {
+    const Graph& graph = executable_->plan().graph;
+    for (const Node& node : graph.nodes) {
+      if (std::holds_alternative<UpdateRunning>(node.op))
+        model_.store.writable(graph.value(node.inputs[3]).name).values<int64_t>()[0] = 0;
+    }
   }
 
   // False when the run ends here: `result` says why.
@@ -422,6 +444,8 @@ class Run {
     const double loss = executable.scalar("loss");
     if (run.finite) {
       ++state_.updates;
+      if (arguments.average_share > 0) ++state_.averages;
+      if (&executable == executable_.get()) has_moments_ = true;
       state_.sums.loss += loss * static_cast<double>(n);
       state_.sums.correct += executable.scalar("correct");
       state_.sums.examples += n;
@@ -522,7 +546,8 @@ class Run {
     s.train_accuracy = epoch_mean(state_.sums.correct);
     s.batches = state_.batch;
     s.refused_batches = state_.sums.refused;
-    evaluate_splits(s);
+    if (averaged()) make_outcome(RunningStatistics::kPopulationOnePass);
+    evaluate_splits(averaged() ? *outcome_evaluator_ : *evaluator_, s);
     s.seconds = epoch_seconds_;
     s.images_per_s = epoch_seconds_ > 0 ? static_cast<double>(epoch_examples_) / epoch_seconds_ : 0;
     last_epoch_ = s;
@@ -536,7 +561,8 @@ class Run {
                              .validation_accuracy = s.validation_accuracy,
                              .images_per_s = s.images_per_s,
                              .seconds = s.seconds,
-                             .refused_batches = s.refused_batches});
+                             .refused_batches = s.refused_batches,
+                             .norms = norm_records()});
     epoch_seconds_ = 0;
     epoch_examples_ = 0;
     if (observer_.epoch) observer_.epoch(s);
@@ -568,6 +594,84 @@ class Run {
                                   .seconds = last_checkpoint_s_ - start});
   }
 
+  bool averaged() const { return state_.averages > 0; }
+  bool passes_at_end() const {
+    return settings_.running_statistics == RunningStatistics::kPopulation ||
+           settings_.running_statistics == RunningStatistics::kPopulationOnePass;
+  }
+
+  // The network as it is evaluated and saved where that is not the one that is trained: with averaged weights if there are, and running
+  // statistics made anew from the training set.
+  void make_outcome(RunningStatistics kind) {
+    if (outcome_ && outcome_step_ == state_.step && outcome_kind_ == kind) return;
+    outcome_evaluator_.reset();
+    outcome_ = std::make_unique<Model>(clone(model_));
+    for (const auto& [name, tensor] : outcome_->store.tensors()) {
+      const std::string average = "average." + name;
+      if (!averaged() || !model_.store.contains(average)) continue;
+      std::memcpy(outcome_->store.writable(name).raw(), model_.store.at(average).raw(), tensor.bytes());
+    }
+    StatisticsWork work;
+    if (!norm_layers(model_.spec).empty()) {
+      work = recompute_statistics(*outcome_, splits_.train,
+                                  {.kind = kind,
+                                   .biased = model_.spec.norm_options.biased,
+                                   .batch_size = settings_.batch_size,
+                                   .seed = settings_.seed,
+                                   .threads = threads_});
+      say_recomputed(kind, work);
+    }
+    outcome_seconds_ = work.seconds;
+    outcome_step_ = state_.step;
+    outcome_kind_ = kind;
+    outcome_evaluator_ = evaluator_of(*outcome_);
+  }
+
+  // Of averages, which are made in every epoch, once.
+  void say_recomputed(RunningStatistics kind, const StatisticsWork& work) {
+    const std::string made =
+        fmt::format("running statistics of {} norms made anew from {} training examples ({}, {} pass{}, {:.1f} s)",
+                    work.norms, work.examples, name_of(kind), work.passes, work.passes == 1 ? "" : "es", work.seconds);
+    const std::string text = averaged() ? "averaged weights are evaluated and saved, with " + made : made;
+    if (!averaged() || !said_recomputed_.count(kind)) note(text);
+    said_recomputed_.insert(kind);
+  }
+
+  // At the end of the run: evaluated anew where the statistics are others than those of the last epoch's evaluation.
+  void make_last_outcome(TrainResult& result) {
+    const bool passes = passes_at_end() && result.status == "finished" && !norm_layers(model_.spec).empty();
+    if (!passes && !averaged()) return;
+    const RunningStatistics kind = passes ? settings_.running_statistics : RunningStatistics::kPopulationOnePass;
+    const bool evaluated = outcome_ && outcome_step_ == state_.step && outcome_kind_ == kind;
+    make_outcome(kind);
+    if (evaluated || result.status != "finished") return;
+    if (!last_epoch_) last_epoch_.emplace();
+    evaluate_splits(*outcome_evaluator_, *last_epoch_);
+    log_->append(StatisticsRecord{.step = state_.step,
+                                  .epoch = state_.epoch,
+                                  .running_statistics = outcome_->running_statistics,
+                                  .examples = splits_.train.count,
+                                  .seconds = outcome_seconds_,
+                                  .test_loss = last_epoch_->test_loss,
+                                  .test_accuracy = last_epoch_->test_accuracy,
+                                  .validation_loss = last_epoch_->validation_loss,
+                                  .validation_accuracy = last_epoch_->validation_accuracy});
+    require_finite_outputs(last_epoch_->test_loss, last_epoch_->validation_loss, result);
+  }
+
+  // How far the statistics of the last batch are from the running ones. Costs nothing: the step has made them.
+  std::vector<NormRecord> norm_records() const {
+    std::vector<NormRecord> records;
+    if (!has_moments_) return records;
+    std::vector<ChannelStatistics> batch;
+    for (const std::string& norm : norms_)
+      batch.push_back(statistics_of({norm, executable_->moments(moments_name(norm))}));
+    const std::vector<ChannelStatistics> running = running_statistics_of(model_.spec, model_.store);
+    for (const NormDistance& d : distances(model_.spec, running, batch))
+      records.push_back({d.name, d.mean_shift, d.log_var_ratio, d.channel});
+    return records;
+  }
+
   void finish(TrainResult& result, double seconds) {
     result.epochs = state_.epoch;
     result.steps = state_.step;
@@ -577,9 +681,11 @@ class Run {
     result.run_dir = folder_->dir();
     result.train_loss = epoch_mean(state_.sums.loss);
     result.train_accuracy = epoch_mean(state_.sums.correct);
+    if (result.status != "not finite") make_last_outcome(result);
     if (result.status != "not finite") {
-      if (result.status == "finished" && !last_epoch_) evaluate_splits(result);  // resumed after its last epoch
-      save_model(folder_->model_path(), model_);
+      if (result.status == "finished" && !last_epoch_)  // resumed after its last epoch
+        evaluate_splits(outcome_ ? *outcome_evaluator_ : *evaluator_, result);
+      save_model(folder_->model_path(), outcome_ ? *outcome_ : model_);
       result.model_path = folder_->model_path();
     }
     // An interrupted run has figures only if it stopped where an epoch ends: else they would be those of older weights.
@@ -625,6 +731,14 @@ class Run {
   TrainState state_;
   int64_t profiled_step_ = 0;
   std::optional<StepProfile> profile_;
+  std::vector<std::string> norms_;  // whose moments executable_ has
+  bool has_moments_ = false;        // of a step that this process made
+  std::unique_ptr<Model> outcome_;  // make_outcome
+  std::unique_ptr<Evaluator> outcome_evaluator_;
+  int64_t outcome_step_ = -1;
+  RunningStatistics outcome_kind_ = RunningStatistics::kEma;
+  double outcome_seconds_ = 0;
+  std::set<RunningStatistics> said_recomputed_;
   int64_t saved_step_ = -1;  // of the newest checkpoint that this process wrote
   std::vector<int64_t> order_;
   std::optional<EpochSummary> last_epoch_;

@@ -17,11 +17,13 @@
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/graph/autodiff.h"
 #include "evenkeel/graph/precision.h"
+#include "evenkeel/train/averaging.h"
 #include "evenkeel/train/batches.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/model_file.h"
 #include "evenkeel/train/model_spec.h"
 #include "evenkeel/train/profile.h"
+#include "evenkeel/train/running_statistics.h"
 #include "evenkeel/train/schedule.h"
 
 namespace evenkeel {
@@ -55,6 +57,9 @@ struct TrainSettings {
   int64_t batch_size = 128;
   OptimizerOptions optimizer{.kind = OptimizerKind::kAdamW, .weight_decay = 1e-2};
   double learning_rate = 3e-3;
+  // The population kinds: exponential averages while the run goes on, and passes over the training set at its end.
+  RunningStatistics running_statistics = RunningStatistics::kEma;
+  Averaging average;  // of the weights; what is evaluated and saved is then the averaged network
   // What a step stores images and their gradients in. Where the processor has no bf16 products: a note, and fp32.
   Precision precision = Precision::kF32;
   ScheduleKind schedule = ScheduleKind::kOneCycle;

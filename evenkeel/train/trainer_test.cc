@@ -323,6 +323,149 @@ TEST_F(TrainerTest, a_checkpoint_whose_numbers_do_not_belong_together_is_refused
   EXPECT_EQ(train(s, {}).status, "finished");
 }
 
+std::vector<float> values_of(const std::string& model_path, const std::string& tensor) {
+  const TensorFile file = read_safetensors(model_path);
+  const auto values = file.find(tensor)->values<float>();
+  return {values.begin(), values.end()};
+}
+
+TEST_F(TrainerTest, averaged_weights_are_the_mean_of_those_after_every_step) {
+  const auto trained = [&](const std::string& out, int64_t steps, const std::string& average) {
+    TrainSettings s = settings(out);
+    s.max_steps = steps;
+    s.average = parse_averaging(average);
+    return train(s, {}).model_path;
+  };
+  const std::string swa = trained("swa", 3, "swa=1"), ema = trained("ema", 3, "ema=0.75");
+  std::vector<std::string> after;
+  for (const int64_t steps : {1, 2, 3}) after.push_back(trained("after-" + std::to_string(steps), steps, "none"));
+  for (const char* name : {"conv1.weight", "bn1.weight", "fc2.bias"}) {
+    const std::vector<float> a = values_of(after[0], name), b = values_of(after[1], name),
+                             c = values_of(after[2], name);
+    const std::vector<float> plain = values_of(swa, name), exponential = values_of(ema, name);
+    double moved = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      const double mean = (static_cast<double>(a[i]) + static_cast<double>(b[i]) + static_cast<double>(c[i])) / 3;
+      EXPECT_NEAR(plain[i], mean, 1e-7) << name;
+      const double first = 0.75 * static_cast<double>(a[i]) + 0.25 * static_cast<double>(b[i]);
+      EXPECT_NEAR(exponential[i], 0.75 * first + 0.25 * static_cast<double>(c[i]), 1e-7) << name;
+      moved = std::max(moved, std::abs(mean - static_cast<double>(c[i])));
+    }
+    EXPECT_GT(moved, 1e-5) << name;  // else there was nothing to average
+  }
+}
+
+TEST_F(TrainerTest, an_average_without_memory_is_the_network_itself) {
+  TrainSettings plain = settings("plain"), averaged = settings("averaged");
+  averaged.average = parse_averaging("ema=0");
+  plain.running_statistics = RunningStatistics::kPopulationOnePass;  // as the averaged network has them
+  expect_same_tensors(train(plain, {}).model_path, train(averaged, {}).model_path);
+}
+
+TEST_F(TrainerTest, an_averaged_run_resumed_anywhere_ends_with_the_same_bits) {
+  for (const char* average : {"ema=0.9", "swa=2"}) {
+    TrainSettings s = settings(std::string("whole-") + average);
+    s.average = parse_averaging(average);
+    const TrainResult whole = train(s, {});
+    for (const int64_t stop_at : {int64_t{5}, int64_t{12}, int64_t{17}}) {
+      s.out = folder_ / (std::string(average) + "-" + std::to_string(stop_at));
+      std::atomic<bool> stop{false};
+      TrainObserver observer;
+      observer.stop = &stop;
+      observer.progress = [&](const Progress& p) { stop = p.step == stop_at; };
+      s.resume = false;
+      EXPECT_EQ(train(s, observer).status, "interrupted");
+      s.resume = true;
+      const TrainResult resumed = train(s, {});
+      EXPECT_EQ(resumed.test_loss, whole.test_loss);
+      expect_same_tensors(whole.model_path, resumed.model_path);
+    }
+  }
+}
+
+TEST_F(TrainerTest, the_averaged_network_is_evaluated_once_averaging_has_begun) {
+  TrainSettings s = settings("run");
+  s.average = parse_averaging("swa=3");
+  std::vector<std::string> notes;
+  std::vector<double> losses;
+  TrainObserver observer;
+  observer.note = [&](const std::string& text) { notes.push_back(text); };
+  observer.epoch = [&](const EpochSummary& epoch) { losses.push_back(*epoch.test_loss); };
+  const TrainResult result = train(s, observer);
+  EXPECT_THAT(notes, testing::Contains(HasSubstr("averaged weights are evaluated and saved")).Times(1));
+  s.out = folder_ / "plain";
+  s.average = {};
+  std::vector<double> plain;
+  observer.epoch = [&](const EpochSummary& epoch) { plain.push_back(*epoch.test_loss); };
+  train(s, observer);
+  EXPECT_EQ(losses[0], plain[0]);
+  EXPECT_EQ(losses[1], plain[1]);
+  EXPECT_NE(losses[2], plain[2]);
+  Model model = load_model(result.model_path);
+  EXPECT_EQ(model.running_statistics, "population_one_pass");
+  const data::Splits splits = data::load(s.data, {.seed = s.seed});
+  EXPECT_NEAR(evaluate(model, splits.test, {.batch_size = 32}).loss, *result.test_loss, 1e-9);
+  s.average = parse_averaging("swa=4");
+  EXPECT_THAT(message_of<UsageError>([&] { train(s, {}); }), HasSubstr("from epoch 4 on, but the run has 3"));
+}
+
+TEST_F(TrainerTest, population_statistics_are_made_when_the_run_ends) {
+  TrainSettings s = settings("ema");
+  const TrainResult ema = train(s, {});
+  for (const RunningStatistics kind : {RunningStatistics::kPopulation, RunningStatistics::kPopulationOnePass}) {
+    s.out = folder_ / name_of(kind);
+    s.running_statistics = kind;
+    std::vector<std::string> notes;
+    TrainObserver observer;
+    observer.note = [&](const std::string& text) { notes.push_back(text); };
+    const TrainResult result = train(s, observer);
+    EXPECT_THAT(notes, testing::Contains(HasSubstr("made anew from 164 training examples")));
+    EXPECT_NE(result.test_loss, ema.test_loss);
+    EXPECT_EQ(values_of(result.model_path, "conv1.weight"), values_of(ema.model_path, "conv1.weight"));
+    Model expected = load_model(ema.model_path), found = load_model(result.model_path);
+    EXPECT_EQ(found.running_statistics, name_of(kind));
+    const data::Splits splits = data::load(s.data, {.seed = s.seed});
+    recompute_statistics(expected, splits.train, {.kind = kind, .batch_size = 32, .seed = s.seed});
+    EXPECT_EQ(values_of(result.model_path, "bn2.running_var"), [&] {
+      const auto values = expected.store.at("bn2.running_var").values<float>();
+      return std::vector<float>(values.begin(), values.end());
+    }());
+    int64_t records = 0;
+    for (const LogRecord& record : read_log(s.out + "/log.jsonl")) {
+      const auto* statistics = std::get_if<StatisticsRecord>(&record);
+      if (statistics == nullptr) continue;
+      ++records;
+      EXPECT_EQ(statistics->running_statistics, name_of(kind));
+      EXPECT_EQ(statistics->examples, 164);
+      EXPECT_EQ(statistics->test_loss, result.test_loss);
+    }
+    EXPECT_EQ(records, 1);
+    s.resume = true;  // after its end: the same again
+    const TrainResult again = train(s, {});
+    s.resume = false;
+    EXPECT_EQ(again.test_loss, result.test_loss);
+    EXPECT_EQ(values_of(again.model_path, "bn2.running_var"), values_of(result.model_path, "bn2.running_var"));
+  }
+}
+
+TEST_F(TrainerTest, an_epoch_record_says_how_far_batch_and_running_statistics_are_apart) {
+  const TrainResult result = train(settings("run"), {});
+  std::vector<std::vector<NormRecord>> epochs;
+  for (const LogRecord& record : read_log(folder_ / "run/log.jsonl")) {
+    if (const auto* epoch = std::get_if<EpochRecord>(&record)) epochs.push_back(epoch->norms);
+  }
+  ASSERT_EQ(epochs.size(), 3u);
+  for (const auto& norms : epochs) {
+    ASSERT_EQ(norms.size(), 2u);
+    EXPECT_EQ(norms[0].name, "bn1");
+    EXPECT_EQ(norms[1].name, "bn2");
+    EXPECT_GT(norms[1].mean_shift, 0);
+    EXPECT_GT(norms[1].log_var_ratio, 0);
+    EXPECT_LT(norms[1].channel, 12);
+  }
+  EXPECT_GT(epochs[0][1].mean_shift, epochs[2][1].mean_shift);  // six steps of 0.1 have not forgotten the start
+}
+
 TEST_F(TrainerTest, validation_is_reported_and_logged) {
   TrainSettings s = settings("run");
   s.load.validation_fraction = 0.2;

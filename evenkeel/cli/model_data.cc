@@ -1,0 +1,84 @@
+#include "evenkeel/cli/model_data.h"
+
+#include <fmt/format.h>
+
+#include "evenkeel/cli/bindings.h"
+#include "evenkeel/core/error.h"
+#include "evenkeel/data/fit.h"
+
+namespace evenkeel::cli {
+
+std::string setting(const Model& model, const std::string& name) {
+  const auto found = model.training.find(name);
+  return found == model.training.end() ? "" : found->second;
+}
+
+uint64_t seed_of(const Arguments& arguments, const Model& model) {
+  if (arguments.seed) return *arguments.seed;
+  return number_from<uint64_t>(setting(model, "seed")).value_or(1);
+}
+
+namespace {
+
+// What the model was trained on is the default of everything: the same seed makes the same splits.
+data::LoadOptions load_options(const Arguments& arguments, const Model& model, bool same_data) {
+  data::LoadOptions options;
+  if (same_data) options.label_column = setting(model, "label");
+  options.validation_fraction = number_from<double>(setting(model, "validation")).value_or(0);
+  options.seed = seed_of(arguments, model);
+  options.feature_names = model.feature_names;
+  options.known_classes = model.spec.classes;
+  if (arguments.label) options.label_column = *arguments.label;
+  if (arguments.validation) options.validation_fraction = *arguments.validation;
+  return options;
+}
+
+// Labels of the data set as classes of the model, by name: a table may lack a class, or list them in another order.
+void match_classes(data::Dataset& dataset, const Model& model) {
+  if (dataset.class_names == model.class_names || model.class_names.empty()) return;
+  const bool numbered_alike = dataset.class_count() == static_cast<int64_t>(model.class_names.size());
+  std::vector<int32_t> to(dataset.class_names.size(), -1);
+  for (size_t i = 0; i < to.size(); ++i) {
+    for (size_t j = 0; j < model.class_names.size(); ++j) {
+      if (dataset.class_names[i] == model.class_names[j]) to[i] = static_cast<int32_t>(j);
+    }
+    if (to[i] >= 0) continue;
+    if (numbered_alike) return;  // other names for as many classes: taken by number
+    throw UsageError(fmt::format("data '{}' has a class '{}' that the model does not know; it knows {}", dataset.name,
+                                 dataset.class_names[i], fmt::join(model.class_names, ", ")));
+  }
+  for (int32_t& label : dataset.labels) {
+    if (label >= 0) label = to[static_cast<size_t>(label)];
+  }
+  dataset.class_names = model.class_names;
+}
+
+}  // namespace
+
+data::Splits load_splits(const Arguments& arguments, const Model& model) {
+  const std::string trained_on = model.training.count("data") > 0 ? setting(model, "data") : model.data_name;
+  const std::string spec = arguments.data.empty() ? trained_on : arguments.data;
+  if (spec.empty()) throw UsageError("the model does not say what it was trained on; give --data D");
+  return data::load(spec, load_options(arguments, model, spec == trained_on));
+}
+
+data::Dataset take_split(data::Splits& splits, const std::string& split, const Model& model) {
+  data::Dataset dataset = std::move(split == "train"        ? splits.train
+                                    : split == "validation" ? splits.validation
+                                                            : splits.test);
+  if (dataset.count == 0) {
+    throw UsageError(
+        fmt::format("data '{}' has no examples in its {} split{}", splits.train.name, split,
+                    split == "validation" ? "; --validation F keeps a share of the training set for it" : ""));
+  }
+  match_classes(dataset, model);
+  data::fit_to(dataset, model.input_range);
+  return dataset;
+}
+
+data::Dataset load_split(const Arguments& arguments, const Model& model, const std::string& split) {
+  data::Splits splits = load_splits(arguments, model);
+  return take_split(splits, split, model);
+}
+
+}  // namespace evenkeel::cli

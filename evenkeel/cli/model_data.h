@@ -1,0 +1,26 @@
+// The data that a model is to be tried on, as eval and recalibrate read them: by default what it was trained on, with the same splits.
+#pragma once
+
+#include <string>
+
+#include "evenkeel/cli/arguments.h"
+#include "evenkeel/data/dataset.h"
+#include "evenkeel/train/model_file.h"
+
+namespace evenkeel::cli {
+
+// A setting that the model was trained with, or "".
+std::string setting(const Model& model, const std::string& name);
+
+// --seed, else the seed of the training.
+uint64_t seed_of(const Arguments& arguments, const Model& model);
+
+// The splits of --data, or of what the model was trained on.
+data::Splits load_splits(const Arguments& arguments, const Model& model);
+
+// A split of them as the model wants it: labels are its classes, values are on its scale. Throws UsageError when it has no examples, or when
+// classes or scale do not fit.
+data::Dataset take_split(data::Splits& splits, const std::string& split, const Model& model);
+data::Dataset load_split(const Arguments& arguments, const Model& model, const std::string& split);
+
+}  // namespace evenkeel::cli

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""recalibrate, inspect, `eval --statistics both` and the averages of train, as a user meets them.
+
+  tests/statistics_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
+"""
+import json
+import os
+import pathlib
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import cli_test  # noqa: E402
+from cli_test import CommandLine, safetensors  # noqa: E402
+
+
+class Statistics(CommandLine):
+    """Its tools, not its tests (load_tests)."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        CommandLine.model = None  # where trained() keeps it
+
+    def plain(self):
+        """A network without norms."""
+        self.succeed(*self.train_words(self.folder / "plain", "--norm", "none", epochs=1))
+        return self.folder / "plain"
+
+    def recalibrated(self, *more):
+        out = self.folder / "new.safetensors"
+        return out, self.json_of("recalibrate", self.trained(), "--out", out, *more)
+
+    # --- recalibrate ---
+    def test_recalibrate_writes_a_new_model_with_the_same_weights(self):
+        before = self.trained().read_bytes()
+        out, result = self.recalibrated()
+        self.assertEqual(self.trained().read_bytes(), before)
+        old, new = safetensors(self.trained())[0], safetensors(out)[0]
+        for name in old:
+            changed = "running" in name or "num_batches" in name
+            self.assertEqual(old[name] != new[name], changed, name)
+        self.assertEqual((result["examples"], result["passes"], result["out"]), (96, 1, str(out)))
+        self.assertEqual([norm["name"] for norm in result["norms"]], ["bn1"])
+        evaluated = self.json_of("eval", out)
+        self.assertEqual(evaluated["loss"], result["after"]["loss"])
+        self.assertEqual(self.json_of("eval", self.trained())["loss"], result["before"]["loss"])
+        self.assertEqual(evaluated["running_statistics"]["estimate"], "population")
+        self.assertEqual(evaluated["running_statistics"]["made_from"]["examples"], "96")
+
+    def test_recalibrate_writes_beside_the_model_and_never_over_it(self):
+        folder = self.folder / "run"
+        self.succeed(*self.train_words(folder))
+        before = (folder / "model.safetensors").read_bytes()
+        done = self.succeed("recalibrate", folder)
+        self.assertIn("model.recalibrated.safetensors", done.stdout)
+        self.assertEqual((folder / "model.safetensors").read_bytes(), before)
+        self.refuse(2, "recalibrate", folder / "model.recalibrated.safetensors", says=("would take the place", "--out"))
+        self.succeed("recalibrate", folder, "--out", folder / "model.safetensors")  # asked for
+        self.assertNotEqual((folder / "model.safetensors").read_bytes(), before)
+
+    def test_recalibrate_knows_all_estimates(self):
+        seen = set()
+        for how in ("ema", "cumulative", "population", "population_one_pass"):
+            for variance in ("biased", "unbiased"):
+                out, result = self.recalibrated("--running-statistics", how, "--running-variance", variance)
+                self.assertEqual((result["running_statistics"]["estimate"], result["running_statistics"]["variance"]), (how, variance))
+                seen.add(repr(safetensors(out)[0]["bn1.running_var"]))
+        # The network has one norm: what is below it has no statistics, and one pass is as exact as many.
+        self.assertEqual(len(seen), 6)
+
+    def test_recalibrate_takes_some_examples_of_another_split_changed_as_told(self):
+        result = self.recalibrated("--examples", 40, "--split", "test", "--batch-size", 8, "--corrupt", "invert", "--augment", "flip")[1]
+        made = result["running_statistics"]["made_from"]
+        self.assertEqual((made["examples"], made["batch_size"], made["corrupt"], made["augment"]), ("40", "8", "invert", "flip"))
+        self.assertEqual(result["examples"], 40)
+
+    def test_recalibrate_says_when_the_result_is_worse(self):
+        done = self.succeed("recalibrate", self.trained(), "--split", "validation", "--validation", "0.1", "--examples", 2,
+                            "--out", self.folder / "worse.safetensors")
+        lines = [line.split() for line in done.stdout.splitlines()]
+        losses = {line[0]: float(line[1]) for line in lines if line and line[0] in ("before", "after")}
+        self.assertEqual("judged worse" in done.stderr, losses["after"] > losses["before"], done.stderr)
+        self.assertGreater(losses["after"], losses["before"])  # two examples say little about all
+
+    def test_recalibrate_does_not_depend_on_threads(self):
+        one, three = self.folder / "one.safetensors", self.folder / "three.safetensors"
+        self.succeed("recalibrate", self.trained(), "--threads", 1, "--out", one)
+        self.succeed("recalibrate", self.trained(), "--threads", 3, "--out", three)
+        self.assertEqual(one.read_bytes(), three.read_bytes())
+
+    def test_recalibrate_refuses_what_cannot_be(self):
+        out = self.folder / "new.safetensors"
+        self.refuse(2, "recalibrate", self.trained(), "--running-statistics", "median", says=("--running-statistics", "population"))
+        self.refuse(2, "recalibrate", self.trained(), "--examples", 0, says=("--examples", "at least 1"))
+        self.refuse(2, "recalibrate", self.trained(), "--examples", 97, "--out", out, says=("97", "has 96"))
+        self.refuse(2, "recalibrate", self.plain(), "--out", out, says="no batch norm")
+        self.refuse(4, "recalibrate", self.trained(), "--out", self.folder / "none" / "new.safetensors", says="none")
+        self.assertFalse(out.exists())
+
+    # --- inspect ---
+    def test_inspect_shows_a_line_for_every_norm(self):
+        text = self.succeed("inspect", self.trained().parent).stdout
+        self.assertIn("running statistics: ema, unbiased, new batch weight 0.1", text)
+        self.assertIn("momentum 0.1 in PyTorch, 0.9 in Keras and ONNX", text)
+        self.assertEqual([line.split()[0] for line in text.splitlines()[4:]], ["bn1"])
+        result = self.json_of("inspect", self.trained())
+        norm = result["norms"][0]
+        self.assertEqual((norm["name"], norm["channels"], norm["num_batches_tracked"]), ("bn1", 4, 30))
+        for key in ("gamma", "beta", "running_mean", "running_var"):
+            self.assertLessEqual(norm[key][0], norm[key][1])
+        self.assertGreater(norm["running_var"][0], 0)
+        self.assertIsNone(result["running_statistics"]["made_from"])
+
+    def test_inspect_of_a_network_without_norms_says_so(self):
+        plain = self.plain()
+        self.assertIn("no batch norm", self.succeed("inspect", plain).stdout)
+        self.assertEqual(self.json_of("inspect", plain)["norms"], [])
+        self.refuse(2, "inspect", self.folder / "missing", says="missing")
+
+    # --- eval ---
+    def test_eval_both_says_how_far_the_statistics_are_apart(self):
+        both = self.json_of("eval", self.trained(), "--statistics", "both", "--batch-size", 64)
+        self.assertEqual([norm["name"] for norm in both["norms"]], ["bn1"])
+        inverted = self.json_of("eval", self.trained(), "--statistics", "both", "--batch-size", 64, "--corrupt", "invert")
+        self.assertGreater(inverted["norms"][0]["mean_shift"], 3 * both["norms"][0]["mean_shift"])
+        text = self.succeed("eval", self.trained(), "--statistics", "both").stdout
+        self.assertIn("mean shift", text)
+        self.assertIn("running statistics: ema", text)
+        self.assertNotIn("norms", self.json_of("eval", self.trained()))
+
+    def test_recalibrated_on_the_evaluated_split_nothing_is_apart(self):
+        out = self.recalibrated("--split", "test", "--running-variance", "biased")[0]
+        norm = self.json_of("eval", out, "--statistics", "both")["norms"][0]
+        self.assertLess(norm["mean_shift"], 1e-6)
+        self.assertLess(norm["log_var_ratio"], 1e-6)
+
+    # --- train ---
+    def test_train_recomputes_at_the_end_and_says_so(self):
+        out = self.folder / "run"
+        done = self.succeed(*self.train_words(out, "--running-statistics", "population"))
+        self.assertIn("made anew from 96 training examples (population, 1 pass", done.stderr)
+        kinds = [json.loads(line)["kind"] for line in (out / "log.jsonl").read_text().splitlines()]
+        self.assertEqual(kinds.count("statistics"), 1)
+        self.assertIn("population, unbiased, of 96 examples", self.succeed("eval", out).stdout)
+        plain = self.folder / "plain"
+        self.succeed(*self.train_words(plain))
+        self.succeed("recalibrate", plain)
+        self.assertEqual(safetensors(out / "model.safetensors")[0],
+                         safetensors(plain / "model.recalibrated.safetensors")[0])
+        self.refuse(2, *self.train_words(out, "--resume"), says="running-statistics")
+
+    def test_train_averages_the_weights(self):
+        out = self.folder / "run"
+        done = self.succeed(*self.train_words(out, "--average-weights", "swa=2"))
+        self.assertIn("averaged weights are evaluated and saved", done.stderr)
+        plain = self.folder / "plain"
+        self.succeed(*self.train_words(plain))
+        averaged, last = safetensors(out / "model.safetensors")[0], safetensors(plain / "model.safetensors")[0]
+        self.assertNotEqual(averaged["conv1.weight"], last["conv1.weight"])
+        for words, says in ((("--average-weights", "mean"), "unknown average"), (("--average-weights", "ema=2"), "ema=0.999"),
+                            (("--average-weights", "swa=9"), "from epoch 9 on"),
+                            (("--running-statistics", "median"), "--running-statistics")):
+            self.refuse(2, *self.train_words(self.folder / "none", *words), says=says)
+
+
+def load_tests(loader, _tests, _pattern):
+    names = [name for name in loader.getTestCaseNames(Statistics) if name in vars(Statistics)]
+    return unittest.TestSuite(Statistics(name) for name in names)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
+        cli_test.PROGRAM = sys.argv.pop(1)
+    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
+    if not os.path.exists(cli_test.PROGRAM):
+        print(f"statistics_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
+        sys.exit(2)
+    unittest.main(verbosity=2)
