@@ -22,6 +22,8 @@ struct PlanArguments {
   int64_t batch_size = 128;
   size_t memory_bytes = 0;  // 0: no limit
   int64_t tile = 0;         // 0: chosen by the plan
+  int64_t micro_batch = 0;  // 0: no bound
+  std::string spill;        // a folder; "": none
   bool no_run = false;
 };
 

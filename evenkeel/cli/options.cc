@@ -26,6 +26,12 @@ constexpr const char* kMemoryHelp =
     "The most memory that a step may take, parameters and all, but not the data: 512M, 2G. Values are then made again "
     "instead of kept, and "
     "tiles are smaller, which can change the rounding.";
+constexpr const char* kMicroBatchHelp =
+    "Have at most so many examples in work at a time, with the statistics and gradients of the whole batch: a multiple "
+    "of 8. Below 8 for each thread, fewer threads work.";
+constexpr const char* kSpillHelp =
+    "Keep values of the batch in a file in this folder when a step would take more than --memory; on a disk, not in "
+    "memory such as /dev/shm.";
 constexpr int64_t kMostThreads = 1024;
 constexpr int64_t kMostBatch = 1 << 24;  // far above what fits in memory; keeps products of sizes within 64 bits
 
@@ -232,6 +238,9 @@ std::vector<Option> run_options() {
        "taken elsewhere; weights, sums and statistics are fp32 anyway.",
        choice(EK_FIELD(train.precision), {{"fp32", Precision::kF32}, {"bf16", Precision::kBF16}})},
       {kTrain, group, "memory", 0, "BYTES", kMemoryHelp, bytes(EK_FIELD(train.memory_bytes)), "no limit"},
+      {kTrain, group, "micro-batch", 0, "K", kMicroBatchHelp, integer(EK_FIELD(train.micro_batch), 1, kMostBatch),
+       "no bound"},
+      {kTrain, group, "spill", 0, "DIR", kSpillHelp, text(EK_FIELD(train.spill)), "nowhere", "folder"},
       {kTrain, group, "max-steps", 0, "N", "Stop after so many steps.", integer(EK_FIELD(train.max_steps), 1),
        "no limit"},
       {kTrain, group, "overfit", 0, "N",
@@ -358,6 +367,9 @@ std::vector<Option> plan_options() {
        text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "none", "file"},
       {kPlan, "Plan", "batch-size", 'b', "N", "Examples per step.", integer(EK_FIELD(plan.batch_size), 1, kMostBatch)},
       {kPlan, "Plan", "memory", 0, "BYTES", kMemoryHelp, bytes(EK_FIELD(plan.memory_bytes)), "no limit"},
+      {kPlan, "Plan", "micro-batch", 0, "K", kMicroBatchHelp, integer(EK_FIELD(plan.micro_batch), 1, kMostBatch),
+       "no bound"},
+      {kPlan, "Plan", "spill", 0, "DIR", kSpillHelp, text(EK_FIELD(plan.spill)), "nowhere", "folder"},
       {kPlan, "Plan", "tile", 0, "N", "Examples of a tile, in every phase.",
        integer(EK_FIELD(plan.tile), 1, kMostBatch), "chosen for each phase by the bytes of an example"},
       {kPlan, "Run", "threads", 't', "N", "Threads; each has scratch memory of its own.",

@@ -11,6 +11,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/train/plan_report.h"
+#include "evenkeel/train/resolve.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -50,8 +51,9 @@ std::string shape_text(const Shape& shape) { return fmt::format("{}", fmt::join(
 std::string number_text(int64_t number) { return number == 0 ? "-" : std::to_string(number); }
 
 nlohmann::ordered_json json_of(const PlanMemory& memory) {
-  return {{"arena", memory.arena},   {"scratch", memory.scratch},       {"partials", memory.partials},
-          {"packed", memory.packed}, {"parameters", memory.parameters}, {"total", memory.total()}};
+  return {{"arena", memory.arena},    {"scratch", memory.scratch},       {"partials", memory.partials},
+          {"packed", memory.packed},  {"parameters", memory.parameters}, {"total", memory.total()},
+          {"spilled", memory.spilled}};
 }
 
 nlohmann::ordered_json json_of(const std::optional<double>& value) {
@@ -65,6 +67,8 @@ nlohmann::ordered_json json_of(const PlanReport& report, const ModelSpec& spec) 
   json["classes"] = spec.classes;
   json["batch_size"] = report.batch;
   json["threads"] = report.threads;
+  json["micro_batch"] = report.micro_batch > 0 ? nlohmann::ordered_json(report.micro_batch) : nlohmann::ordered_json();
+  json["tile_threads"] = report.tile_threads;
   json["parameters"] = report.parameters;
   json["phases"] = nlohmann::ordered_json::array();
   for (const PhaseReport& phase : report.phases) {
@@ -79,6 +83,9 @@ nlohmann::ordered_json json_of(const PlanReport& report, const ModelSpec& spec) 
   }
   json["memory_bytes"] = json_of(report.memory);
   json["memory_keeping_all_bytes"] = json_of(report.keeping_all);
+  json["spilled"] = nlohmann::ordered_json::array();
+  for (const SpilledValue& value : report.spilled)
+    json["spilled"].push_back({{"value", value.name}, {"bytes", value.bytes}});
   json["begin_s"] = json_of(report.begin_s);
   json["step_s"] = json_of(report.step_s);
   return json;
@@ -120,6 +127,19 @@ std::string memory_of_report(const PlanReport& report) {
   row("packed", m.packed, all.packed);
   row("parameters", m.parameters, all.parameters);
   row("total", m.total(), all.total());
+  if (m.spilled > 0) row("spilled", m.spilled, all.spilled);
+  return text;
+}
+
+// What is in work at a time, and what lies on the disk.
+std::string bounds_of(const PlanReport& report) {
+  std::string text;
+  if (report.micro_batch > 0)
+    text += fmt::format("\nmicro-batch: at most {} examples in work at a time, on {} thread{}\n", report.micro_batch,
+                        report.tile_threads, report.tile_threads == 1 ? "" : "s");
+  if (!report.spilled.empty()) text += "\nspilled to a file:\n";
+  for (const SpilledValue& value : report.spilled)
+    text += fmt::format("  {:<40}{:>12}\n", value.name, size_text(value.bytes));
   return text;
 }
 
@@ -129,6 +149,7 @@ std::string text_of(const PlanReport& report, const ModelSpec& spec, const Termi
                                  report.threads, report.threads == 1 ? "" : "s");
   text += table_of(report, terminal);
   text += memory_of_report(report);
+  text += bounds_of(report);
   std::string note = fmt::format(
       "estimate: shares of the step for {:.0f} Gflop/s of products and {:.0f} GB/s of what is read and written, "
       "whatever "
@@ -152,6 +173,10 @@ int run_plan(const Arguments& arguments) {
   options.plan.batch = asked.batch_size;
   options.plan.tile = asked.tile;
   options.plan.memory_bytes = asked.memory_bytes;
+  options.plan.micro_batch = asked.micro_batch;
+  options.plan.spill = !asked.spill.empty();
+  options.spill_folder = asked.spill;
+  require_sound_memory(asked.batch_size, asked.micro_batch, asked.spill, asked.memory_bytes);
   options.plan.threads = take_threads(arguments.threads);
   if (asked.no_run) options.steps = 0;
   const PlanReport report = report_plan(spec, options);

@@ -69,7 +69,7 @@ class Executable {
   // One run as run(), timed: what each thread did when.
   virtual Trace trace(const RunArguments& arguments) = 0;
   virtual const Plan& plan() const = 0;
-  // Bytes of the arena, the scratch memory of the threads, the partial results, the packed weights and the input.
+  // Bytes of the arena, the scratch memory of the threads, the partial results, the packed weights and the input; not of the spill file.
   virtual size_t memory_bytes() const = 0;
 };
 
@@ -77,14 +77,15 @@ class Backend {
  public:
   virtual ~Backend() = default;
   // The executable keeps references into `store`, which must outlive it. Throws BackendError naming the node for an op it does not
-  // support, before the first batch.
+  // support, before the first batch, and IoError when there is no room for the values that the plan spills.
   virtual std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store) = 0;
 };
 
 // True when the CPU backend runs graphs of with_precision(.., kBF16) faster than fp32 ones: this processor multiplies bf16 itself.
 bool cpu_has_bf16();
 
-// Our kernels for the norm, oneDNN for convolutions and matrix products, OpenMP for threads.
-std::unique_ptr<Backend> cpu_backend(int threads);
+// Our kernels for the norm, oneDNN for convolutions and matrix products, OpenMP for threads. spill_folder: where plans that spill values
+// have a file for them, which has no name and is gone with the executable.
+std::unique_ptr<Backend> cpu_backend(int threads, std::string spill_folder = "");
 
 }  // namespace evenkeel

@@ -16,13 +16,14 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(int threads) : threads_(threads) {}
+  CpuBackend(int threads, std::string spill_folder) : threads_(threads), spill_folder_(std::move(spill_folder)) {}
   std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store) override {
-    return std::make_unique<CpuExecutable>(std::move(plan), store, threads_);
+    return std::make_unique<CpuExecutable>(std::move(plan), store, threads_, spill_folder_);
   }
 
  private:
   int threads_;
+  std::string spill_folder_;
 };
 
 DType dtype_of(Element element) {
@@ -70,9 +71,9 @@ bool takes_bf16(const Op& op) {
 
 bool cpu_has_bf16() { return has_bf16_products(); }
 
-std::unique_ptr<Backend> cpu_backend(int threads) {
+std::unique_ptr<Backend> cpu_backend(int threads, std::string spill_folder) {
   if (threads < 1) throw UsageError("the number of threads must be at least 1, found " + std::to_string(threads));
-  return std::make_unique<CpuBackend>(threads);
+  return std::make_unique<CpuBackend>(threads, std::move(spill_folder));
 }
 
 bool all_finite(const std::byte* data, Element element, int64_t count) {
@@ -105,8 +106,12 @@ void zero_rows(std::byte* data, int64_t row_bytes, int64_t n, int64_t end) {
   if (n < end) std::memset(data + n * row_bytes, 0, static_cast<size_t>((end - n) * row_bytes));
 }
 
-CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads)
-    : plan_(std::move(plan)), store_(store), threads_(threads) {
+CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder)
+    : plan_(std::move(plan)),
+      store_(store),
+      threads_(threads),
+      tile_threads_(tile_threads(plan_, threads)),
+      spill_(spill_folder, plan_.spill_bytes) {
   place_memory();
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
@@ -126,20 +131,22 @@ void CpuExecutable::place_memory() {
   // Threads a few lines apart: the same offset of two threads is not the same set of a cache.
   constexpr size_t kStagger = 4096 + 256;
   scratch_stride_ = plan_.scratch_bytes + kStagger;
-  scratch_ = allocate_touched(scratch_stride_ * static_cast<size_t>(threads_), threads_);
+  scratch_ = allocate_touched(scratch_stride_ * static_cast<size_t>(tile_threads_), tile_threads_);
   const size_t stage = stage_bytes(plan_.graph);
   stage_stride_ = stage == 0 ? 0 : kStagesOfThread * stage + kStagger;
-  stage_memory_ = allocate_touched(stage_stride_ * static_cast<size_t>(threads_), threads_);
+  stage_memory_ = allocate_touched(stage_stride_ * static_cast<size_t>(tile_threads_), tile_threads_);
   for (size_t i = 0; i < stages_.size(); ++i) stages_[i] = stage_memory_.get() + i * stage;
   base_.assign(plan_.graph.values.size(), nullptr);
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
     const auto value_id = static_cast<ValueId>(id);
     if (plan_.in_arena(value_id)) base_[id] = arena_.get() + plan_.offset[id];
+    if (plan_.in_spill(value_id)) base_[id] = spill_.data() + plan_.offset[id];
     if (plan_.in_scratch(value_id)) base_[id] = scratch_.get() + plan_.offset[id];
     if (value.role != Role::kInput || value.element != Element::kF32) continue;
     input_id_ = value_id;
     input_in_order_ = value.shape.size() != 3 || value.shape[0] == 1 || value.shape[1] * value.shape[2] == 1;
+    if (input_is_spilled()) continue;
     input_ = allocate_touched(value_bytes(value, plan_.row_capacity), threads_);
     base_[id] = input_.get();
   }
@@ -278,6 +285,15 @@ void CpuExecutable::compile() {
         if (id == kNoValue || !plan_.graph.value(id).batched) continue;
         tile_rows_[static_cast<size_t>(id)] = byte_rows(id);
       }
+      for (const std::vector<ValueId>* ids : {&node.inputs, &node.outputs}) {
+        for (const ValueId id : *ids) {
+          if (id == kNoValue || !plan_.in_spill(id)) continue;
+          const Rows<std::byte> used = byte_rows(id);
+          const bool known = std::any_of(compiled.spilled.begin(), compiled.spilled.end(),
+                                         [&](const Rows<std::byte>& other) { return other.base == used.base; });
+          if (!known) compiled.spilled.push_back(used);
+        }
+      }
       (takes_blocks(node.op) ? compiled.blocks : compiled.tiles).push_back(std::move(code));
     }
     for (const int32_t index : phase.after) compiled.after.push_back(compile_node(index));
@@ -331,8 +347,9 @@ void CpuExecutable::refresh_weights() {
 
 namespace {
 
-// The caller's images are channels first; ours are channels last.
-void copy_input(const Shape& shape, const RunArguments& arguments, int threads, float* target) {
+// The caller's images are channels first; ours are channels last. Calls done(first byte, bytes) for every block.
+template <class F>
+void copy_input(const Shape& shape, const RunArguments& arguments, int threads, float* target, F&& done) {
   const int64_t row = element_count(shape);
   const int team = team_for_bytes(threads, arguments.n * row * static_cast<int64_t>(sizeof(float)));
   parallel_for(block_count(arguments.n), team, [&](int64_t block, int) {
@@ -345,6 +362,9 @@ void copy_input(const Shape& shape, const RunArguments& arguments, int threads, 
         std::memcpy(target + i * row, source, static_cast<size_t>(row) * sizeof(float));
       }
     }
+    const int64_t first = block * kBlockExamples;
+    done(reinterpret_cast<const std::byte*>(target + first * row),
+         static_cast<size_t>((end - first) * row) * sizeof(float));
   });
 }
 
@@ -359,12 +379,38 @@ void CpuExecutable::begin(const RunArguments& arguments) {
       // Whole tiles only: nothing is read behind the caller's array. Nothing writes to it either.
       base = const_cast<std::byte*>(reinterpret_cast<const std::byte*>(arguments.x));
     } else {
-      base = input_.get();
-      copy_input(plan_.graph.value(input_id_).shape, arguments, threads_, reinterpret_cast<float*>(base));
+      const bool spilled = input_is_spilled();
+      base = spilled ? spill_.data() + plan_.offset[static_cast<size_t>(input_id_)] : input_.get();
+      copy_input(plan_.graph.value(input_id_).shape, arguments, threads_, reinterpret_cast<float*>(base),
+                 [&](const std::byte* first, size_t bytes) {
+                   if (spilled) spill_.drop(first, bytes);
+                 });
     }
   }
   finite_ = true;
   rows_ = arguments.n;
+}
+
+// Calls f(unit, thread) for every unit, on `team` of the threads.
+template <class F>
+void CpuExecutable::take_units(int64_t units, int team, F&& f) const {
+  if (team == 1 || team == threads_) return parallel_take(units, team, f);
+  // A smaller team would end threads that the next loop needs again (core/parallel): some of all threads take, the others wait.
+  std::atomic<int64_t> next = 0;
+  parallel_for(threads_, threads_, [&](int64_t thread, int) {
+    if (thread >= team) return;
+    for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;)
+      f(unit, static_cast<int>(thread));
+  });
+}
+
+void CpuExecutable::drop_chunk(const PhaseCode& code, int64_t first) const {
+  for (const Rows<std::byte>& value : code.spilled) {
+    const std::byte* begin = *value.base + first * value.row;
+    // The input may be the caller's own memory.
+    if (begin < spill_.data() || begin >= spill_.data() + spill_.bytes()) continue;
+    spill_.drop(begin, static_cast<size_t>(code.phase->chunk * value.row));
+  }
 }
 
 // The tiles of a phase, then the folds of its reductions. The observer sees every piece of work: begin(thread), end(thread, node, run).
@@ -373,8 +419,8 @@ void CpuExecutable::run_tiles(const PhaseCode& code, const RunArguments& argumen
   if (code.tiles.empty() && code.blocks.empty()) return;
   const Phase& phase = *code.phase;
   const int64_t n = arguments.n;
-  const int team = code.small ? team_for_bytes(threads_, n * code.example_bytes) : threads_;
-  parallel_take((n + phase.unit - 1) / phase.unit, team, [&](int64_t unit, int thread) {
+  const int team = code.small ? team_for_bytes(tile_threads_, n * code.example_bytes) : tile_threads_;
+  take_units((n + phase.unit - 1) / phase.unit, team, [&](int64_t unit, int thread) {
     // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a batch of one
     // unit, that would be all cores, whatever the caller asked for.
     const SingleThreadScope single;
@@ -399,8 +445,10 @@ void CpuExecutable::run_tiles(const PhaseCode& code, const RunArguments& argumen
         const TileRun all{chunk, chunk_end - chunk, phase.chunk, thread, arguments};
         observer.end(node.node, thread, &all);
       }
+      drop_chunk(code, chunk);
     }
   });
+  if (!code.spilled.empty()) spill_.drop_all();
   for (const Code& node : code.folds) {
     observer.begin(0);
     node.code.run(arguments);
@@ -425,6 +473,7 @@ RunResult CpuExecutable::run_phases(const RunArguments& arguments, Observer& obs
       node.code.run(arguments);
       observer.end(node.node, 0, nullptr);
       updated = updated || node.update;
+      if (!node.update) spill_.drop_all();
     }
   };
   for (size_t i = 0; i < phases_.size(); ++i) {
@@ -599,9 +648,10 @@ std::vector<Moments> CpuExecutable::moments(const std::string& name) const {
 }
 
 size_t CpuExecutable::memory_bytes() const {
-  return plan_.arena_bytes + (scratch_stride_ + stage_stride_) * static_cast<size_t>(threads_) + shared_bytes_ +
+  return plan_.arena_bytes + (scratch_stride_ + stage_stride_) * static_cast<size_t>(tile_threads_) + shared_bytes_ +
          packed_total_bytes_ +
-         (input_id_ == kNoValue ? 0 : value_bytes(plan_.graph.value(input_id_), plan_.row_capacity));
+         (input_id_ == kNoValue || input_is_spilled() ? 0
+                                                      : value_bytes(plan_.graph.value(input_id_), plan_.row_capacity));
 }
 
 }  // namespace evenkeel

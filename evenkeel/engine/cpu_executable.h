@@ -13,6 +13,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/engine/onednn.h"
+#include "evenkeel/engine/spill_file.h"
 
 namespace evenkeel {
 
@@ -81,7 +82,7 @@ struct TilePrimitives {
 
 class CpuExecutable final : public Executable {
  public:
-  CpuExecutable(Plan plan, ParameterStore& store, int threads);
+  CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder);
 
   RunResult run(const RunArguments& arguments) override;
   double scalar(const std::string& name) const override;
@@ -154,6 +155,7 @@ class CpuExecutable final : public Executable {
     std::vector<Code> tiles;   // one after the other for every tile
     std::vector<Code> blocks;  // for every block, behind its tiles
     std::vector<Code> folds;
+    std::vector<Rows<std::byte>> spilled;  // what its tiles read or write of the spill file
     bool small = true;  // the work on an example is below what a second thread is worth for a few of them
     int64_t example_bytes = 0;
   };
@@ -169,15 +171,22 @@ class CpuExecutable final : public Executable {
   void share_packing();
   void refresh_weights();
   void begin(const RunArguments& arguments);
+  bool input_is_spilled() const { return input_id_ != kNoValue && plan_.in_spill(input_id_); }
+  // Of phase code: leaves resident memory.
+  void drop_chunk(const PhaseCode& phase, int64_t first) const;
   template <class Observer>
   RunResult run_phases(const RunArguments& arguments, Observer& observer);
   template <class Observer>
   void run_tiles(const PhaseCode& phase, const RunArguments& arguments, Observer& observer);
+  template <class F>
+  void take_units(int64_t units, int team, F&& f) const;
 
   Plan plan_;
   ParameterStore& store_;
   int threads_;
+  int tile_threads_;  // of them, those that take tiles
   AlignedBytes arena_;
+  SpillFile spill_;
   AlignedBytes scratch_;
   size_t scratch_stride_ = 0;  // from thread to thread
   // bf16 in fp32, an example at a time, for nodes that compute in fp32 only: per thread kStagesOfThread of them.

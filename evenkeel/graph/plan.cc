@@ -58,7 +58,15 @@ void for_nodes(const Plan& plan, F&& f) {
   }
 }
 
-void place_in_arena(Plan& plan, const std::vector<bool>& kept) {
+// Computed values that tiles do not have to themselves, and the input.
+bool is_of_the_batch(const Plan& plan, size_t id, const std::vector<bool>& kept) {
+  const Value& value = plan.graph.values[id];
+  if (value.role == Role::kInput) return value.element == Element::kF32;
+  return value.role == Role::kComputed && (!value.batched || kept[id]);
+}
+
+// From when to when each value is needed; `bytes` is 0 for those that nobody makes.
+std::vector<Tenant> lives_of(const Plan& plan) {
   std::vector<Tenant> lives(plan.graph.values.size());
   int64_t end = 0;
   for_nodes(plan, [&](const Node& node, int64_t time) {
@@ -76,15 +84,108 @@ void place_in_arena(Plan& plan, const std::vector<bool>& kept) {
     }
   });
   for (const auto& [name, id] : plan.graph.named) lives[static_cast<size_t>(id)].last = end;
-  std::vector<Tenant> tenants;
   for (size_t id = 0; id < lives.size(); ++id) {
     const Value& value = plan.graph.values[id];
-    if (value.role != Role::kComputed || lives[id].bytes == 0 || (value.batched && !kept[id])) continue;
     lives[id].id = id;
-    lives[id].bytes = aligned(value_bytes(value, plan.row_capacity));
-    tenants.push_back(lives[id]);
+    if (lives[id].bytes > 0 || value.role == Role::kInput) lives[id].bytes = value_bytes(value, plan.row_capacity);
   }
-  plan.arena_bytes = place(std::move(tenants), &plan.offset);
+  return lives;
+}
+
+// In the arena, or in the spill area, whose values begin with a page. The input has memory of its own unless it is spilled.
+void place_of_the_batch(Plan& plan, const std::vector<Tenant>& lives, const std::vector<bool>& kept) {
+  constexpr size_t kPage = 4096;
+  std::vector<Tenant> in_arena, in_spill;
+  for (Tenant life : lives) {
+    if (life.bytes == 0 || !is_of_the_batch(plan, life.id, kept)) continue;
+    if (plan.spilled[life.id]) {
+      life.bytes = (life.bytes + kPage - 1) / kPage * kPage;
+      in_spill.push_back(life);
+    } else if (plan.graph.values[life.id].role == Role::kComputed) {
+      life.bytes = aligned(life.bytes);
+      in_arena.push_back(life);
+    }
+  }
+  plan.arena_bytes = place(std::move(in_arena), &plan.offset);
+  plan.spill_bytes = place(std::move(in_spill), &plan.offset);
+}
+
+template <class F>
+void for_values(const Graph& graph, const std::vector<int32_t>& nodes, F&& f) {
+  for (const int32_t i : nodes) {
+    const Node& node = graph.nodes[static_cast<size_t>(i)];
+    for (const std::vector<ValueId>* ids : {&node.inputs, &node.outputs}) {
+      for (const ValueId id : *ids) {
+        if (id != kNoValue) f(static_cast<size_t>(id));
+      }
+    }
+  }
+}
+
+// Values that a node takes for the whole batch at once: their memory comes back whole when it runs.
+std::vector<bool> taken_whole(const Plan& plan) {
+  std::vector<bool> whole(plan.graph.values.size(), false);
+  for (const Phase& phase : plan.phases) {
+    for (const std::vector<int32_t>* nodes : {&phase.before, &phase.after})
+      for_values(plan.graph, *nodes, [&](size_t id) { whole[id] = true; });
+  }
+  return whole;
+}
+
+// Bytes of spilled values that are in memory at a time: the chunks in work, with what the system maps around them, or all of what
+// one node takes for the whole batch.
+size_t mapped_bytes(const Plan& plan, int threads) {
+  const auto team = static_cast<size_t>(tile_threads(plan, threads));
+  size_t most = 0;
+  for (const Phase& phase : plan.phases) {
+    std::vector<bool> seen(plan.graph.values.size(), false);
+    size_t bytes = 0;
+    for_values(plan.graph, phase.tiles, [&](size_t id) {
+      if (!plan.spilled[id] || seen[id]) return;
+      seen[id] = true;
+      bytes += team * (value_bytes(plan.graph.values[id], phase.chunk) + kMappedAround);
+    });
+    most = std::max(most, bytes);
+    for (const std::vector<int32_t>* nodes : {&phase.before, &phase.after}) {
+      for (const int32_t node : *nodes) {
+        bytes = 0;
+        for_values(plan.graph, {node}, [&](size_t id) {
+          if (plan.spilled[id]) bytes += value_bytes(plan.graph.values[id], plan.row_capacity);
+        });
+        most = std::max(most, bytes);
+      }
+    }
+  }
+  return most;
+}
+
+// Moves values to the spill area, the largest and longest lived first, until the step keeps to its memory or nothing is left. Those that a
+// node takes whole come last: they are back in memory, all of them, when it runs.
+void spill(Plan& plan, const std::vector<Tenant>& lives, const std::vector<bool>& kept, const PlanOptions& options) {
+  const std::vector<bool> whole = taken_whole(plan);
+  std::vector<Tenant> order;
+  for (const Tenant& life : lives) {
+    if (life.bytes > 0 && plan.graph.values[life.id].batched && is_of_the_batch(plan, life.id, kept))
+      order.push_back(life);
+  }
+  const auto weight = [](const Tenant& t) {
+    return static_cast<double>(t.bytes) * static_cast<double>(t.last - t.first + 1);
+  };
+  std::stable_sort(order.begin(), order.end(), [&](const Tenant& a, const Tenant& b) {
+    return whole[a.id] != whole[b.id] ? whole[b.id] : weight(a) > weight(b);
+  });
+  const auto set = [&](const Tenant& life, bool spilled) {
+    plan.spilled[life.id] = spilled;
+    place_of_the_batch(plan, lives, kept);
+    return memory_of(plan, options.threads).total() <= options.memory_bytes;
+  };
+  size_t moved = 0;
+  while (moved < order.size() && !set(order[moved], true)) ++moved;
+  if (moved == order.size()) return;
+  // What would fit after all, now that others have gone, comes back.
+  while (moved-- > 0) {
+    if (!set(order[moved], false)) set(order[moved], true);
+  }
 }
 
 void place_in_scratch(Plan& plan, Phase& phase, const std::vector<bool>& kept) {
@@ -214,15 +315,26 @@ void require_values_to_normalize(const Graph& graph, int64_t batch) {
   }
 }
 
+void require_whole_blocks(int64_t micro_batch) {
+  if (micro_batch >= 0 && micro_batch % kBlockExamples == 0) return;
+  const int64_t below = std::max<int64_t>(0, micro_batch / kBlockExamples * kBlockExamples);
+  const std::string next = std::to_string(below + kBlockExamples);
+  throw UsageError("a micro-batch is a whole number of blocks of " + std::to_string(kBlockExamples) +
+                   " examples, by which statistics are summed, found " + std::to_string(micro_batch) + "; use " +
+                   (below > 0 ? std::to_string(below) + " or " + next : next));
+}
+
 Plan planned(const Graph& graph, const PlanOptions& options) {
   PhasedGraph phased = cut_into_phases(graph, options.recompute);
   Plan plan;
   plan.graph = std::move(phased.graph);
   plan.batch = options.batch;
+  plan.micro_batch = options.micro_batch;
   plan.row_capacity = round_up(options.batch, group_rows(options.batch, kWholeGroups));
   for (PhaseNodes& nodes : phased.phases) {
     Phase phase{std::move(nodes)};
     phase.tile = options.tile > 0 ? options.tile : tile_examples(example_bytes(plan.graph, phase));
+    if (options.micro_batch > 0) phase.tile = std::min(phase.tile, options.micro_batch);
     phase.chunk = round_up(phase.tile, kBlockExamples);
     phase.unit = unit_of(plan.graph, phase, options.batch);
     plan.row_capacity = std::max(plan.row_capacity, round_up(options.batch, phase.chunk));
@@ -230,15 +342,25 @@ Plan planned(const Graph& graph, const PlanOptions& options) {
   }
   plan.offset.assign(plan.graph.values.size(), kNotInArena);
   plan.scratch_rows.assign(plan.graph.values.size(), 0);
+  plan.spilled.assign(plan.graph.values.size(), false);
   for (const Value& value : plan.graph.values) {
     if (value.role == Role::kParameter) plan.parameter_count += element_count(value.shape);
   }
-  place_in_arena(plan, phased.kept);
+  const std::vector<Tenant> lives = lives_of(plan);
+  place_of_the_batch(plan, lives, phased.kept);
   for (Phase& phase : plan.phases) place_in_scratch(plan, phase, phased.kept);
+  if (options.spill) spill(plan, lives, phased.kept, options);
   return plan;
 }
 
 }  // namespace
+
+int tile_threads(const Plan& plan, int threads) {
+  if (plan.micro_batch == 0) return threads;
+  int64_t chunk = kBlockExamples;
+  for (const Phase& phase : plan.phases) chunk = std::max(chunk, phase.chunk);
+  return static_cast<int>(std::clamp<int64_t>(plan.micro_batch / chunk, 1, threads));
+}
 
 bool takes_blocks(const Op& op) {
   if (const auto* sums = std::get_if<NormGradientSums>(&op)) return !sums->groups;
@@ -283,9 +405,13 @@ size_t stage_bytes(const Graph& graph) {
 PlanMemory memory_of(const Plan& plan, int threads) {
   PlanMemory memory;
   memory.arena = plan.arena_bytes;
-  memory.scratch = (plan.scratch_bytes + kStagesOfThread * stage_bytes(plan.graph)) * static_cast<size_t>(threads);
-  for (const Value& value : plan.graph.values) {
-    if (value.role == Role::kInput) memory.arena += value_bytes(value, plan.row_capacity);
+  memory.scratch = (plan.scratch_bytes + kStagesOfThread * stage_bytes(plan.graph)) *
+                       static_cast<size_t>(tile_threads(plan, threads)) +
+                   mapped_bytes(plan, threads);
+  memory.spilled = plan.spill_bytes;
+  for (size_t id = 0; id < plan.graph.values.size(); ++id) {
+    const Value& value = plan.graph.values[id];
+    if (value.role == Role::kInput && !plan.spilled[id]) memory.arena += value_bytes(value, plan.row_capacity);
     const bool stored = value.role == Role::kParameter || value.role == Role::kBuffer || value.role == Role::kState;
     if (stored) memory.parameters += value_bytes(value, 1);
   }
@@ -316,32 +442,38 @@ PlanMemory memory_of(const Plan& plan, int threads) {
 Plan make_plan(Graph graph, const PlanOptions& options) {
   if (options.batch < 1) throw UsageError("the batch size must be at least 1, found " + std::to_string(options.batch));
   if (options.tile < 0) throw UsageError("a tile must have at least 1 example, found " + std::to_string(options.tile));
+  require_whole_blocks(options.micro_batch);
   require_values_to_normalize(graph, options.batch);
   drop_flatten_of_one(graph);
-  Plan plan = planned(graph, options);
-  if (options.memory_bytes == 0) return plan;
+  PlanOptions attempt = options;
+  attempt.spill = false;
+  if (options.memory_bytes == 0) return planned(graph, attempt);
   // From the fastest to the smallest; first what changes no bit.
-  const auto needs = [&](const Plan& p) { return memory_of(p, options.threads).total(); };
-  size_t least = needs(plan);
+  size_t least = SIZE_MAX;
   for (const int64_t tile : {options.tile, int64_t{4}, int64_t{2}, int64_t{1}}) {
     if (options.tile > 0 && tile > options.tile) continue;
-    for (const Recompute recompute : {options.recompute, Recompute::kAll}) {
-      if (needs(plan) <= options.memory_bytes) return plan;
-      PlanOptions smaller = options;
-      smaller.recompute = recompute;
-      smaller.tile = tile;
-      plan = planned(graph, smaller);
-      least = std::min(least, needs(plan));
+    for (const bool spilling : {false, true}) {
+      if (spilling && !options.spill) continue;
+      for (const Recompute recompute : {options.recompute, Recompute::kAll}) {
+        if (spilling && recompute != Recompute::kAll) continue;
+        attempt.tile = tile;
+        attempt.recompute = recompute;
+        attempt.spill = spilling;
+        Plan plan = planned(graph, attempt);
+        const size_t needs = memory_of(plan, options.threads).total();
+        if (needs <= options.memory_bytes) return plan;
+        least = std::min(least, needs);
+      }
     }
   }
-  if (needs(plan) <= options.memory_bytes) return plan;
   constexpr size_t kMega = size_t{1} << 20;
   const auto megabytes = [](size_t bytes) { return std::to_string((bytes + kMega - 1) / kMega) + " MiB"; };
   const std::string allowed = options.memory_bytes < kMega ? std::to_string(options.memory_bytes) + " bytes"
                                                            : std::to_string(options.memory_bytes / kMega) + " MiB";
   throw UsageError("a step over " + std::to_string(options.batch) + " examples needs " + megabytes(least) +
                    " of memory at least, " + megabytes(least - options.memory_bytes) + " more than the " + allowed +
-                   " allowed; use a smaller batch size, or allow more");
+                   " allowed; use a smaller batch size, allow more" +
+                   (options.spill ? "" : ", or spill values to a disk"));
 }
 
 }  // namespace evenkeel

@@ -21,6 +21,11 @@ struct PlanOptions {
   // The most bytes that the step may take (memory_of with that many threads). Met by recomputing more and by smaller tiles; 0: no bound.
   size_t memory_bytes = 0;
   int threads = 1;
+  // Whole blocks of examples, or 0: no bound. The scratch memory of all threads together holds at most so many examples, so that with fewer of
+  // them than blocks for all threads, fewer threads take tiles. Never a reason for another result, but for a `tile` above it.
+  int64_t micro_batch = 0;
+  // Where memory_bytes is not met by recomputing: values of the whole batch may lie in a file that is mapped to memory.
+  bool spill = false;
 };
 
 inline constexpr size_t kNotInArena = SIZE_MAX;
@@ -39,19 +44,30 @@ struct Plan {
   int64_t batch = 0;         // the largest number of examples of a run
   int64_t row_capacity = 0;  // rows every batched value in the arena has room for: `batch` padded to whole units
   std::vector<Phase> phases;
-  // Per value: where it lies in the arena or, with scratch_rows > 0, in its phase's scratch memory, which has room for so many rows, row i of the
+  int64_t micro_batch = 0;  // as in PlanOptions
+  // Per value: where it lies in the arena, in the spill area or, with scratch_rows > 0, in its phase's scratch memory, which has room for so many rows, row i of the
   // batch at i % scratch_rows. kNotInArena: inputs, parameters, buffers, states and values nobody makes.
   std::vector<size_t> offset;
   std::vector<int64_t> scratch_rows;
+  std::vector<bool> spilled;  // per value, the input included: lies in the spill area
   size_t arena_bytes = 0;
+  size_t spill_bytes = 0;    // of the spill area
   size_t scratch_bytes = 0;  // of each thread: the largest of the phases
   int64_t parameter_count = 0;
 
   bool in_arena(ValueId id) const {
-    return offset[static_cast<size_t>(id)] != kNotInArena && scratch_rows[static_cast<size_t>(id)] == 0;
+    return offset[static_cast<size_t>(id)] != kNotInArena && scratch_rows[static_cast<size_t>(id)] == 0 &&
+           !in_spill(id);
   }
+  bool in_spill(ValueId id) const { return spilled[static_cast<size_t>(id)]; }
   bool in_scratch(ValueId id) const { return scratch_rows[static_cast<size_t>(id)] > 0; }
 };
+
+// Threads that take tiles at a time, of so many: what plan.micro_batch has room for, at least one.
+int tile_threads(const Plan& plan, int threads);
+
+// What the system maps around an address that is touched in a file, at most: more than what was asked for.
+inline constexpr size_t kMappedAround = size_t{64} << 10;
 
 // Reads a whole block of examples (kBlockExamples, or what is left of the batch) at a time: the unit of reduction.
 bool takes_blocks(const Op& op);
@@ -75,16 +91,19 @@ inline constexpr size_t kStagesOfThread = 4;
 // What a step needs, in bytes.
 struct PlanMemory {
   size_t arena = 0;       // values of the whole batch, and those without examples
-  size_t scratch = 0;     // values of single tiles, all threads
+  size_t scratch = 0;     // values of single tiles, all threads; of spilled values, what is in work
   size_t partials = 0;    // partial results of the reductions
   size_t packed = 0;      // weights in the layouts of the matrix products, about
   size_t parameters = 0;  // parameters, running statistics and states of the optimizer
+  size_t spilled = 0;     // in a file: no part of the total
   size_t total() const { return arena + scratch + partials + packed + parameters; }
 };
 PlanMemory memory_of(const Plan& plan, int threads);
 
 // Lays out the values: two values share memory only when their lifetimes do not meet; named values live to the end of a run.
-// Throws UsageError when batch < 1 or tile < 0, naming the node when a channel would be normalized over a single value in training, and
+// Under memory_bytes: first pools and dropout are made again; then, with `spill`, values go to the spill area, the largest and longest
+// lived first; then tiles get smaller, the first to change the rounding.
+// Throws UsageError when batch < 1, tile < 0 or micro_batch is no whole number of blocks, naming the node when a channel would be normalized over a single value in training, and
 // when memory_bytes cannot be met, saying by how much.
 Plan make_plan(Graph graph, const PlanOptions& options);
 

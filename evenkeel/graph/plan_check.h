@@ -35,7 +35,12 @@ class PaperMemory {
 
 class PaperRun {
  public:
-  explicit PaperRun(const Plan& plan) : plan_(plan), arena_(plan.arena_bytes) {}
+  explicit PaperRun(const Plan& plan) : plan_(plan), arena_(plan.arena_bytes), spill_(plan.spill_bytes) {
+    for (size_t i = 0; i < plan.graph.values.size(); ++i) {
+      const auto id = static_cast<ValueId>(i);
+      if (value(id).role == Role::kInput && plan.in_spill(id)) fault(spill_.take(id, offset(id), bytes(id)));
+    }
+  }
 
   // The first thing wrong with the plan, or "".
   std::string first_fault() {
@@ -62,13 +67,17 @@ class PaperRun {
     if (fault_.empty()) fault_ = text;
   }
   const Value& value(ValueId id) const { return plan_.graph.value(id); }
-  bool computed(ValueId id) const { return id != kNoValue && value(id).role == Role::kComputed; }
+  // Or the input, where it is spilled.
+  bool computed(ValueId id) const {
+    return id != kNoValue && (value(id).role == Role::kComputed || plan_.in_spill(id));
+  }
+  PaperMemory& memory(ValueId id) { return plan_.in_spill(id) ? spill_ : arena_; }
   size_t offset(ValueId id) const { return plan_.offset[static_cast<size_t>(id)]; }
   size_t bytes(ValueId id) const {
     const int64_t rows = plan_.scratch_rows[static_cast<size_t>(id)];
     return value_bytes(value(id), rows > 0 ? rows : plan_.row_capacity);
   }
-  bool held(ValueId id) const { return arena_.holds(id, offset(id), bytes(id)); }
+  bool held(ValueId id) const { return (plan_.in_spill(id) ? spill_ : arena_).holds(id, offset(id), bytes(id)); }
 
   // Inputs are looked at after the outputs, too: an output that lies on an input, or on another output, is a fault.
   void step(int32_t index, bool in_tiles) {
@@ -80,7 +89,7 @@ class PaperRun {
     for (const ValueId id : node.outputs) {
       if (!computed(id) || (in_tiles && plan_.in_scratch(id))) continue;
       if (plan_.in_scratch(id)) fault(node.name + ": " + value(id).name + " is not made by tiles, but in their memory");
-      const std::string wrong = arena_.take(id, offset(id), bytes(id));
+      const std::string wrong = memory(id).take(id, offset(id), bytes(id));
       if (!wrong.empty()) fault(node.name + ": " + value(id).name + ": " + wrong);
     }
   }
@@ -131,7 +140,7 @@ class PaperRun {
   }
 
   const Plan& plan_;
-  PaperMemory arena_;
+  PaperMemory arena_, spill_;
   std::string fault_;
 };
 

@@ -112,13 +112,14 @@ std::vector<double> spans_of(const Trace& trace, size_t phases) {
 }
 
 void measure(const Network& network, const std::vector<StateInfo>& states, const ModelSpec& spec, Plan plan,
-             int64_t steps, PlanReport* report) {
+             const PlanReportOptions& options, PlanReport* report) {
   constexpr int64_t kWarmUp = 2;
   const int64_t batch = plan.batch;
   ParameterStore store;
   initialize(network, 1, &store);
   for (const StateInfo& state : states) store.add(state.name, Tensor(DType::kF32, state.shape));
-  const std::unique_ptr<Executable> executable = cpu_backend(report->threads)->compile(std::move(plan), store);
+  const std::unique_ptr<Executable> executable =
+      cpu_backend(report->threads, options.spill_folder)->compile(std::move(plan), store);
   RandomStream random(1, RandomUse::kCorrupt);
   std::vector<float> x(static_cast<size_t>(batch * element_count(spec.input)));
   for (float& value : x) value = 2 * random.next_uniform() - 1;
@@ -126,7 +127,7 @@ void measure(const Network& network, const std::vector<StateInfo>& states, const
   for (size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<int32_t>(static_cast<int64_t>(i) % spec.classes);
   std::vector<std::vector<double>> spans(report->phases.size() + 1);
   std::vector<double> seconds;
-  for (int64_t step = 1; step <= kWarmUp + steps; ++step) {
+  for (int64_t step = 1; step <= kWarmUp + options.steps; ++step) {
     const Trace trace =
         executable->trace({.x = x.data(), .labels = labels.data(), .n = batch, .learning_rate = 1e-4, .step = step});
     if (step <= kWarmUp) continue;
@@ -152,12 +153,23 @@ PhaseReport report_phase(const Plan& plan, const Phase& phase, size_t original_v
       const Node& node = plan.graph.nodes[static_cast<size_t>(i)];
       report.estimated_share += estimated_seconds(plan, node);  // becomes a share when all are known
       for (const ValueId id : node.outputs) {
-        if (id != kNoValue && plan.graph.value(id).batched && plan.in_arena(id))
+        if (id != kNoValue && plan.graph.value(id).batched && (plan.in_arena(id) || plan.in_spill(id)))
           report.kept_bytes += value_bytes(plan.graph.value(id), plan.row_capacity);
       }
     }
   }
   return report;
+}
+
+std::vector<SpilledValue> spilled_of(const Plan& plan) {
+  std::vector<SpilledValue> spilled;
+  for (size_t id = 0; id < plan.spilled.size(); ++id) {
+    const Value& value = plan.graph.values[id];
+    if (plan.spilled[id]) spilled.push_back({value.name, value_bytes(value, plan.row_capacity)});
+  }
+  std::stable_sort(spilled.begin(), spilled.end(),
+                   [](const SpilledValue& a, const SpilledValue& b) { return a.bytes > b.bytes; });
+  return spilled;
 }
 
 }  // namespace
@@ -173,9 +185,14 @@ PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options) 
   report.threads = options.plan.threads;
   report.memory = memory_of(plan, report.threads);
   report.parameters = plan.parameter_count;
+  report.micro_batch = plan.micro_batch;
+  report.tile_threads = tile_threads(plan, report.threads);
+  report.spilled = spilled_of(plan);
   PlanOptions keeping = options.plan;
   keeping.recompute = Recompute::kNothing;
   keeping.memory_bytes = 0;
+  keeping.spill = false;
+  keeping.micro_batch = 0;
   report.keeping_all = memory_of(make_plan(graph, keeping), report.threads);
   double sum = 0;
   for (const Phase& phase : plan.phases) {
@@ -183,7 +200,7 @@ PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options) 
     sum += report.phases.back().estimated_share;
   }
   for (PhaseReport& phase : report.phases) phase.estimated_share /= sum;
-  if (options.steps > 0) measure(network, states, spec, std::move(plan), options.steps, &report);
+  if (options.steps > 0) measure(network, states, spec, std::move(plan), options, &report);
   return report;
 }
 

@@ -20,7 +20,8 @@ inline constexpr double kNominalBytes = 20e9;   // bytes a second, of a core, th
 struct PlanReportOptions {
   PlanOptions plan;
   OptimizerKind optimizer = OptimizerKind::kAdamW;
-  int64_t steps = 5;  // measured, after two that are not, on random examples; 0: nothing is run
+  std::string spill_folder;  // for the steps, where the plan spills values
+  int64_t steps = 5;         // measured, after two that are not, on random examples; 0: nothing is run
 };
 
 struct PhaseReport {
@@ -34,12 +35,20 @@ struct PhaseReport {
   std::optional<double> measured_s;  // median
 };
 
+struct SpilledValue {
+  std::string name;
+  size_t bytes = 0;
+};
+
 struct PlanReport {
   int64_t batch = 0;
+  int64_t micro_batch = 0;  // 0: no bound
+  int tile_threads = 1;     // that take tiles at a time
   int threads = 1;
   std::vector<PhaseReport> phases;
   PlanMemory memory;
-  PlanMemory keeping_all;  // of the plan that makes nothing again
+  std::vector<SpilledValue> spilled;  // the largest first
+  PlanMemory keeping_all;             // of the plan that makes nothing again
   int64_t parameters = 0;
   std::optional<double> begin_s;  // before the first phase: the input, the packed weights
   std::optional<double> step_s;   // medians

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "evenkeel/core/moments.h"
+#include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/trainer.h"
 
@@ -91,6 +93,9 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
     // The bound chooses the tile, and with it the rounding; it counts the memory of every thread.
     map["memory"] = std::to_string(s.memory_bytes);
     map["threads"] = std::to_string(s.threads);
+    // They change what has to fit, and so the tile; without a bound they change no bit.
+    if (s.micro_batch > 0) map["micro-batch"] = std::to_string(s.micro_batch);
+    if (!s.spill.empty()) map["spill"] = "to a folder";
   }
   if (s.precision == Precision::kBF16) map["precision"] = "bf16";
   if (s.running_statistics != RunningStatistics::kEma) map["running-statistics"] = name_of(s.running_statistics);
@@ -148,6 +153,21 @@ ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   return spec;
 }
 
+void require_sound_memory(int64_t batch, int64_t micro_batch, const std::string& spill, size_t memory_bytes) {
+  if (micro_batch > batch) {
+    const int64_t most = batch / kBlockExamples * kBlockExamples;
+    throw UsageError(fmt::format("--micro-batch {} is larger than the batch of {} examples; {}", micro_batch, batch,
+                                 most > 0 ? fmt::format("use at most {}, or leave it out", most) : "leave it out"));
+  }
+  if (spill.empty()) return;
+  if (memory_bytes == 0) {
+    throw UsageError(
+        "--spill does nothing without --memory: values go to the disk when a step would take more than that; give "
+        "--memory BYTES, or leave out --spill");
+  }
+  check_folder_is_writable(spill);
+}
+
 void require_sound(const TrainSettings& s) {
   if (s.epochs < 1) throw UsageError("the number of epochs must be at least 1, found " + std::to_string(s.epochs));
   if (s.batch_size < 1) throw UsageError("the batch size must be at least 1, found " + std::to_string(s.batch_size));
@@ -176,6 +196,7 @@ void require_sound(const TrainSettings& s) {
   if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
     throw UsageError("max-steps, overfit and threads must not be negative");
   }
+  require_sound_memory(s.batch_size, s.micro_batch, s.spill, s.memory_bytes);
 }
 
 }  // namespace evenkeel

@@ -207,9 +207,10 @@ class Run {
     for (const StateInfo& state : states) {
       if (!model_.store.contains(state.name)) model_.store.add(state.name, Tensor(DType::kF32, state.shape));
     }
-    const std::unique_ptr<Backend> backend = cpu_backend(threads_);
+    const std::unique_ptr<Backend> backend = cpu_backend(threads_, settings_.spill);
     executable_ = backend->compile(make_plan(graph, plan_options(cut_.sizes.front())), model_.store);
     parameters_ = executable_->plan().parameter_count;
+    note_spilling(executable_->plan());
     // A last batch that others joined, or that runs through the running statistics, has a plan of its own: the work of a step goes by
     // the plan's batch, and the others need not pay for it.
     if (!cut_.last_uses_running && cut_.sizes.back() <= cut_.sizes.front()) return;
@@ -219,7 +220,20 @@ class Run {
   }
 
   PlanOptions plan_options(int64_t batch) const {
-    return {.batch = batch, .memory_bytes = settings_.memory_bytes, .threads = threads_};
+    return {.batch = batch,
+            .memory_bytes = settings_.memory_bytes,
+            .threads = threads_,
+            .micro_batch = settings_.micro_batch,
+            .spill = !settings_.spill.empty()};
+  }
+
+  void note_spilling(const Plan& plan) const {
+    if (settings_.spill.empty()) return;
+    if (plan.spill_bytes == 0) return note("a step fits in its memory: nothing is spilled");
+    constexpr size_t kMega = size_t{1} << 20;
+    note(fmt::format("{} values of a step, {} MiB, are kept in a file in {}",
+                     std::count(plan.spilled.begin(), plan.spilled.end(), true), (plan.spill_bytes + kMega - 1) / kMega,
+                     settings_.spill));
   }
 
   // What a checkpoint must agree on. The fingerprint of the data: counts, classes, labels and the standardization, which every value

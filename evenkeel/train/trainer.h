@@ -69,6 +69,8 @@ struct TrainSettings {
   uint64_t seed = 1;
   int threads = 0;          // 0: the cores this process may use
   size_t memory_bytes = 0;  // > 0: the most that a training step may take (memory_of)
+  int64_t micro_batch = 0;  // > 0: examples that a step has in work at a time, in whole blocks (PlanOptions)
+  std::string spill;        // a folder for what memory_bytes has no room for; "": none
   int64_t max_steps = 0;    // > 0: stop after so many steps in all
   int64_t overfit = 0;      // > 0: train on the first so many examples of every split only
   bool dry_run = false;     // one batch of everything; writes nothing
