@@ -21,6 +21,11 @@ TrainReport train_network(const TrainOptions& options) {
   settings.threads = options.threads;
   settings.max_steps = options.max_steps;
   settings.resume = options.resume;
+  settings.from = options.from;
+  settings.norm_switches.freeze = options.freeze_norm;
+  settings.running_statistics = running_statistics_from_name(options.running_statistics);
+  if (options.ghost_batch != 0) settings.ghost_batch = options.ghost_batch;
+  settings.micro_batch = options.micro_batch;
   TrainObserver observer;
   if (options.on_epoch) {
     observer.epoch = [&](const EpochSummary& s) {

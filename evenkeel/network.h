@@ -11,6 +11,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "evenkeel/export.h"
 
@@ -30,6 +31,11 @@ struct TrainOptions {
   int threads = 0;        // 0: the cores this process may use
   int64_t max_steps = 0;  // > 0: stop after so many
   bool resume = false;
+  std::string from;                        // a model file to start from; "": initial values
+  std::vector<std::string> freeze_norm;    // norm layers to freeze: names, with * and ?
+  std::string running_statistics = "ema";  // cumulative, mean_of_batches, population or population_one_pass
+  int64_t ghost_batch = 0;                 // > 0: every so many examples are normalized by their own statistics
+  int64_t micro_batch = 0;                 // > 0: at most so many examples in work at a time; the same result
   // Called after every epoch with its number (from 1), the training loss and the test accuracy (NaN without test examples); may be empty.
   std::function<void(int64_t epoch, double train_loss, double test_accuracy)> on_epoch;
 };

@@ -194,14 +194,14 @@ struct RmspropUpdate {  // weight, gradient, [factor], square average, [momentum
 };
 struct AverageWeights {};  // weight, average ->; the average is read and assigned (RunArguments::average_share)
 
-using Op = std::variant<Gemm, Conv, MomentsOf, GhostMoments, ScaleOfExample, ScaleOfMoments, ScaleOfRunning,
-                        RenormScale, Normalize, UpdateRunning, Activate, MaxPool, AveragePool, Flatten, Add,
-                        SubsamplePad, Dropout, Softmax, SoftmaxCrossEntropyLoss, MeanSquaredError, GemmGradInput,
-                        GemmGradWeight, ConvGradInput, ConvGradWeight, NormGradientSums, RenormSums, NormGradientInput,
-                        ResidualGradient, NormAffineGradient, ActivateGradient, MaxPoolGradient, AveragePoolGradient,
-                        FlattenGradient, SubsamplePadGradient, DropoutGradient, SoftmaxCrossEntropyGradient,
-                        MeanSquaredErrorGradient, CheckFinite, ClipByNorm, SgdUpdate, AdamUpdate, RmspropUpdate, Cast,
-                        AverageWeights>;
+using Op =
+    std::variant<Gemm, Conv, MomentsOf, GhostMoments, ScaleOfExample, ScaleOfMoments, ScaleOfRunning, RenormScale,
+                 Normalize, UpdateRunning, Activate, MaxPool, AveragePool, Flatten, Add, SubsamplePad, Dropout, Softmax,
+                 SoftmaxCrossEntropyLoss, MeanSquaredError, GemmGradInput, GemmGradWeight, ConvGradInput,
+                 ConvGradWeight, NormGradientSums, RenormSums, NormGradientInput, ResidualGradient, NormAffineGradient,
+                 ActivateGradient, MaxPoolGradient, AveragePoolGradient, FlattenGradient, SubsamplePadGradient,
+                 DropoutGradient, SoftmaxCrossEntropyGradient, MeanSquaredErrorGradient, CheckFinite, ClipByNorm,
+                 SgdUpdate, AdamUpdate, RmspropUpdate, Cast, AverageWeights>;
 const char* name_of(const Op& op);
 
 // True for the operations that change parameters, buffers or states.

@@ -134,7 +134,8 @@ ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   if (s.biased) spec.norm_options.biased = *s.biased;
   if (s.bias_corrected) spec.norm_options.bias_corrected = *s.bias_corrected;
   if (same_network) spec.norm_options.cumulative = false;  // of the run that made it
-  if (s.running_statistics == RunningStatistics::kCumulative || s.running_statistics == RunningStatistics::kMeanOfBatches)
+  if (s.running_statistics == RunningStatistics::kCumulative ||
+      s.running_statistics == RunningStatistics::kMeanOfBatches)
     spec.norm_options.cumulative = true;
   if (s.ghost_batch) spec.norm_options.ghost_batch = *s.ghost_batch;
   if (s.norm_groups) spec.norm_options.groups = *s.norm_groups;

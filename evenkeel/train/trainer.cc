@@ -114,7 +114,8 @@ class Run {
     model_.data_name = splits_.train.name;
     model_.training = settings_map(settings_);
     if (!passes_at_end()) {
-      const bool by_file = model_.spec.norm_options.cumulative && settings_.running_statistics == RunningStatistics::kEma;
+      const bool by_file =
+          model_.spec.norm_options.cumulative && settings_.running_statistics == RunningStatistics::kEma;
       model_.running_statistics = name_of(by_file ? RunningStatistics::kCumulative : settings_.running_statistics);
     }
     compile();
