@@ -11,7 +11,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors  # noqa: E402
+from cli_test import CommandLine, safetensors, write_idx  # noqa: E402
 
 
 class Statistics(CommandLine):
@@ -76,12 +76,15 @@ class Statistics(CommandLine):
         self.assertEqual(result["examples"], 40)
 
     def test_recalibrate_says_when_the_result_is_worse(self):
-        done = self.succeed("recalibrate", self.trained(), "--split", "validation", "--validation", "0.1", "--examples", 2,
-                            "--out", self.folder / "worse.safetensors")
-        lines = [line.split() for line in done.stdout.splitlines()]
-        losses = {line[0]: float(line[1]) for line in lines if line and line[0] in ("before", "after")}
-        self.assertEqual("judged worse" in done.stderr, losses["after"] > losses["before"], done.stderr)
-        self.assertGreater(losses["after"], losses["before"])  # two examples say little about all
+        other = write_idx(self.folder / "other")
+        images = other / "train-images-idx3-ubyte"
+        old = images.read_bytes()
+        images.write_bytes(old[:16] + bytes(255 - byte for byte in old[16:]))  # inverted: not what the test set looks like
+        done = self.succeed("recalibrate", self.trained(), "--data", other, "--out", self.folder / "worse.safetensors")
+        self.assertIn("judged worse", done.stderr)
+        self.assertTrue((self.folder / "worse.safetensors").exists())  # a warning: the user decides
+        inverted = self.succeed("recalibrate", self.trained(), "--corrupt", "invert", "--out", self.folder / "better.safetensors")
+        self.assertNotIn("judged worse", inverted.stderr)
 
     def test_recalibrate_does_not_depend_on_threads(self):
         one, three = self.folder / "one.safetensors", self.folder / "three.safetensors"

@@ -61,8 +61,8 @@ struct StatisticsWork {
 //   population            level by level: norms whose inputs depend on no other norm first, then, with their statistics in place, those above
 //   the others            one pass; every norm normalizes by the batch, as in training
 //   ema                   from what the model holds, with its new_batch_weight; from nothing where the model is bias_corrected
-// Assigns running_mean, running_var, num_batches_tracked, what the model says about them (running_statistics, statistics_made, the kind of the variance), and
-// clears bias_corrected: nothing is left to correct.
+// Assigns running_mean, running_var, num_batches_tracked, and what the model says about them: running_statistics, statistics_made, the
+// kind of the variance; bias_corrected becomes false, for nothing is left to correct.
 // Throws UsageError: no norms, no examples, more asked for than there are, one value per channel in a batch; Error with the exit code of
 // "not finite" naming norm and channel. The model is then as it was.
 StatisticsWork recompute_statistics(Model& model, const data::Dataset& dataset, const StatisticsSettings& settings);
