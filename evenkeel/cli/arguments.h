@@ -22,6 +22,7 @@ struct PlanArguments {
   int64_t batch_size = 128;
   size_t memory_bytes = 0;  // 0: no limit
   int64_t tile = 0;         // 0: chosen by the plan
+  Precision precision = Precision::kF32;
   bool no_run = false;
 };
 

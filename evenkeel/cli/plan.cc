@@ -10,6 +10,7 @@
 #include "evenkeel/cli/terminal.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/dataset.h"
+#include "evenkeel/engine/backend.h"
 #include "evenkeel/train/plan_report.h"
 
 namespace evenkeel::cli {
@@ -65,6 +66,7 @@ nlohmann::ordered_json json_of(const PlanReport& report, const ModelSpec& spec) 
   json["classes"] = spec.classes;
   json["batch_size"] = report.batch;
   json["threads"] = report.threads;
+  json["precision"] = report.precision == Precision::kBF16 ? "bf16" : "fp32";
   json["parameters"] = report.parameters;
   json["phases"] = nlohmann::ordered_json::array();
   for (const PhaseReport& phase : report.phases) {
@@ -124,9 +126,10 @@ std::string memory_of_report(const PlanReport& report) {
 }
 
 std::string text_of(const PlanReport& report, const ModelSpec& spec, const Terminal& terminal) {
-  std::string text = fmt::format("{}, input {}, {} classes, {} parameters; {} examples a step, {} thread{}\n\n",
+  std::string text = fmt::format("{}, input {}, {} classes, {} parameters; {} examples a step{}, {} thread{}\n\n",
                                  spec.name, shape_text(spec.input), spec.classes, report.parameters, report.batch,
-                                 report.threads, report.threads == 1 ? "" : "s");
+                                 report.precision == Precision::kBF16 ? " in bf16" : "", report.threads,
+                                 report.threads == 1 ? "" : "s");
   text += table_of(report, terminal);
   text += memory_of_report(report);
   std::string note = fmt::format(
@@ -153,6 +156,11 @@ int run_plan(const Arguments& arguments) {
   options.plan.tile = asked.tile;
   options.plan.memory_bytes = asked.memory_bytes;
   options.plan.threads = take_threads(arguments.threads);
+  options.precision = asked.precision;
+  if (asked.precision == Precision::kBF16 && !cpu_has_bf16()) {  // as in training
+    print_note("this processor has no bf16 products: a plan in fp32");
+    options.precision = Precision::kF32;
+  }
   if (asked.no_run) options.steps = 0;
   const PlanReport report = report_plan(spec, options);
   if (arguments.json)

@@ -55,7 +55,8 @@ class Executable {
   virtual RunResult run(const RunArguments& arguments) = 0;
   // The value of that name after a run. f64 scalars ("loss", "correct").
   virtual double scalar(const std::string& name) const = 0;
-  // A copy of a named f32 value after a run: [n, ...] channels first when batched, else as it is.
+  // A copy of a named value of f32 or bf16 after a run, in f32: [n, ...] channels first when batched, else as it is.
+  // "x" may be read from where the caller had it in that run: RunArguments::x must still be there, unchanged.
   virtual Tensor read(const std::string& name) const = 0;
   // Runs node by node and names the first value that is not finite ("conv2 (gradient of conv2.weight)"); "" when all are. Changes nothing.
   virtual std::string first_nonfinite(const RunArguments& arguments) = 0;

@@ -165,12 +165,14 @@ PhaseReport report_phase(const Plan& plan, const Phase& phase, size_t original_v
 PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options) {
   const Network network = build_network(spec, Mode::kTrain);
   std::vector<StateInfo> states;
-  const Graph graph =
-      with_updates(with_gradients(network.graph), {.kind = options.optimizer}, network.parameters, &states);
+  const Graph graph = with_precision(
+      with_updates(with_gradients(network.graph), {.kind = options.optimizer}, network.parameters, &states),
+      options.precision);
   Plan plan = make_plan(graph, options.plan);
   PlanReport report;
   report.batch = options.plan.batch;
   report.threads = options.plan.threads;
+  report.precision = options.precision;
   report.memory = memory_of(plan, report.threads);
   report.parameters = plan.parameter_count;
   PlanOptions keeping = options.plan;
