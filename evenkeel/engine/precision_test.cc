@@ -165,40 +165,46 @@ TestNet one_block(const char* shortcut) {
           }};
 }
 
+// Of the gradients: the largest distance between bf16 and fp32 rounded at the same places, and whose it is.
+std::pair<double, std::string> largest_distance(const TestNet& net, ActivationKind hidden) {
+  const PlanOptions options{.batch = 64, .threads = 2};
+  TestStep narrow = step_of(net, options, 64, Precision::kBF16, hidden);
+  TestStep wide(net, options, 64, Mode::kTrain, hidden,
+                [](Graph graph) { return RoundedInFp32(std::move(graph)).take(); });
+  round_weights_of_convolutions(narrow.store());
+  round_weights_of_convolutions(wide.store());
+  EXPECT_TRUE(narrow.run().finite && wide.run().finite);
+  const Bits expected = wide.outcome();
+  std::pair<double, std::string> largest{-1, ""};
+  for (const auto& [name, bits] : narrow.outcome()) {
+    if (name.starts_with("grad:")) largest = std::max(largest, {distance(bits, expected.at(name)), name});
+  }
+  return largest;
+}
+
+// Winners of pools, gates and biases before norms included. What remains are sums that lie so near the middle of two values of bf16 that
+// the order of summing decides, which in turn open or shut a gate of relu here and there: few behind one or two convolutions.
 TEST_F(Bf16Step, has_the_gradients_of_fp32_rounded_at_the_same_places) {
-  std::vector<TestNet> nets = {one_block("identity"), one_block("pad"), one_block("projection")};
-  for (const TestNet& net : test_nets()) nets.push_back(net);
+  std::vector<TestNet> nets = {one_block("identity"), one_block("pad")};
+  for (const TestNet& net : test_nets()) {
+    if (net.name != std::string("residual")) nets.push_back(net);
+  }
   for (const TestNet& net : nets) {
-    const PlanOptions options{.batch = 64, .threads = 2};
-    TestStep narrow = step_of(net, options, 64);
-    TestStep wide(net, options, 64, Mode::kTrain, ActivationKind::kRelu,
-                  [](Graph graph) { return RoundedInFp32(std::move(graph)).take(); });
-    round_weights_of_convolutions(narrow.store());
-    round_weights_of_convolutions(wide.store());
-    ASSERT_TRUE(narrow.run().finite && wide.run().finite);
-    const Bits expected = wide.outcome();
-    for (const auto& [name, bits] : narrow.outcome()) {
-      if (!name.starts_with("grad:")) continue;
-      std::printf("%s %s %g\n", net.name, name.c_str(), distance(bits, expected.at(name)));
-      EXPECT_LT(distance(bits, expected.at(name)), kRounding) << net.name << ", " << name;
-    }
+    const auto [error, name] = largest_distance(net, ActivationKind::kRelu);
+    EXPECT_LT(error, kRounding) << net.name << ", " << name;
+    EXPECT_GE(error, 0) << net.name << " has no gradients";
   }
 }
 
-// Some 20 roundings on the way to a gradient and back, each of its own sign, whose effect the norms multiply by a few. Smooth, since a relu whose
-// argument is rounding away from 0 may be open for one and shut for the other; and a max-pool may choose another of two neighbours.
-TEST_F(Bf16Step, has_the_gradients_of_fp32_but_for_rounding) {
-  for (const TestNet& net : test_nets()) {
-    if (net.name == std::string("plain")) continue;  // has max-pools
-    TestStep narrow = step_of(net, {.batch = 64, .threads = 2}, 64, Precision::kBF16, ActivationKind::kSilu);
-    TestStep wide = step_of(net, {.batch = 64, .threads = 2}, 64, Precision::kF32, ActivationKind::kSilu);
-    ASSERT_TRUE(narrow.run().finite && wide.run().finite);
-    const Bits expected = wide.outcome();
-    for (const auto& [name, bits] : narrow.outcome()) {
-      // The gradient of a bias before a norm is 0 but for rounding.
-      if (!name.starts_with("grad:") || name == "grad:conv2.bias") continue;
-      EXPECT_LT(distance(bits, expected.at(name)), 10 * kRounding) << net.name << ", " << name;
-    }
+// Without gates, deeper networks, too.
+TEST_F(Bf16Step, has_the_gradients_of_smooth_networks_in_fp32_rounded_at_the_same_places) {
+  std::vector<TestNet> nets = test_nets();
+  nets.push_back(one_block("projection"));
+  for (const TestNet& net : nets) {
+    const auto [error, name] = largest_distance(net, ActivationKind::kSilu);
+    std::printf("%s %s %g\n", net.name, name.c_str(), error);
+    EXPECT_LT(error, kRounding) << net.name << ", " << name;
+    EXPECT_GE(error, 0) << net.name << " has no gradients";
   }
 }
 

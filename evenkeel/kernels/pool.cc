@@ -119,12 +119,18 @@ HWY_INLINE bool cover_the_image(const PoolShape& p) {
          (p.oh - 1) * p.stride_h + p.kernel_h >= p.h + p.pad_h && (p.ow - 1) * p.stride_w + p.kernel_w >= p.w + p.pad_w;
 }
 
+// Before windows that are apart are written: zeros, where some elements lie in none of them.
+template <class T>
+HWY_INLINE void clear_uncovered(const PoolShape& shape, T* dx) {
+  if (!cover_the_image(shape)) std::memset(dx, 0, static_cast<size_t>(shape.h * shape.w * shape.c) * sizeof(T));
+}
+
 // dx of every window: share(window, at, n, tail)(position) is what a position gets of dy[at .. at + n). Every element is written once, or
 // twice where some lie in no window; one of several windows is the sum of their shares, in their order.
 template <class T, class Share>
 HWY_INLINE void spread_windows(const PoolShape& shape, T* dx, const Share& share) {
   if (are_apart(shape)) {
-    if (!cover_the_image(shape)) std::memset(dx, 0, static_cast<size_t>(shape.h * shape.w * shape.c) * sizeof(T));
+    clear_uncovered(shape, dx);
     for_outputs(shape, [&](const Window& window, int64_t out) HWY_ATTR {
       for_channels(shape.c, [&](int64_t k, int64_t n, auto tail) HWY_ATTR {
         const auto part = share(window, out + k, n, tail);
@@ -201,11 +207,28 @@ void average_pool_on_target(const void* x, const PoolShape& shape, void* y) {
 
 template <class X, class Y>
 HWY_INLINE void average_pool_gradient_of(const Y* dy, const PoolShape& shape, X* dx) {
-  spread_windows(shape, dx, [&](const Window& window, int64_t at, int64_t n, auto tail) HWY_ATTR {
+  const auto share = [&](const Window& window, int64_t at, int64_t n, auto tail) HWY_ATTR {
     constexpr bool kTail = decltype(tail)::value;
-    const FVec share = hn::Div(load<kTail>(dy + at, n), hn::Set(F(), divisor(shape, window)));
-    const FVec g = hn::Add(share, hn::Zero(F()));  // -0 becomes 0
+    const FVec part = hn::Div(load<kTail>(dy + at, n), hn::Set(F(), divisor(shape, window)));
+    const FVec g = hn::Add(part, hn::Zero(F()));  // -0 becomes 0
     return [=](int64_t) HWY_ATTR { return g; };
+  };
+  if (!are_apart(shape)) return spread_windows(shape, dx, share);
+  // All positions of a window are the same: copied, in the order of memory.
+  clear_uncovered(shape, dx);
+  for_outputs(shape, [&](const Window& window, int64_t out) HWY_ATTR {
+    const X* first = nullptr;
+    for_window(shape, window, [&](int64_t at, int64_t) HWY_ATTR {
+      X* to = dx + at;
+      if (first != nullptr) {
+        std::memcpy(to, first, static_cast<size_t>(shape.c) * sizeof(X));
+        return;
+      }
+      first = to;
+      for_channels(shape.c, [&](int64_t k, int64_t n, auto tail) HWY_ATTR {
+        store<decltype(tail)::value>(share(window, out + k, n, tail)(0), to + k, n);
+      });
+    });
   });
 }
 void average_pool_gradient_on_target(const void* dy, const PoolShape& shape, void* dx) {
