@@ -31,11 +31,11 @@ std::string path_without_peers() { return own_path() + "_alone"; }
 
 Alone alone(const Options& options, const StepSettings& s, const std::string& side, int steps) {
   const double start = now_s();
-  const Json answer =
-      Json::parse(output_of({side == kOurs ? path_without_peers() : own_path(), "--alone", side, "--alone-steps",
-                             std::to_string(steps), "--models", s.model, "--threads", std::to_string(s.threads),
-                             "--batch", std::to_string(s.batch), "--optimizer", options.optimizer},
-                            {{"GLIBC_TUNABLES", ""}}));
+  const Json answer = Json::parse(
+      output_of({side == kOurs ? path_without_peers() : own_path(), "--alone", side, "--alone-steps",
+                 std::to_string(steps), "--models", s.model, "--threads", std::to_string(s.threads), "--batch",
+                 std::to_string(s.batch), "--optimizer", options.optimizer, "--precision", options.precision},
+                {{"GLIBC_TUNABLES", ""}}));
   return {.seconds = answer["done_s"].get<double>() - start, .peak_rss_bytes = answer["peak_rss_bytes"]};
 }
 
@@ -174,7 +174,8 @@ Json measure_first_steps(const Options& options, Json& warnings) {
                                                  "--model",      model,
                                                  "--optimizer",  options.optimizer,
                                                  "--batch-size", std::to_string(settings.batch),
-                                                 "--threads",    std::to_string(threads)};
+                                                 "--threads",    std::to_string(threads),
+                                                 "--precision",  options.precision};
         results.push_back(repeated_first_step(options, settings, "evenkeel train", name,
                                               [&] { return first_step_of_program(program, arguments); }));
       }

@@ -184,11 +184,11 @@ class CommandLine(unittest.TestCase):
 
     def trained(self):
         """A model of the pictures, trained once for all tests."""
-        if CommandLine.model is None:
+        if type(self).model is None:
             out = self.shared / "trained"
             self.succeed(*self.train_words(out, epochs=5))
-            CommandLine.model = out / "model.safetensors"
-        return CommandLine.model
+            type(self).model = out / "model.safetensors"
+        return type(self).model
 
     # --- help and the parser ---
     def test_help_of_every_command_names_its_options_and_fits_the_width(self):
@@ -828,11 +828,23 @@ class CommandLine(unittest.TestCase):
                 self.assertIn("fashion-mnist is not installed", done.stderr)
 
 
-if __name__ == "__main__":
+def own_tests(case):
+    """For load_tests of a file whose class borrows the tools of CommandLine: its own tests without those of CommandLine."""
+    names = [name for name in unittest.defaultTestLoader.getTestCaseNames(case) if name in vars(case)]
+    return unittest.TestSuite(case(name) for name in names)
+
+
+def main():
+    """Runs the tests of the file that was started, with its first word as the program where that is a path."""
+    global PROGRAM
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        PROGRAM = os.path.abspath(sys.argv.pop(1))
+        PROGRAM = sys.argv.pop(1)
     PROGRAM = os.path.abspath(PROGRAM)
     if not os.path.exists(PROGRAM):
-        print(f"cli_test: there is no program {PROGRAM}", file=sys.stderr)
+        print(f"{pathlib.Path(sys.argv[0]).stem}: there is no program {PROGRAM}", file=sys.stderr)
         sys.exit(2)
     unittest.main(verbosity=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,8 @@
   tests/plan_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
 """
 import json
-import os
 import pathlib
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import cli_test  # noqa: E402
@@ -18,11 +16,6 @@ MEMORY_PARTS = ("arena", "scratch", "partials", "packed", "parameters")
 
 class Plan(CommandLine):
     """Its tools, not its tests (load_tests)."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
 
     # --- evenkeel plan ---
     def test_a_plan_of_the_zoo_has_its_phases_and_its_memory(self):
@@ -155,16 +148,9 @@ class Plan(CommandLine):
         self.assertEqual(list(self.folder.iterdir()), [])
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Plan) if name in vars(Plan)]
-    return unittest.TestSuite(Plan(name) for name in names)
+def load_tests(_loader, _tests, _pattern):
+    return cli_test.own_tests(Plan)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"plan_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    cli_test.main()

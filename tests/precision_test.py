@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""`evenkeel train --precision` as a user meets it.
+"""`evenkeel train --precision` and `evenkeel plan --precision` as a user meets them.
 
   tests/precision_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
 """
-import os
 import pathlib
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import cli_test  # noqa: E402
@@ -17,11 +15,6 @@ NO_BF16 = "this processor has no bf16 products: training in fp32"
 
 class Precision(CommandLine):
     """Its tools, not its tests (load_tests)."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
 
     def test_two_steps_are_trained(self):
         result = self.json_of(*self.train_words(self.folder / "run", "--precision", "bf16", "--max-steps", 2))
@@ -55,17 +48,31 @@ class Precision(CommandLine):
         self.refuse(2, *self.train_words(out, "--resume"), says="precision")
         self.succeed(*self.train_words(out, "--precision", "bf16", "--resume"))
 
+    # --- evenkeel plan ---
+    def test_a_plan_in_bf16_is_measured_and_keeps_half_of_the_images(self):
+        words = ("plan", "cnn-gap", "--batch-size", 32, "--threads", 1)
+        wide, narrow = self.json_of(*words, "--no-run"), self.json_of(*words, "--precision", "bf16")
+        self.assertEqual(wide["precision"], "fp32")
+        if narrow["precision"] == "fp32":
+            self.skipTest("this processor has no bf16 products")
+        self.assertEqual(narrow["precision"], "bf16")
+        kept = [sum(phase["kept_bytes"] for phase in plan["phases"]) for plan in (wide, narrow)]
+        self.assertTrue(0.5 <= kept[1] / kept[0] < 0.6, kept)
+        self.assertLess(narrow["memory_bytes"]["total"], wide["memory_bytes"]["total"])
+        self.assertGreater(narrow["step_s"], 0)
+        self.assertIn("32 examples a step in bf16, 1 thread", self.succeed(*words, "--precision", "bf16", "--no-run").stdout)
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Precision) if name in vars(Precision)]
-    return unittest.TestSuite(Precision(name) for name in names)
+    def test_a_plan_for_a_processor_without_bf16_is_that_of_fp32(self):
+        words = ("plan", "cnn", "--batch-size", 32, "--no-run", "--threads", 1)
+        old = {"DNNL_MAX_CPU_ISA": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+        done = self.succeed(*words, "--precision", "bf16", env=old)
+        self.assertEqual(done.stderr.count("this processor has no bf16 products: a plan in fp32"), 1, done.stderr)
+        self.assertEqual(done.stdout, self.succeed(*words, env=old).stdout)
+
+
+def load_tests(_loader, _tests, _pattern):
+    return cli_test.own_tests(Precision)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"precision_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    cli_test.main()

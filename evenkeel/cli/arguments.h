@@ -24,6 +24,7 @@ struct PlanArguments {
   int64_t tile = 0;         // 0: chosen by the plan
   int64_t micro_batch = 0;  // 0: no bound
   std::string spill;        // a folder; "": none
+  Precision precision = Precision::kF32;
   bool no_run = false;
 };
 

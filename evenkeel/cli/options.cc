@@ -372,6 +372,8 @@ std::vector<Option> plan_options() {
       {kPlan, "Plan", "spill", 0, "DIR", kSpillHelp, text(EK_FIELD(plan.spill)), "nowhere", "folder"},
       {kPlan, "Plan", "tile", 0, "N", "Examples of a tile, in every phase.",
        integer(EK_FIELD(plan.tile), 1, kMostBatch), "chosen for each phase by the bytes of an example"},
+      {kPlan, "Plan", "precision", 0, "TYPE", "What the step stores activations and gradients in, as in training.",
+       choice(EK_FIELD(plan.precision), {{"fp32", Precision::kF32}, {"bf16", Precision::kBF16}})},
       {kPlan, "Run", "threads", 't', "N", "Threads; each has scratch memory of its own.",
        integer(EK_FIELD(threads), 1, kMostThreads), "the cores this process may use"},
       {kPlan, "Run", "no-run", 0, "", "Do not run a few steps to measure the time of every phase.",

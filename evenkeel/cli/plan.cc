@@ -10,6 +10,7 @@
 #include "evenkeel/cli/terminal.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/dataset.h"
+#include "evenkeel/engine/backend.h"
 #include "evenkeel/train/plan_report.h"
 #include "evenkeel/train/resolve.h"
 
@@ -69,6 +70,7 @@ nlohmann::ordered_json json_of(const PlanReport& report, const ModelSpec& spec) 
   json["threads"] = report.threads;
   json["micro_batch"] = report.micro_batch > 0 ? nlohmann::ordered_json(report.micro_batch) : nlohmann::ordered_json();
   json["tile_threads"] = report.tile_threads;
+  json["precision"] = report.precision == Precision::kBF16 ? "bf16" : "fp32";
   json["parameters"] = report.parameters;
   json["phases"] = nlohmann::ordered_json::array();
   for (const PhaseReport& phase : report.phases) {
@@ -144,9 +146,10 @@ std::string bounds_of(const PlanReport& report) {
 }
 
 std::string text_of(const PlanReport& report, const ModelSpec& spec, const Terminal& terminal) {
-  std::string text = fmt::format("{}, input {}, {} classes, {} parameters; {} examples a step, {} thread{}\n\n",
+  std::string text = fmt::format("{}, input {}, {} classes, {} parameters; {} examples a step{}, {} thread{}\n\n",
                                  spec.name, shape_text(spec.input), spec.classes, report.parameters, report.batch,
-                                 report.threads, report.threads == 1 ? "" : "s");
+                                 report.precision == Precision::kBF16 ? " in bf16" : "", report.threads,
+                                 report.threads == 1 ? "" : "s");
   text += table_of(report, terminal);
   text += memory_of_report(report);
   text += bounds_of(report);
@@ -178,6 +181,11 @@ int run_plan(const Arguments& arguments) {
   options.spill_folder = asked.spill;
   require_sound_memory(asked.batch_size, asked.micro_batch, asked.spill, asked.memory_bytes);
   options.plan.threads = take_threads(arguments.threads);
+  options.precision = asked.precision;
+  if (asked.precision == Precision::kBF16 && !cpu_has_bf16()) {  // as in training
+    print_note("this processor has no bf16 products: a plan in fp32");
+    options.precision = Precision::kF32;
+  }
   if (asked.no_run) options.steps = 0;
   const PlanReport report = report_plan(spec, options);
   if (arguments.json)

@@ -92,17 +92,22 @@ Graph training_graph(std::vector<ParameterInfo>* parameters, std::vector<BufferI
   return with_updates(with_gradients(b.take()), optimizer, *parameters, states);
 }
 
-int64_t allocations_of_a_step(int threads) {
+// That graph for a batch, compiled over parameters of 0 in an empty store.
+std::unique_ptr<Executable> compiled_step(int threads, int64_t batch, ParameterStore* store) {
   std::vector<ParameterInfo> parameters;
   std::vector<BufferInfo> buffers;
   std::vector<StateInfo> states;
   const Graph graph = training_graph(&parameters, &buffers, &states);
-  ParameterStore store;
-  for (const auto& info : parameters) store.add(info.name, Tensor(DType::kF32, info.shape));
-  for (const auto& info : buffers) store.add(info.name, Tensor(info.dtype, info.shape));
-  for (const auto& info : states) store.add(info.name, Tensor(DType::kF32, info.shape));
+  for (const auto& info : parameters) store->add(info.name, Tensor(DType::kF32, info.shape));
+  for (const auto& info : buffers) store->add(info.name, Tensor(info.dtype, info.shape));
+  for (const auto& info : states) store->add(info.name, Tensor(DType::kF32, info.shape));
+  return cpu_backend(threads)->compile(make_plan(graph, {.batch = batch}), *store);
+}
+
+int64_t allocations_of_a_step(int threads) {
   constexpr int64_t kBatch = 37;
-  const auto executable = cpu_backend(threads)->compile(make_plan(graph, {.batch = kBatch}), store);
+  ParameterStore store;
+  const auto executable = compiled_step(threads, kBatch, &store);
   const std::vector<float> x(kBatch * 3 * 12 * 12, 0.5f);
   const std::vector<int32_t> labels(kBatch, 3);
   executable->run({.x = x.data(), .labels = labels.data(), .n = kBatch, .learning_rate = 1e-3, .step = 1});
@@ -143,16 +148,9 @@ int64_t page_faults() {
 // All memory is touched before the first step: 20 MB of activations would cost 5000 faults in a step that finds new memory.
 TEST(PageFaults, do_not_happen_in_a_training_step_after_the_first) {
   if (!EK_COUNTS_ALLOCATIONS) GTEST_SKIP() << "a sanitizer keeps memory of its own beside every value";
-  std::vector<ParameterInfo> parameters;
-  std::vector<BufferInfo> buffers;
-  std::vector<StateInfo> states;
-  const Graph graph = training_graph(&parameters, &buffers, &states);
-  ParameterStore store;
-  for (const auto& info : parameters) store.add(info.name, Tensor(DType::kF32, info.shape));
-  for (const auto& info : buffers) store.add(info.name, Tensor(info.dtype, info.shape));
-  for (const auto& info : states) store.add(info.name, Tensor(DType::kF32, info.shape));
   constexpr int64_t kBatch = 2000;
-  const auto executable = cpu_backend(2)->compile(make_plan(graph, {.batch = kBatch}), store);
+  ParameterStore store;
+  const auto executable = compiled_step(2, kBatch, &store);
   ASSERT_GT(executable->plan().arena_bytes, size_t{20} << 20);
   const std::vector<float> x(kBatch * 3 * 12 * 12, 0.5f);
   const std::vector<int32_t> labels(kBatch, 3);

@@ -60,7 +60,8 @@ class Executable {
   virtual RunResult run(const RunArguments& arguments) = 0;
   // The value of that name after a run. f64 scalars ("loss", "correct").
   virtual double scalar(const std::string& name) const = 0;
-  // A copy of a named f32 value after a run: [n, ...] channels first when batched, else as it is.
+  // A copy of a named value of f32 or bf16 after a run, in f32: [n, ...] channels first when batched, else as it is.
+  // "x" may be read from where the caller had it in that run: RunArguments::x must still be there, unchanged.
   virtual Tensor read(const std::string& name) const = 0;
   // A copy of a named value of moments after a run, one entry per channel.
   virtual std::vector<Moments> moments(const std::string& name) const = 0;

@@ -58,15 +58,6 @@ bool is_matrix_product(const Op& op) {
          std::holds_alternative<ConvGradWeight>(op);
 }
 
-// Has code of its own for bf16.
-bool takes_bf16(const Op& op) {
-  return std::holds_alternative<Conv>(op) || std::holds_alternative<ConvGradInput>(op) ||
-         std::holds_alternative<ConvGradWeight>(op) || std::holds_alternative<MomentsOf>(op) ||
-         std::holds_alternative<Normalize>(op) || std::holds_alternative<NormGradientSums>(op) ||
-         std::holds_alternative<NormGradientInput>(op) || std::holds_alternative<GhostMoments>(op) ||
-         std::holds_alternative<ScaleOfExample>(op) || std::holds_alternative<Cast>(op);
-}
-
 }  // namespace
 
 bool cpu_has_bf16() { return has_bf16_products(); }
@@ -201,7 +192,7 @@ NodeCode CpuExecutable::staged(const Node& node, NodeCode code) const {
 CpuExecutable::Code CpuExecutable::compile_node(int32_t index) {
   const Node& node = plan_.graph.nodes[static_cast<size_t>(index)];
   staged_ids_.clear();
-  if (!takes_bf16(node.op)) {
+  if (!takes_bf16(plan_.graph, node)) {
     for (const std::vector<ValueId>* ids : {&node.inputs, &node.outputs}) {
       for (const ValueId id : *ids) {
         if (id != kNoValue && plan_.graph.value(id).element == Element::kBF16 && stage_of(id) == nullptr)

@@ -218,6 +218,11 @@ class CpuExecutable final : public Executable {
   int64_t rows_ = 0;  // of the last run
 };
 
+// A node whose images are bf16: of one that takes_bf16().
+inline bool is_bf16(const CpuExecutable& e, const Node& node) {
+  return e.graph().value(node.inputs[0]).element == Element::kBF16 && takes_bf16(e.graph(), node);
+}
+
 // Compile one node each; for the variants that a file does not know, empty code.
 NodeCode compile_matrix_op(CpuExecutable& e, const Node& node);       // Gemm, Conv and their gradients
 NodeCode compile_norm_groups_op(CpuExecutable& e, const Node& node);  // ghost batches, group norms, batch renorm

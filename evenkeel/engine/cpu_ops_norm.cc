@@ -2,6 +2,8 @@
 #include <cmath>
 
 #include "evenkeel/engine/cpu_executable.h"
+#include "evenkeel/kernels/activation.h"
+#include "evenkeel/kernels/bf16.h"
 #include "evenkeel/kernels/norm.h"
 
 namespace evenkeel {
@@ -117,15 +119,26 @@ NodeCode compile(const NormGradientInput& op, CpuExecutable& e, const Node& node
   return code;
 }
 
-NodeCode compile(const ResidualGradient& op, CpuExecutable& e, const Node& node) {
+// T: float, or uint16_t for bf16.
+template <class T>
+NodeCode residual_gradient(const ResidualGradient& op, CpuExecutable& e, const Node& node) {
   return [activation = op.activation, row = e.elements(node.inputs[0]), bits = e.elements(node.inputs[1]),
-          dy = e.rows<float>(node.inputs[0]), mask = e.rows<uint8_t>(node.inputs[1]),
-          other = e.rows<float>(at(node.inputs, 2)), dx = e.rows<float>(node.outputs[0])](const TileRun& run) {
+          dy = e.rows<T>(node.inputs[0]), mask = e.rows<uint8_t>(node.inputs[1]), other = e.rows<T>(at(node.inputs, 2)),
+          dx = e.rows<T>(node.outputs[0])](const TileRun& run) {
     for (int64_t i = 0; i < run.rows; ++i) {
-      kernels::activate_gradient_by_mask(dy.at(run) + i * row, mask.at(run) + i * bits, row, activation,
-                                         other ? other.at(run) + i * row : nullptr, dx.at(run) + i * row);
+      const T* from = dy.at(run) + i * row;
+      const uint8_t* gate = mask.at(run) + i * bits;
+      const T* added = other ? other.at(run) + i * row : nullptr;
+      if constexpr (std::is_same_v<T, float>) {
+        kernels::activate_gradient_by_mask(from, gate, row, activation, added, dx.at(run) + i * row);
+      } else {
+        kernels::activate_gradient_by_mask_bf16(from, gate, row, activation, added, dx.at(run) + i * row);
+      }
     }
   };
+}
+NodeCode compile(const ResidualGradient& op, CpuExecutable& e, const Node& node) {
+  return is_bf16(e, node) ? residual_gradient<uint16_t>(op, e, node) : residual_gradient<float>(op, e, node);
 }
 
 NodeCode compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) {

@@ -39,6 +39,12 @@ NodeCode compile(const Add&, CpuExecutable& e, const Node& node) {
     return [=, x = e.data<float>(node.inputs[0]), y = e.data<float>(node.inputs[1]),
             out = e.data<float>(node.outputs[0])](const RunArguments&) { kernels::add(x, y, row, out); };
   }
+  if (is_bf16(e, node)) {
+    return [=, x = e.rows<uint16_t>(node.inputs[0]), y = e.rows<uint16_t>(node.inputs[1]),
+            out = e.rows<uint16_t>(node.outputs[0])](const TileRun& run) {
+      kernels::add_bf16(x.at(run), y.at(run), run.rows * row, out.at(run));
+    };
+  }
   return [=, x = e.rows<float>(node.inputs[0]), y = e.rows<float>(node.inputs[1]),
           out = e.rows<float>(node.outputs[0])](const TileRun& run) {
     kernels::add(x.at(run), y.at(run), run.rows * row, out.at(run));
@@ -60,64 +66,79 @@ NodeCode compile(const Cast&, CpuExecutable& e, const Node& node) {
   };
 }
 
-// Calls f(x of an example, y of the same) for every example.
-template <class F>
+// Calls f(x of an example, y of the same) for every example. T: float, or std::byte for values of whatever type.
+template <class T = float, class F>
 NodeCode each_example(CpuExecutable& e, ValueId in, ValueId out, F f) {
-  return [in_row = e.elements(in), out_row = e.elements(out), x = e.rows<float>(in), y = e.rows<float>(out),
-          f](const TileRun& run) {
-    const float* from = x.at(run);
-    float* to = y.at(run);
-    for (int64_t i = 0; i < run.rows; ++i) f(from + i * in_row, to + i * out_row);
+  Rows<T> x, y;
+  if constexpr (std::is_same_v<T, std::byte>) {
+    x = e.byte_rows(in);
+    y = e.byte_rows(out);
+  } else {
+    x = e.rows<T>(in);
+    y = e.rows<T>(out);
+  }
+  return [x, y, f](const TileRun& run) {
+    const T* from = x.at(run);
+    T* to = y.at(run);
+    for (int64_t i = 0; i < run.rows; ++i) f(from + i * x.row, to + i * y.row);
   };
 }
 
+// x: the image or its gradient, y: what was pooled.
 template <class P>
-kernels::PoolShape pool_shape(const P& p, const Shape& x, const Shape& y, bool count_include_pad) {
-  return {x[1],       x[2],       x[0],       y[1],    y[2],    p.kernel_h,
-          p.kernel_w, p.stride_h, p.stride_w, p.pad_h, p.pad_w, count_include_pad};
+kernels::PoolShape pool_shape(const CpuExecutable& e, const P& p, ValueId x_id, ValueId y_id, bool count_include_pad) {
+  const Value &x = e.graph().value(x_id), &y = e.graph().value(y_id);
+  return {.h = x.shape[1],
+          .w = x.shape[2],
+          .c = x.shape[0],
+          .oh = y.shape[1],
+          .ow = y.shape[2],
+          .kernel_h = p.kernel_h,
+          .kernel_w = p.kernel_w,
+          .stride_h = p.stride_h,
+          .stride_w = p.stride_w,
+          .pad_h = p.pad_h,
+          .pad_w = p.pad_w,
+          .count_include_pad = count_include_pad,
+          .x_bf16 = x.element == Element::kBF16,
+          .y_bf16 = y.element == Element::kBF16};
 }
 
 NodeCode compile(const MaxPool& op, CpuExecutable& e, const Node& node) {
-  const auto shape =
-      pool_shape(op, e.graph().value(node.inputs[0]).shape, e.graph().value(node.outputs[0]).shape, true);
-  return [shape, in_row = e.elements(node.inputs[0]), out_row = e.elements(node.outputs[0]),
-          x = e.rows<float>(node.inputs[0]), y = e.rows<float>(node.outputs[0]),
-          index = e.rows<uint8_t>(node.outputs[1])](const TileRun& run) {
-    const float* from = x.at(run);
-    float* to = y.at(run);
+  const auto shape = pool_shape(e, op, node.inputs[0], node.outputs[0], true);
+  return [shape, winners = e.elements(node.outputs[0]), x = e.byte_rows(node.inputs[0]),
+          y = e.byte_rows(node.outputs[0]), index = e.rows<uint8_t>(node.outputs[1])](const TileRun& run) {
+    const std::byte* from = x.at(run);
+    std::byte* to = y.at(run);
     uint8_t* winner = index.at(run);
-    for (int64_t i = 0; i < run.rows; ++i) {
-      kernels::max_pool(from + i * in_row, shape, to + i * out_row, winner == nullptr ? nullptr : winner + i * out_row);
-    }
+    for (int64_t i = 0; i < run.rows; ++i)
+      kernels::max_pool(from + i * x.row, shape, to + i * y.row, winner == nullptr ? nullptr : winner + i * winners);
   };
 }
 
 NodeCode compile(const MaxPoolGradient& op, CpuExecutable& e, const Node& node) {
-  const auto shape =
-      pool_shape(op.pool, e.graph().value(node.outputs[0]).shape, e.graph().value(node.inputs[0]).shape, true);
-  return [shape, dy_row = e.elements(node.inputs[0]), dx_row = e.elements(node.outputs[0]),
-          dy = e.rows<float>(node.inputs[0]), index = e.rows<uint8_t>(node.inputs[1]),
-          dx = e.rows<float>(node.outputs[0])](const TileRun& run) {
-    const float* from = dy.at(run);
+  const auto shape = pool_shape(e, op.pool, node.outputs[0], node.inputs[0], true);
+  return [shape, winners = e.elements(node.inputs[0]), dy = e.byte_rows(node.inputs[0]),
+          index = e.rows<uint8_t>(node.inputs[1]), dx = e.byte_rows(node.outputs[0])](const TileRun& run) {
+    const std::byte* from = dy.at(run);
     const uint8_t* winner = index.at(run);
-    float* to = dx.at(run);
+    std::byte* to = dx.at(run);
     for (int64_t i = 0; i < run.rows; ++i)
-      kernels::max_pool_gradient(from + i * dy_row, winner + i * dy_row, shape, to + i * dx_row);
+      kernels::max_pool_gradient(from + i * dy.row, winner + i * winners, shape, to + i * dx.row);
   };
 }
 
 NodeCode compile(const AveragePool& op, CpuExecutable& e, const Node& node) {
-  const auto shape = pool_shape(op, e.graph().value(node.inputs[0]).shape, e.graph().value(node.outputs[0]).shape,
-                                op.count_include_pad);
-  return each_example(e, node.inputs[0], node.outputs[0],
-                      [=](const float* x, float* y) { kernels::average_pool(x, shape, y); });
+  const auto shape = pool_shape(e, op, node.inputs[0], node.outputs[0], op.count_include_pad);
+  return each_example<std::byte>(e, node.inputs[0], node.outputs[0],
+                                 [=](const std::byte* x, std::byte* y) { kernels::average_pool(x, shape, y); });
 }
 
 NodeCode compile(const AveragePoolGradient& op, CpuExecutable& e, const Node& node) {
-  const auto shape = pool_shape(op.pool, e.graph().value(node.outputs[0]).shape, e.graph().value(node.inputs[0]).shape,
-                                op.pool.count_include_pad);
-  return each_example(e, node.inputs[0], node.outputs[0],
-                      [=](const float* dy, float* dx) { kernels::average_pool_gradient(dy, shape, dx); });
+  const auto shape = pool_shape(e, op.pool, node.outputs[0], node.inputs[0], op.pool.count_include_pad);
+  return each_example<std::byte>(e, node.inputs[0], node.outputs[0], [=](const std::byte* dy, std::byte* dx) {
+    kernels::average_pool_gradient(dy, shape, dx);
+  });
 }
 
 NodeCode compile(const Flatten&, CpuExecutable& e, const Node& node) {
@@ -134,47 +155,59 @@ NodeCode compile(const FlattenGradient&, CpuExecutable& e, const Node& node) {
   });
 }
 
-// A call of memcpy for every pixel would cost more than the pixel.
-void copy_floats(const float* from, int64_t count, float* to) {
+// A call of memcpy for every pixel would cost more than the pixel. T: float, or uint16_t for bf16.
+template <class T>
+void copy_elements(const T* from, int64_t count, T* to) {
+  constexpr int64_t kStep = 32 / sizeof(T);
   int64_t i = 0;
-  for (; i + 8 <= count; i += 8) std::memcpy(to + i, from + i, 8 * sizeof(float));
+  for (; i + kStep <= count; i += kStep) std::memcpy(to + i, from + i, kStep * sizeof(T));
   for (; i < count; ++i) to[i] = from[i];
 }
-void clear_floats(int64_t count, float* to) {
+template <class T>
+void clear_elements(int64_t count, T* to) {
+  constexpr int64_t kStep = 32 / sizeof(T);
   int64_t i = 0;
-  for (; i + 8 <= count; i += 8) std::memset(to + i, 0, 8 * sizeof(float));
+  for (; i + kStep <= count; i += kStep) std::memset(to + i, 0, kStep * sizeof(T));
   for (; i < count; ++i) to[i] = 0;
 }
 
-NodeCode compile(const SubsamplePad& op, CpuExecutable& e, const Node& node) {
+template <class T>
+NodeCode subsample_pad(const SubsamplePad& op, CpuExecutable& e, const Node& node) {
   const Shape x = e.graph().value(node.inputs[0]).shape, y = e.graph().value(node.outputs[0]).shape;
-  return each_example(e, node.inputs[0], node.outputs[0], [=](const float* in, float* out) {
+  return each_example<T>(e, node.inputs[0], node.outputs[0], [=](const T* in, T* out) {
     for (int64_t h = 0; h < y[1]; ++h) {
       for (int64_t w = 0; w < y[2]; ++w) {
-        float* pixel = out + (h * y[2] + w) * y[0];
-        clear_floats(op.pad_before, pixel);
-        copy_floats(in + (h * op.stride * x[2] + w * op.stride) * x[0], x[0], pixel + op.pad_before);
-        clear_floats(op.pad_after, pixel + op.pad_before + x[0]);
+        T* pixel = out + (h * y[2] + w) * y[0];
+        clear_elements(op.pad_before, pixel);
+        copy_elements(in + (h * op.stride * x[2] + w * op.stride) * x[0], x[0], pixel + op.pad_before);
+        clear_elements(op.pad_after, pixel + op.pad_before + x[0]);
       }
     }
   });
 }
+NodeCode compile(const SubsamplePad& op, CpuExecutable& e, const Node& node) {
+  return is_bf16(e, node) ? subsample_pad<uint16_t>(op, e, node) : subsample_pad<float>(op, e, node);
+}
 
-NodeCode compile(const SubsamplePadGradient& gradient, CpuExecutable& e, const Node& node) {
-  const SubsamplePad op = gradient.op;
+template <class T>
+NodeCode subsample_pad_gradient(const SubsamplePad& op, CpuExecutable& e, const Node& node) {
   const Shape x = e.graph().value(node.outputs[0]).shape, y = e.graph().value(node.inputs[0]).shape;
-  return each_example(e, node.inputs[0], node.outputs[0], [=](const float* dy, float* dx) {
+  return each_example<T>(e, node.inputs[0], node.outputs[0], [=](const T* dy, T* dx) {
     for (int64_t h = 0; h < x[1]; ++h) {
       for (int64_t w = 0; w < x[2]; ++w) {
-        float* pixel = dx + (h * x[2] + w) * x[0];
+        T* pixel = dx + (h * x[2] + w) * x[0];
         if (h % op.stride != 0 || w % op.stride != 0) {
-          clear_floats(x[0], pixel);
+          clear_elements(x[0], pixel);
           continue;
         }
-        copy_floats(dy + (h / op.stride * y[2] + w / op.stride) * y[0] + op.pad_before, x[0], pixel);
+        copy_elements(dy + (h / op.stride * y[2] + w / op.stride) * y[0] + op.pad_before, x[0], pixel);
       }
     }
   });
+}
+NodeCode compile(const SubsamplePadGradient& gradient, CpuExecutable& e, const Node& node) {
+  return is_bf16(e, node) ? subsample_pad_gradient<uint16_t>(gradient.op, e, node)
+                          : subsample_pad_gradient<float>(gradient.op, e, node);
 }
 
 // The same mask forward and backward, made anew from the counter: nothing is kept.

@@ -95,6 +95,11 @@ class TestStep {
  public:
   TestStep(const TestNet& net, const PlanOptions& options, int64_t n, Mode mode = Mode::kTrain,
            ActivationKind hidden = ActivationKind::kRelu, Precision precision = Precision::kF32)
+      : TestStep(net, options, n, mode, hidden,
+                 [precision](Graph graph) { return with_precision(std::move(graph), precision); }) {}
+  // pass: graph -> graph, of the whole step.
+  TestStep(const TestNet& net, const PlanOptions& options, int64_t n, Mode mode, ActivationKind hidden,
+           const std::function<Graph(Graph)>& pass)
       : n_(n), elements_(element_count(net.input)) {
     GraphBuilder b(mode);
     const ValueId logits = net.layers(b, b.input(net.input), {hidden});
@@ -109,7 +114,7 @@ class TestStep {
       graph = with_updates(with_gradients(std::move(graph)), momentum, parameters, &states);
     }
     fill_store(parameters, buffers, states);
-    graph = with_precision(std::move(graph), precision);
+    graph = pass(std::move(graph));
     executable_ = cpu_backend(options.threads)->compile(make_plan(std::move(graph), options), store_);
     RandomStream random(5, RandomUse::kInitialize);
     for (int64_t i = 0; i < n * elements_; ++i) x_.push_back(static_cast<float>(random.next_normal()));

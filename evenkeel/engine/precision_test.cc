@@ -1,8 +1,10 @@
 // Training with images stored in bf16, beside the same in fp32.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "evenkeel/engine/engine_testing.h"
 #include "evenkeel/kernels/bf16.h"
@@ -88,20 +90,121 @@ TEST_F(Bf16Step, starts_near_the_loss_of_fp32_and_learns) {
   }
 }
 
-// Some 20 roundings on the way to a gradient and back, each of its own sign, whose effect the norms multiply by a few. Smooth, since a relu whose
-// argument is rounding away from 0 may be open for one and shut for the other; and a max-pool may choose another of two neighbours.
-TEST_F(Bf16Step, has_the_gradients_of_fp32_but_for_rounding) {
-  for (const TestNet& net : test_nets()) {
-    if (net.name == std::string("plain")) continue;  // has max-pools
-    TestStep narrow = step_of(net, {.batch = 64, .threads = 2}, 64, Precision::kBF16, ActivationKind::kSilu);
-    TestStep wide = step_of(net, {.batch = 64, .threads = 2}, 64, Precision::kF32, ActivationKind::kSilu);
-    ASSERT_TRUE(narrow.run().finite && wide.run().finite);
-    const Bits expected = wide.outcome();
-    for (const auto& [name, bits] : narrow.outcome()) {
-      // The gradient of a bias before a norm is 0 but for rounding.
-      if (!name.starts_with("grad:") || name == "grad:conv2.bias") continue;
-      EXPECT_LT(distance(bits, expected.at(name)), 10 * kRounding) << net.name << ", " << name;
+// The same graph in fp32 whose values are rounded where with_precision() stores them in bf16: behind every node that makes such a value there
+// is a Cast to bf16 and one back.
+class RoundedInFp32 {
+ public:
+  explicit RoundedInFp32(Graph graph) : graph_(std::move(graph)), narrow_(with_precision(graph_, Precision::kBF16)) {}
+  Graph take() {
+    std::vector<Node> nodes;
+    for (Node node : std::exchange(graph_.nodes, {})) {
+      if (reads_images(node)) read_rounded_input(node, nodes);
+      std::vector<Node> casts;
+      for (ValueId& id : node.outputs) {
+        if (!is_narrow(id)) continue;
+        const ValueId stored = id;
+        id = copy(stored, " before rounding", Element::kF32);
+        round(id, stored, casts);
+      }
+      nodes.push_back(std::move(node));
+      nodes.insert(nodes.end(), casts.begin(), casts.end());
     }
+    graph_.nodes = std::move(nodes);
+    return std::move(graph_);
+  }
+
+ private:
+  bool is_narrow(ValueId id) const { return id != kNoValue && narrow_.value(id).element == Element::kBF16; }
+  // As the node of the same name there, which reads a copy of the input in bf16.
+  bool reads_images(const Node& node) const {
+    return std::holds_alternative<Conv>(node.op) || std::holds_alternative<ConvGradWeight>(node.op);
+  }
+  void read_rounded_input(Node& node, std::vector<Node>& nodes) {
+    for (ValueId& id : node.inputs) {
+      if (id == kNoValue || graph_.value(id).role != Role::kInput || !graph_.value(id).batched) continue;
+      if (input_ == kNoValue) {
+        input_ = copy(id, " rounded", Element::kF32);
+        round(id, input_, nodes);
+      }
+      id = input_;
+    }
+  }
+  ValueId copy(ValueId id, const char* suffix, Element element) {
+    Value value = graph_.value(id);
+    value.name += suffix;
+    value.role = Role::kComputed;
+    value.element = element;
+    return graph_.add_value(std::move(value));
+  }
+  void round(ValueId from, ValueId to, std::vector<Node>& nodes) {
+    const ValueId half = copy(from, " in bf16", Element::kBF16);
+    const std::string name = graph_.value(to).name;
+    nodes.push_back({name + ".round", Cast{}, {from}, {half}});
+    nodes.push_back({name + ".widen", Cast{}, {half}, {to}});
+  }
+
+  Graph graph_, narrow_;
+  ValueId input_ = kNoValue;  // rounded
+};
+
+void round_weights_of_convolutions(ParameterStore& store) {
+  for (const auto& [name, tensor] : store.tensors()) {
+    if (tensor.shape().size() != 4) continue;
+    const std::span<float> values = store.writable(name).values<float>();
+    const std::vector<double> narrow = rounded(values.data(), tensor.count());
+    std::transform(narrow.begin(), narrow.end(), values.begin(), [](double v) { return static_cast<float>(v); });
+  }
+  store.touch();
+}
+
+TestNet one_block(const char* shortcut) {
+  return {shortcut, {3, 12, 12}, [shortcut](GraphBuilder& b, ValueId x, const Activation& hidden) {
+            x = test_net::convolution(b, x, "conv1", {.out_channels = 8, .padding = 1, .bias = false}, hidden);
+            x = test_net::block(b, x, "block", shortcut == std::string("identity") ? 8 : 16, shortcut, hidden);
+            return b.linear("fc", b.global_average_pool("gap", x), {.out_features = 4});
+          }};
+}
+
+// Of the gradients: the largest distance between bf16 and fp32 rounded at the same places, and whose it is.
+std::pair<double, std::string> largest_distance(const TestNet& net, ActivationKind hidden) {
+  const PlanOptions options{.batch = 64, .threads = 2};
+  TestStep narrow = step_of(net, options, 64, Precision::kBF16, hidden);
+  TestStep wide(net, options, 64, Mode::kTrain, hidden,
+                [](Graph graph) { return RoundedInFp32(std::move(graph)).take(); });
+  round_weights_of_convolutions(narrow.store());
+  round_weights_of_convolutions(wide.store());
+  EXPECT_TRUE(narrow.run().finite && wide.run().finite);
+  const Bits expected = wide.outcome();
+  std::pair<double, std::string> largest{-1, ""};
+  for (const auto& [name, bits] : narrow.outcome()) {
+    if (name.starts_with("grad:")) largest = std::max(largest, {distance(bits, expected.at(name)), name});
+  }
+  return largest;
+}
+
+// Winners of pools, gates and biases before norms included. What remains are sums that lie so near the middle of two values of bf16 that
+// the order of summing decides, which in turn open or shut a gate of relu here and there: few behind one or two convolutions.
+TEST_F(Bf16Step, has_the_gradients_of_fp32_rounded_at_the_same_places) {
+  std::vector<TestNet> nets = {one_block("identity"), one_block("pad")};
+  for (const TestNet& net : test_nets()) {
+    if (net.name != std::string("residual")) nets.push_back(net);
+  }
+  for (const TestNet& net : nets) {
+    const auto [error, name] = largest_distance(net, ActivationKind::kRelu);
+    EXPECT_LT(error, kRounding) << net.name << ", " << name;
+    EXPECT_GE(error, 0) << net.name << " has no gradients";
+  }
+}
+
+// Without gates, deeper networks, too.
+TEST_F(Bf16Step, has_the_gradients_of_smooth_networks_in_fp32_rounded_at_the_same_places) {
+  std::vector<TestNet> nets = test_nets();
+  nets.push_back(one_block("projection"));
+  for (const TestNet& net : nets) {
+    const auto [error, name] = largest_distance(net, ActivationKind::kSilu);
+    std::printf("%s %s %g\n", net.name, name.c_str(), error);
+    EXPECT_LT(error, kRounding) << net.name << ", " << name;
+    EXPECT_GE(error, 0) << net.name << " has no gradients";
   }
 }
 

@@ -393,11 +393,40 @@ size_t value_bytes(const Value& value, int64_t rows) {
   return static_cast<size_t>(bytes);
 }
 
+namespace {
+
+// Calls f(value) for what a node reads and makes.
+template <class F>
+void for_values(const Graph& graph, const Node& node, F&& f) {
+  for (const std::vector<ValueId>* ids : {&node.inputs, &node.outputs}) {
+    for (const ValueId id : *ids) {
+      if (id != kNoValue) f(graph.value(id));
+    }
+  }
+}
+
+}  // namespace
+
+bool takes_bf16(const Graph& graph, const Node& node) {
+  if (is_any<Conv, ConvGradInput, ConvGradWeight, MomentsOf, Normalize, NormGradientSums, NormGradientInput, Cast>(
+          node.op))
+    return true;
+  if (is_any<GhostMoments, ScaleOfExample, MaxPool, MaxPoolGradient, AveragePool, AveragePoolGradient>(node.op))
+    return true;
+  if (!is_any<Add, ResidualGradient, SubsamplePad, SubsamplePadGradient>(node.op)) return false;
+  bool mixed = false;  // the image that a network is given is fp32
+  for_values(graph, node, [&](const Value& value) { mixed |= value.element == Element::kF32; });
+  return !mixed;
+}
+
 size_t stage_bytes(const Graph& graph) {
   size_t bytes = 0;
-  for (const Value& value : graph.values) {
-    if (value.element != Element::kBF16) continue;
-    bytes = std::max(bytes, static_cast<size_t>(element_count(value.shape)) * sizeof(float));
+  for (const Node& node : graph.nodes) {
+    if (takes_bf16(graph, node)) continue;
+    for_values(graph, node, [&](const Value& value) {
+      if (value.element == Element::kBF16)
+        bytes = std::max(bytes, static_cast<size_t>(element_count(value.shape)) * sizeof(float));
+    });
   }
   return aligned(bytes);
 }

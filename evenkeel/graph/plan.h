@@ -83,8 +83,10 @@ int64_t tile_examples(int64_t example_bytes);
 // Bytes of a value for a plan of `rows` rows.
 size_t value_bytes(const Value& value, int64_t rows);
 
-// Where a node without a bf16 form of its own has single examples of its bf16 inputs and outputs in fp32: bytes of one, for the largest
-// value of the graph, 0 without bf16; and how many a thread has.
+// Has a form of its own for images of bf16, as it reads and makes them here.
+bool takes_bf16(const Graph& graph, const Node& node);
+// Where a node without one has single examples of its bf16 inputs and outputs in fp32: bytes of one, for the largest such value of the
+// graph, 0 where there is none; and how many a thread has.
 size_t stage_bytes(const Graph& graph);
 inline constexpr size_t kStagesOfThread = 4;
 

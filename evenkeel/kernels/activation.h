@@ -63,15 +63,17 @@ struct PoolShape {
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h,
       pad_w;               // pad at top and left; the far side follows from oh, ow
   bool count_include_pad;  // average: divide by the whole window
+  // What x and dx, y and dy are stored in: fp32, or bf16, whose values are computed in fp32 and rounded once.
+  bool x_bf16 = false, y_bf16 = false;
 };
 // The maximum of the window's real values; the first one (row by row) wins ties; NaN wins over all, as in PyTorch.
 // index (may be null): position within the window (kh * kernel_w + kw) of the winner, one byte per output. Requires
 // kernel_h * kernel_w <= 256.
-void max_pool(const float* x, const PoolShape& shape, float* y, uint8_t* index);
-// dx: assigned (zeros included); overlapping windows add up.
-void max_pool_gradient(const float* dy, const uint8_t* index, const PoolShape& shape, float* dx);
-void average_pool(const float* x, const PoolShape& shape, float* y);
-void average_pool_gradient(const float* dy, const PoolShape& shape, float* dx);
+void max_pool(const void* x, const PoolShape& shape, void* y, uint8_t* index);
+// dx: assigned (zeros included); overlapping windows add up, in fp32.
+void max_pool_gradient(const void* dy, const uint8_t* index, const PoolShape& shape, void* dx);
+void average_pool(const void* x, const PoolShape& shape, void* y);
+void average_pool_gradient(const void* dy, const PoolShape& shape, void* dx);
 
 // Transposes one example between [c, s] and [s, c].
 void channels_first_to_last(const float* x, int64_t c, int64_t s, float* y);

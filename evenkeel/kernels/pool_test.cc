@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "evenkeel/kernels/activation.h"
+#include "evenkeel/kernels/bf16.h"
 #include "evenkeel/kernels/kernel_testing.h"
 
 namespace evenkeel::kernels {
@@ -57,7 +58,7 @@ const PoolShape kShapes[] = {
     {8, 6, 5, 4, 3, 2, 2, 2, 2, 0, 0, false},  {7, 9, 16, 4, 5, 3, 3, 2, 2, 1, 1, false},
     {5, 5, 33, 5, 5, 3, 3, 1, 1, 1, 1, true},  {6, 7, 3, 2, 3, 4, 2, 2, 2, 0, 0, false},
     {4, 4, 17, 2, 2, 3, 3, 2, 2, 1, 1, true},  {16, 16, 1, 1, 1, 16, 16, 16, 16, 0, 0, false},
-    {5, 6, 65, 3, 3, 2, 3, 2, 2, 0, 0, false},
+    {5, 6, 65, 3, 3, 2, 3, 2, 2, 0, 0, false}, {7, 8, 18, 2, 2, 2, 3, 4, 5, 0, 1, false},
 };
 
 TEST(Pool, agrees_with_the_plain_explanation) {
@@ -68,7 +69,8 @@ TEST(Pool, agrees_with_the_plain_explanation) {
                      out = static_cast<size_t>(shape.oh * shape.ow * shape.c);
         std::vector<float> values = random_floats(in, 1);
         for (size_t i = 0; i < in; i += 3) values[i] = 1;  // ties: the first one wins
-        const std::vector<float> grad = random_floats(out, 2);
+        std::vector<float> grad = random_floats(out, 2);
+        for (size_t i = 0; i < out; i += 5) grad[i] = -0.0f;  // 0 in a sum
         const Pooled expected = explain(values, grad, shape);
         GuardedFloats x(in, misalignment), y(out, misalignment), dy(out, misalignment), dx(in, misalignment),
             average(out, 1), average_dx(in, 2);
@@ -89,6 +91,80 @@ TEST(Pool, agrees_with_the_plain_explanation) {
         max_pool(x.data(), shape, again.data(), nullptr);
         EXPECT_TRUE(same_bits(again, expected.y));
         for (GuardedFloats* array : {&x, &y, &dy, &dx, &average, &average_dx}) EXPECT_TRUE(array->intact());
+      }
+    }
+  });
+}
+
+// Values in the type that a pool is told they have.
+class Stored {
+ public:
+  Stored(size_t count, bool bf16) : bf16_(bf16), bytes_(count * (bf16 ? sizeof(uint16_t) : sizeof(float)), 2) {}
+  Stored(const std::vector<float>& values, bool bf16) : Stored(values.size(), bf16) {
+    if (bf16) {
+      narrow_bf16(values.data(), count(), halves());
+    } else {
+      std::memcpy(data(), values.data(), bytes_.size());
+    }
+  }
+  std::vector<float> values() const {
+    std::vector<float> wide(static_cast<size_t>(count()));
+    if (bf16_) {
+      widen_bf16(reinterpret_cast<const uint16_t*>(bytes_.data()), count(), wide.data());
+    } else {
+      std::memcpy(wide.data(), bytes_.data(), bytes_.size());
+    }
+    return wide;
+  }
+  std::byte* data() { return bytes_.data(); }
+  bool intact() const { return bytes_.intact(); }
+
+ private:
+  int64_t count() const { return static_cast<int64_t>(bytes_.size() / (bf16_ ? sizeof(uint16_t) : sizeof(float))); }
+  uint16_t* halves() { return reinterpret_cast<uint16_t*>(bytes_.data()); }
+  bool bf16_;
+  GuardedBytes bytes_;
+};
+
+// What is left of values that are stored in bf16, or in fp32.
+std::vector<float> kept(const std::vector<float>& values, bool bf16) { return Stored(values, bf16).values(); }
+
+void expect_rounded_once(PoolShape shape) {
+  const size_t in = static_cast<size_t>(shape.h * shape.w * shape.c),
+               out = static_cast<size_t>(shape.oh * shape.ow * shape.c);
+  const bool x_bf16 = shape.x_bf16, y_bf16 = shape.y_bf16;
+  const std::vector<float> values = kept(random_floats(in, 1), x_bf16);
+  std::vector<float> grad = kept(random_floats(out, 2), y_bf16);
+  for (size_t i = 0; i < out; i += 5) grad[i] = -0.0f;
+  Stored x(values, x_bf16), dy(grad, y_bf16), y(out, y_bf16), dx(in, x_bf16), average(out, y_bf16),
+      average_dx(in, x_bf16);
+  std::vector<uint8_t> index(out), wide_index(out);
+  max_pool(x.data(), shape, y.data(), index.data());
+  max_pool_gradient(dy.data(), index.data(), shape, dx.data());
+  average_pool(x.data(), shape, average.data());
+  average_pool_gradient(dy.data(), shape, average_dx.data());
+
+  shape.x_bf16 = shape.y_bf16 = false;
+  std::vector<float> wide_y(out), wide_dx(in);
+  max_pool(values.data(), shape, wide_y.data(), wide_index.data());
+  EXPECT_EQ(index, wide_index);
+  EXPECT_TRUE(same_bits(y.values(), kept(wide_y, y_bf16)));
+  max_pool_gradient(grad.data(), wide_index.data(), shape, wide_dx.data());
+  EXPECT_TRUE(same_bits(dx.values(), kept(wide_dx, x_bf16)));
+  average_pool(values.data(), shape, wide_y.data());
+  EXPECT_TRUE(same_bits(average.values(), kept(wide_y, y_bf16)));
+  average_pool_gradient(grad.data(), shape, wide_dx.data());
+  EXPECT_TRUE(same_bits(average_dx.values(), kept(wide_dx, x_bf16)));
+  for (const Stored* array : {&x, &dy, &y, &dx, &average, &average_dx}) EXPECT_TRUE(array->intact());
+}
+
+TEST(Pool, of_bf16_computes_as_in_fp32_and_rounds_once) {
+  for_each_target([] {
+    for (PoolShape shape : kShapes) {
+      for (const int types : {1, 2, 3}) {
+        shape.x_bf16 = (types & 1) != 0;
+        shape.y_bf16 = (types & 2) != 0;
+        expect_rounded_once(shape);
       }
     }
   });

@@ -72,12 +72,39 @@ HWY_INLINE void store_tail(FVec v, float* HWY_RESTRICT p, int64_t n) {
 #endif
 }
 
-// v with the lanes from n on set to 0.
+// bf16, the upper half of an fp32.
+HWY_INLINE FVec widen(const uint16_t* HWY_RESTRICT p) {
+  const hn::Rebind<uint16_t, F> d16;
+  const hn::Rebind<uint32_t, F> d32;
+  return hn::BitCast(F(), hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, p))));
+}
 
+// To nearest, ties to even. A NaN stays one: it is made quiet, and its payload may be cut.
+HWY_INLINE void narrow(FVec v, uint16_t* HWY_RESTRICT p) {
+  const hn::Rebind<uint32_t, F> d32;
+  const hn::Rebind<int32_t, F> i32;
+  const hn::Rebind<uint16_t, F> d16;
+  const auto bits = hn::BitCast(d32, v);
+  const auto upper = hn::ShiftRight<16>(bits);
+  const auto odd = hn::And(upper, hn::Set(d32, 1u));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd));
+  const auto number = hn::RebindMask(d32, hn::Eq(v, v));
+  const auto chosen = hn::IfThenElse(number, rounded, hn::Or(upper, hn::Set(d32, 0x40u)));
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(i32, chosen)), d16, p);
+}
+
+// With kTail the first n < kLanes elements of fp32 or bf16, the other lanes 0; no byte behind them is touched.
 template <bool kTail>
 HWY_INLINE FVec load(const float* HWY_RESTRICT p, int64_t n) {
   if constexpr (kTail) return load_tail(p, n);
   return hn::LoadU(F(), p);
+}
+template <bool kTail>
+HWY_INLINE FVec load(const uint16_t* HWY_RESTRICT p, int64_t n) {
+  if constexpr (!kTail) return widen(p);
+  uint16_t lanes[kLanes] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(uint16_t));
+  return widen(lanes);
 }
 
 template <bool kTail>
@@ -86,6 +113,16 @@ HWY_INLINE void store(FVec v, float* HWY_RESTRICT p, int64_t n) {
     store_tail(v, p, n);
   } else {
     hn::StoreU(v, F(), p);
+  }
+}
+template <bool kTail>
+HWY_INLINE void store(FVec v, uint16_t* HWY_RESTRICT p, int64_t n) {
+  if constexpr (kTail) {
+    uint16_t lanes[kLanes];
+    narrow(v, lanes);
+    std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(uint16_t));
+  } else {
+    narrow(v, p);
   }
 }
 

@@ -16,6 +16,7 @@
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/graph/autodiff.h"
 #include "evenkeel/graph/plan.h"
+#include "evenkeel/kernels/activation.h"
 #include "evenkeel/model_io/safetensors.h"
 #include "evenkeel/train/model_spec.h"
 
@@ -212,5 +213,27 @@ class Net {
   std::unique_ptr<Executable> train_, eval_;
   int64_t steps_ = 0;
 };
+
+// [n, c, ...] -> [n, ..., c] and back, example by example; tables stay as they are.
+using Transpose = void (*)(const float*, int64_t, int64_t, float*);
+inline std::vector<float> transposed(std::span<const float> x, const Shape& shape, Transpose transpose) {
+  std::vector<float> out(x.begin(), x.end());
+  const int64_t row = element_count({shape.begin() + 1, shape.end()});
+  for (int64_t i = 0; i < shape[0]; ++i) {
+    transpose(x.data() + i * row, shape[1], row / shape[1], out.data() + i * row);
+  }
+  return out;
+}
+inline std::vector<float> channels_last(const Tensor& x) {
+  return transposed(x.values<float>(), x.shape(), kernels::channels_first_to_last);
+}
+inline std::vector<float> channels_first(const std::vector<float>& x, const Shape& shape) {
+  return transposed(x, shape, kernels::channels_last_to_first);
+}
+
+template <class A, class B>
+bool equal(const A& a, const B& b) {  // as numbers: -0 is 0
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
 
 }  // namespace evenkeel::golden

@@ -177,12 +177,14 @@ std::vector<SpilledValue> spilled_of(const Plan& plan) {
 PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options) {
   const Network network = build_network(spec, Mode::kTrain);
   std::vector<StateInfo> states;
-  const Graph graph =
-      with_updates(with_gradients(network.graph), {.kind = options.optimizer}, network.parameters, &states);
+  const Graph graph = with_precision(
+      with_updates(with_gradients(network.graph), {.kind = options.optimizer}, network.parameters, &states),
+      options.precision);
   Plan plan = make_plan(graph, options.plan);
   PlanReport report;
   report.batch = options.plan.batch;
   report.threads = options.plan.threads;
+  report.precision = options.precision;
   report.memory = memory_of(plan, report.threads);
   report.parameters = plan.parameter_count;
   report.micro_batch = plan.micro_batch;

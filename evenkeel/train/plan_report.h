@@ -9,6 +9,7 @@
 
 #include "evenkeel/graph/autodiff.h"
 #include "evenkeel/graph/plan.h"
+#include "evenkeel/graph/precision.h"
 #include "evenkeel/train/model_spec.h"
 
 namespace evenkeel {
@@ -20,6 +21,7 @@ inline constexpr double kNominalBytes = 20e9;   // bytes a second, of a core, th
 struct PlanReportOptions {
   PlanOptions plan;
   OptimizerKind optimizer = OptimizerKind::kAdamW;
+  Precision precision = Precision::kF32;
   std::string spill_folder;  // for the steps, where the plan spills values
   int64_t steps = 5;         // measured, after two that are not, on random examples; 0: nothing is run
 };
@@ -45,6 +47,7 @@ struct PlanReport {
   int64_t micro_batch = 0;  // 0: no bound
   int tile_threads = 1;     // that take tiles at a time
   int threads = 1;
+  Precision precision = Precision::kF32;
   std::vector<PhaseReport> phases;
   PlanMemory memory;
   std::vector<SpilledValue> spilled;  // the largest first
@@ -54,7 +57,7 @@ struct PlanReport {
   std::optional<double> step_s;   // medians
 };
 
-// Throws UsageError as build_network and make_plan.
+// Throws UsageError as build_network and make_plan; BackendError where a plan that is run has an op that the backend lacks in bf16.
 PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options);
 
 // {1, 28, 28} of "1x28x28", {20} of "20". Throws UsageError for anything but one or three extents from 1 to 65536.
