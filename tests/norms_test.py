@@ -47,6 +47,24 @@ class Norms(CommandLine):
         for name, value in first.items():
             self.assertEqual(value == frozen[name], name.startswith("bn"), name)
 
+    def test_frozen_running_statistics_are_not_made_anew_at_the_end(self):
+        first = self.tensors(name="first")
+        after = self.tensors("--from", self.folder / "first", "--freeze-running", "bn1", "--running-statistics", "population",
+                             name="after")
+        self.assertEqual(first["bn1.running_mean"], after["bn1.running_mean"])
+        again = self.tensors("--from", self.folder / "first", "--running-statistics", "population", name="again")
+        self.assertNotEqual(first["bn1.running_mean"], again["bn1.running_mean"])
+
+    def test_the_mean_of_batches_is_that_of_the_last_epoch(self):
+        # Without a step of the weights (a learning rate of nearly 0) every epoch has the same batches' statistics but for their order.
+        frozen = ("--learning-rate", "1e-30", "--schedule", "constant", "--optimizer", "sgd")
+        last = self.tensors("--running-statistics", "mean_of_batches", *frozen, name="last", epochs=3)
+        every = self.tensors("--running-statistics", "cumulative", *frozen, name="every", epochs=3)
+        batches = {name: int.from_bytes(t["bn1.num_batches_tracked"][2], "little") for name, t in (("last", last), ("every", every))}
+        self.assertEqual(batches["every"], 3 * batches["last"])
+        ema = self.tensors("--running-statistics", "ema", *frozen, name="ema", epochs=3)
+        self.assertNotEqual(ema["bn1.running_mean"], every["bn1.running_mean"])
+
     def test_the_three_switches_work_apart(self):
         first = self.tensors(name="first")
         for option, kept in (("--freeze-affine", ("bn1.weight", "bn1.bias")),

@@ -199,8 +199,9 @@ GraphBuilder::NormScaling GraphBuilder::batch_scaling(const std::string& name, V
     return scale;
   };
   const bool ghosts = o.ghost_batch > 0 && trains();
+  // Statistics of the batch as in training: a norm that is trained through its running statistics has no others.
   const bool by_batch =
-      mode_ == Mode::kInferenceBatchStatistics || (mode_ == Mode::kTrain && o.statistics == NormStatistics::kBatch);
+      (mode_ == Mode::kInferenceBatchStatistics || mode_ == Mode::kTrain) && o.statistics == NormStatistics::kBatch;
   const bool updates = mode_ == Mode::kTrain && o.update_running;
   ValueId moments = kNoValue, own_moments = kNoValue;  // own: of each example's ghost batch
   if (ghosts && (by_batch || updates)) {

@@ -89,6 +89,11 @@ class Names {
   std::set<std::string> taken_;
 };
 
+bool is_meant(const std::vector<std::string>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& pattern) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; });
+}
+
 // A layer with everything settled.
 struct Resolved {
   explicit Resolved(const LayerSpec& of) : layer(of) {}
@@ -311,15 +316,10 @@ class NetworkBuilder {
     NormOptions options = spec_.norm_options;
     options.zero_gamma = zero_gamma;
     options.train_affine = !frozen && !is_meant(switches.freeze_affine, name);
-    options.update_running = !frozen && !is_meant(switches.freeze_running, name);
+    options.update_running = updates_running(spec_, name);
     options.statistics =
         frozen || is_meant(switches.use_running, name) ? NormStatistics::kRunning : NormStatistics::kBatch;
     return builder_.norm(name, x, kind, options);
-  }
-
-  static bool is_meant(const std::vector<std::string>& patterns, const std::string& name) {
-    return std::any_of(patterns.begin(), patterns.end(),
-                       [&](const std::string& pattern) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; });
   }
 
   void require_patterns_used() const {
@@ -416,6 +416,10 @@ class NetworkBuilder {
 const std::vector<std::string>& norm_kind_names() {
   static const std::vector<std::string> names = {"none", "batch", "renorm", "group", "layer", "instance"};
   return names;
+}
+
+bool updates_running(const ModelSpec& spec, const std::string& norm) {
+  return !is_meant(spec.norm_switches.freeze, norm) && !is_meant(spec.norm_switches.freeze_running, norm);
 }
 
 Network build_network(const ModelSpec& spec, Mode mode, const BuildOptions& options) {

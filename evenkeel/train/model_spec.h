@@ -68,6 +68,10 @@ struct NormSwitches {
   bool operator==(const NormSwitches&) const = default;
 };
 
+struct ModelSpec;
+// Whether training updates the running statistics of the norm of that name.
+bool updates_running(const ModelSpec& spec, const std::string& norm);
+
 struct ModelSpec {
   std::string name;
   Shape input;          // {C, H, W} or {F}

@@ -216,12 +216,13 @@ class Passes {
     Graph graph = graph_;
     std::vector<const NormInGraph*> wanted;
     for (const NormInGraph& norm : norms_) {
-      if (norm.level != level) continue;
+      if (norm.level != level || !is_wanted(norm)) continue;
       wanted.push_back(&norm);
       const std::string name = moments_name(norm.layer.name);
       graph.named[name] = graph.add_value({name, Role::kComputed, Element::kMoments, false, {norm.layer.channels}});
       graph.nodes.push_back({name, MomentsOf{}, {norm.x}, {graph.named[name]}});
     }
+    if (wanted.empty()) return;
     // A batch of one value per channel is as good as any here, where batches are merged; all together they must be more.
     const auto count = static_cast<int64_t>(order_.size());
     if (count < smallest_batch(graph)) throw UsageError(one_value_per_channel(*wanted[0]));
@@ -237,8 +238,10 @@ class Passes {
     // A norm that normalizes by its running statistics here, too, keeps them.
     std::vector<const NormInGraph*> wanted;
     for (const NormInGraph& norm : norms_) {
-      if (std::find(named.begin(), named.end(), norm.layer.name) != named.end()) wanted.push_back(&norm);
+      const bool by_batch = std::find(named.begin(), named.end(), norm.layer.name) != named.end();
+      if (by_batch && is_wanted(norm)) wanted.push_back(&norm);
     }
+    if (wanted.empty() && settings_.keep_frozen) return;
     if (wanted.empty()) throw UsageError("no norm of the network normalizes by its batch");
     const int64_t smallest = smallest_batch(graph);
     const BatchCut cut =
@@ -270,6 +273,10 @@ class Passes {
       require_finite(all->back());
       assign(all->back(), store_);
     }
+  }
+
+  bool is_wanted(const NormInGraph& norm) const {
+    return !settings_.keep_frozen || updates_running(spec_, norm.layer.name);
   }
 
   static std::set<std::string> names_of(const std::vector<const NormInGraph*>& norms) {
@@ -341,6 +348,9 @@ StatisticsWork recompute_statistics(Model& model, const data::Dataset& dataset, 
   const auto start = std::chrono::steady_clock::now();
   StatisticsWork work;
   const std::vector<ChannelStatistics> all = Passes(model, dataset, settings).run(&work);
+  // What stays is written, too: nothing is corrected any more when it is read.
+  for (const ChannelStatistics& statistics : running_statistics_of(model.spec, model.store))
+    assign(statistics, model.store);
   for (const ChannelStatistics& statistics : all) assign(statistics, model.store);
   model.spec.norm_options.biased = settings.biased;
   model.spec.norm_options.bias_corrected = false;

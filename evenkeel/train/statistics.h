@@ -52,6 +52,8 @@ struct StatisticsSettings {
   data::Corrupt corrupt = {};
   uint64_t seed = 1;  // of the order, the augmentation and the corruption
   int threads = 0;    // 0: the cores this process may use
+  bool keep_frozen =
+      false;  // leave the norms as they are whose running statistics training does not update (NormSwitches)
 };
 struct StatisticsWork {
   int64_t norms = 0, examples = 0, passes = 0;

@@ -633,7 +633,8 @@ class Run {
                                    .biased = model_.spec.norm_options.biased,
                                    .batch_size = settings_.batch_size,
                                    .seed = settings_.seed,
-                                   .threads = threads_});
+                                   .threads = threads_,
+                                   .keep_frozen = true});
       say_recomputed(kind, work);
     }
     outcome_seconds_ = work.seconds;
