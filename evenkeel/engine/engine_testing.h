@@ -94,12 +94,14 @@ using Bits = std::map<std::string, std::vector<std::byte>>;
 class TestStep {
  public:
   TestStep(const TestNet& net, const PlanOptions& options, int64_t n, Mode mode = Mode::kTrain,
-           ActivationKind hidden = ActivationKind::kRelu, Precision precision = Precision::kF32)
-      : TestStep(net, options, n, mode, hidden,
-                 [precision](Graph graph) { return with_precision(std::move(graph), precision); }) {}
+           ActivationKind hidden = ActivationKind::kRelu, Precision precision = Precision::kF32,
+           const std::string& spill_folder = "")
+      : TestStep(
+            net, options, n, mode, hidden,
+            [precision](Graph graph) { return with_precision(std::move(graph), precision); }, spill_folder) {}
   // pass: graph -> graph, of the whole step.
   TestStep(const TestNet& net, const PlanOptions& options, int64_t n, Mode mode, ActivationKind hidden,
-           const std::function<Graph(Graph)>& pass)
+           const std::function<Graph(Graph)>& pass, const std::string& spill_folder = "")
       : n_(n), elements_(element_count(net.input)) {
     GraphBuilder b(mode);
     const ValueId logits = net.layers(b, b.input(net.input), {hidden});
@@ -115,7 +117,7 @@ class TestStep {
     }
     fill_store(parameters, buffers, states);
     graph = pass(std::move(graph));
-    executable_ = cpu_backend(options.threads)->compile(make_plan(std::move(graph), options), store_);
+    executable_ = cpu_backend(options.threads, spill_folder)->compile(make_plan(std::move(graph), options), store_);
     RandomStream random(5, RandomUse::kInitialize);
     for (int64_t i = 0; i < n * elements_; ++i) x_.push_back(static_cast<float>(random.next_normal()));
     for (int64_t i = 0; i < n; ++i) labels_.push_back(static_cast<int32_t>(i * i % 4));

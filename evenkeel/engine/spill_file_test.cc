@@ -8,8 +8,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "evenkeel/engine/backend.h"
-#include "evenkeel/graph/autodiff.h"
+#include "evenkeel/engine/engine_testing.h"
 
 namespace evenkeel {
 namespace {
@@ -122,6 +121,29 @@ TEST(SpillFile, is_gone_when_its_executable_cannot_be_made) {
   EXPECT_FALSE(a_spill_file_is_mapped());
   EXPECT_THROW(cpu_backend(1, folder.path() + "/nowhere")->compile(make_plan(graph, spilling), store), IoError);
   EXPECT_TRUE(folder.is_empty());
+}
+
+// Every operation, in both precisions where the processor has them; a full run and one of fewer examples than planned.
+TEST(SpillFile, changes_no_bit_of_a_step) {
+  const Folder folder;
+  constexpr int64_t kBatch = 1000;
+  for (const TestNet& net : test_nets()) {
+    for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+      if (precision == Precision::kBF16 && !cpu_has_bf16()) continue;
+      for (const int64_t n : {kBatch, int64_t{67}}) {
+        PlanOptions options{.batch = kBatch, .recompute = Recompute::kAll, .threads = 2};
+        TestStep kept(net, options, n, Mode::kTrain, ActivationKind::kRelu, precision);
+        ASSERT_TRUE(kept.train(2));
+        options.memory_bytes = memory_of(kept.executable().plan(), 2).total() * 9 / 10;
+        options.micro_batch = 8;
+        options.spill = true;
+        TestStep spilled(net, options, n, Mode::kTrain, ActivationKind::kRelu, precision, folder.path());
+        ASSERT_GT(spilled.executable().plan().spill_bytes, 0u) << net.name;
+        ASSERT_TRUE(spilled.train(2));
+        EXPECT_EQ(first_difference(spilled.outcome(), kept.outcome()), "") << net.name << ", " << n;
+      }
+    }
+  }
 }
 
 }  // namespace

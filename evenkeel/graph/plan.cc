@@ -98,6 +98,7 @@ void place_of_the_batch(Plan& plan, const std::vector<Tenant>& lives, const std:
   std::vector<Tenant> in_arena, in_spill;
   for (Tenant life : lives) {
     if (life.bytes == 0 || !is_of_the_batch(plan, life.id, kept)) continue;
+    plan.offset[life.id] = kNotInArena;
     if (plan.spilled[life.id]) {
       life.bytes = (life.bytes + kPage - 1) / kPage * kPage;
       in_spill.push_back(life);

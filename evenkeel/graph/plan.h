@@ -45,8 +45,8 @@ struct Plan {
   int64_t row_capacity = 0;  // rows every batched value in the arena has room for: `batch` padded to whole units
   std::vector<Phase> phases;
   int64_t micro_batch = 0;  // as in PlanOptions
-  // Per value: where it lies in the arena, in the spill area or, with scratch_rows > 0, in its phase's scratch memory, which has room for so many rows, row i of the
-  // batch at i % scratch_rows. kNotInArena: inputs, parameters, buffers, states and values nobody makes.
+  // Per value: where it lies in the arena, in the spill area or, with scratch_rows > 0, in its phase's scratch memory, which has room for
+  // so many rows, row i of the batch at i % scratch_rows. kNotInArena: inputs, parameters, buffers, states and values nobody makes.
   std::vector<size_t> offset;
   std::vector<int64_t> scratch_rows;
   std::vector<bool> spilled;  // per value, the input included: lies in the spill area
@@ -105,8 +105,8 @@ PlanMemory memory_of(const Plan& plan, int threads);
 // Lays out the values: two values share memory only when their lifetimes do not meet; named values live to the end of a run.
 // Under memory_bytes: first pools and dropout are made again; then, with `spill`, values go to the spill area, the largest and longest
 // lived first; then tiles get smaller, the first to change the rounding.
-// Throws UsageError when batch < 1, tile < 0 or micro_batch is no whole number of blocks, naming the node when a channel would be normalized over a single value in training, and
-// when memory_bytes cannot be met, saying by how much.
+// Throws UsageError when batch < 1, tile < 0 or micro_batch is no whole number of blocks, naming the node when a channel would be normalized
+// over a single value in training, and when memory_bytes cannot be met, saying by how much.
 Plan make_plan(Graph graph, const PlanOptions& options);
 
 }  // namespace evenkeel
