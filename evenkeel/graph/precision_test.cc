@@ -10,11 +10,12 @@
 namespace evenkeel {
 namespace {
 
-Graph step_graph() {
+Graph step_graph(bool with_dropout = false) {
   GraphBuilder b(Mode::kTrain);
   ValueId x = b.input({3, 8, 8});
   x = b.batch_norm("bn", b.conv("conv", x, {.out_channels = 16, .padding = 1, .bias = false}), {});
   x = b.max_pool("pool", b.activate("relu", x, {ActivationKind::kRelu}), {});
+  if (with_dropout) x = b.dropout("dropout", x, 0.5);
   x = b.linear("fc", b.global_average_pool("gap", x), {.out_features = 4});
   b.set_name("logits", x);
   b.softmax_cross_entropy(x, b.labels(), 0);
@@ -58,6 +59,12 @@ TEST(WithPrecision, does_not_keep_the_converted_input_for_the_backward_pass) {
       EXPECT_TRUE(plan.in_scratch(node.outputs[0]));
     }
   }
+}
+
+TEST(WithPrecision, needs_memory_for_examples_in_fp32_only_where_a_node_computes_in_fp32) {
+  EXPECT_EQ(stage_bytes(with_precision(step_graph(), Precision::kBF16)), 0u);
+  EXPECT_EQ(stage_bytes(with_precision(step_graph(true), Precision::kBF16)), 16u * 4 * 4 * sizeof(float));
+  EXPECT_EQ(stage_bytes(step_graph(true)), 0u);
 }
 
 TEST(WithPrecision, halves_the_arena) {
