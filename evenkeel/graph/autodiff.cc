@@ -140,7 +140,10 @@ class Differentiator {
     const Shape channels = graph_.value(scale).shape;
     const ValueId sums =
         graph_.add_value({node.name + ".sums", Role::kComputed, Element::kGradientSums, false, channels});
-    emit(node, NormGradientSums{op.activation}, {x, dy, scale, gamma, beta, residual, mask}, {sums});
+    std::vector<ValueId> summed = {x, dy, scale, gamma, beta, residual, mask};
+    const ValueId weights = weights_of(scale);
+    if (weights != kNoValue) summed.push_back(weights);
+    emit(node, NormGradientSums{op.activation}, std::move(summed), {sums});
     const ValueId dgamma = gamma == kNoValue ? kNoValue : gradient_value(gamma);
     const ValueId dbeta = beta == kNoValue ? kNoValue : gradient_value(beta);
     emit(node, NormAffineGradient{}, {sums, scale}, {dgamma, dbeta});
@@ -150,8 +153,9 @@ class Differentiator {
     if (needs(x) || (wants_residual && residual != kNoValue)) {
       const ValueId dx = like(x, "d " + graph_.value(x).name);
       const ValueId dresidual = residual == kNoValue ? kNoValue : gradient_value(residual);
-      emit(node, NormGradientInput{op.activation, uses_batch_statistics(scale)},
-           {x, dy, scale, gamma, beta, residual, sums, mask}, {dx, dresidual});
+      std::vector<ValueId> inputs = {x, dy, scale, gamma, beta, residual, sums, mask};
+      if (weights != kNoValue) inputs.push_back(weights);
+      emit(node, NormGradientInput{op.activation, uses_batch_statistics(scale)}, std::move(inputs), {dx, dresidual});
       if (needs(x)) accumulate(x, dx);
       if (dresidual != kNoValue) accumulate(residual, dresidual);
     }
@@ -172,6 +176,20 @@ class Differentiator {
       if (!forward.outputs.empty() && forward.outputs[0] == node.outputs[0]) forward.outputs.resize(2, mask);
     }
     return mask;
+  }
+  const Node* maker_of(ValueId id) const {
+    for (const Node& node : graph_.nodes) {
+      if (!node.outputs.empty() && node.outputs[0] == id) return &node;
+    }
+    return nullptr;
+  }
+  // What weights the moments behind `scale`; kNoValue where nothing does.
+  ValueId weights_of(ValueId scale) const {
+    const Node* node = maker_of(scale);
+    if (node == nullptr || !std::holds_alternative<ScaleOfMoments>(node->op)) return kNoValue;
+    node = maker_of(node->inputs[0]);
+    const bool weighted = node != nullptr && std::holds_alternative<MomentsOf>(node->op) && node->inputs.size() > 1;
+    return weighted ? node->inputs[1] : kNoValue;
   }
   bool uses_batch_statistics(ValueId scale) const {
     for (const Node& node : graph_.nodes) {

@@ -66,6 +66,12 @@ ValueId GraphBuilder::labels() {
   return id;
 }
 
+ValueId GraphBuilder::weights() {
+  weights_ = graph_.add_value({"weights", Role::kInput, Element::kF32, true, {}});
+  set_name("weights", weights_);
+  return weights_;
+}
+
 ValueId GraphBuilder::linear(const std::string& name, ValueId x, const LinearOptions& options) {
   if (shape(x).size() != 1) x = flatten(name + ".flatten", x);
   const int64_t k = shape(x)[0];
@@ -144,7 +150,9 @@ ValueId GraphBuilder::batch_norm(const std::string& name, ValueId x, const NormO
     node(name + ".scale", ScaleOfRunning{o.eps, o.bias_corrected, o.new_batch_weight}, {mean, var, count}, {scale});
   } else {
     const ValueId moments = computed(name + ".moments", {c}, Element::kMoments, false);
-    node(name + ".moments", MomentsOf{}, {x}, {moments});
+    std::vector<ValueId> values = {x};
+    if (weights_ != kNoValue) values.push_back(weights_);
+    node(name + ".moments", MomentsOf{}, std::move(values), {moments});
     node(name + ".scale", ScaleOfMoments{o.eps}, {moments}, {scale});
     if (mode_ == Mode::kTrain) {
       updates_.push_back({name + ".update",
@@ -265,7 +273,9 @@ ValueId GraphBuilder::loss_outputs(Op op, const std::string& name, ValueId y, Va
   }
   const ValueId loss = computed("loss", {}, Element::kF64, false);
   const ValueId correct = computed("correct", {}, Element::kF64, false);
-  node(name, op, {y, labels}, {loss, correct});
+  std::vector<ValueId> inputs = {y, labels};
+  if (weights_ != kNoValue) inputs.push_back(weights_);
+  node(name, op, std::move(inputs), {loss, correct});
   set_name("loss", loss);
   set_name("correct", correct);
   return loss;
