@@ -67,6 +67,8 @@ TensorFile checkpoint_of(const TrainState& s, const RunIdentity& identity, const
   file.metadata["epoch_correct_bits"] = bits_text(s.sums.correct);
   file.metadata["epoch_examples"] = number_text(s.sums.examples);
   file.metadata["epoch_refused"] = number_text(s.sums.refused);
+  if (s.sums.weight != static_cast<double>(s.sums.examples))
+    file.metadata["epoch_weight_bits"] = bits_text(s.sums.weight);
   file.metadata["network"] = identity.network;
   file.metadata["data"] = identity.data;
   for (const auto& [key, value] : identity.settings) file.metadata[kSettingPrefix + key] = value;
@@ -112,6 +114,9 @@ TrainState restore_checkpoint(const TensorFile& file, const std::string& name, c
   s.sums.correct = std::bit_cast<double>(number<uint64_t>(file, name, "epoch_correct_bits"));
   s.sums.examples = number<int64_t>(file, name, "epoch_examples");
   s.sums.refused = number<int64_t>(file, name, "epoch_refused");
+  const bool weighted = file.metadata.count("epoch_weight_bits") > 0;
+  s.sums.weight = weighted ? std::bit_cast<double>(number<uint64_t>(file, name, "epoch_weight_bits"))
+                           : static_cast<double>(s.sums.examples);
   return s;
 }
 

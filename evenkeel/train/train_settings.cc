@@ -36,6 +36,7 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   std::map<std::string, std::string> map;
   map["data"] = s.data;
   map["label"] = s.load.label_column;
+  if (!s.load.weight_column.empty()) map["weight"] = s.load.weight_column;
   map["validation"] = fmt::format("{}", s.load.validation_fraction);
   map["model"] = s.model;
   if (s.norm) map["norm"] = *s.norm == NormKind::kBatch ? "batch" : "none";

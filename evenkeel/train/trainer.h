@@ -29,7 +29,7 @@ enum class OnNonfinite { kStop, kSkip };
 
 struct TrainSettings {
   std::string data = "fashion-mnist";
-  data::LoadOptions load;     // label column, validation fraction; its seed is `seed`
+  data::LoadOptions load;     // label and weight column, validation fraction; its seed is `seed`
   std::string model = "cnn";  // a name of the zoo or a TOML file
   // Overrides of the specification.
   std::optional<NormKind> norm;
