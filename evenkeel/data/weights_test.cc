@@ -69,7 +69,7 @@ TEST(CsvWeights, that_are_none_are_refused_with_line_and_column) {
   }
   EXPECT_THAT(refusal<FormatError>("a,w,kind\n1,0,x\n2,0,y\n", "w"), HasSubstr("column 2 ('w'): all 2 weights are 0"));
   EXPECT_THAT(refusal<UsageError>("a,w,kind\n1,1,x\n", "weight"), HasSubstr("has no column 'weight'"));
-  EXPECT_THAT(refusal<UsageError>("a,w,kind\n1,1,x\n", "kind"), HasSubstr("as the label and as the weight"));
+  EXPECT_THAT(refusal<UsageError>("a,w,kind\n1,1,x\n", "w", "w"), HasSubstr("as the label and as the weight"));
   EXPECT_THAT(refusal<FormatError>("w,kind\n1,x\n", "w"), HasSubstr("no column beside the label and the weight"));
 }
 
