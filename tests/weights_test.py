@@ -91,7 +91,7 @@ class Weights(CommandLine):
         self.succeed(*self.words(data, "run", "--weight", "importance", "--running-variance", "biased"))
 
     def test_a_batch_whose_weights_are_too_small_stops_the_run_or_is_skipped(self):
-        data = self.table_with(lambda i, _: 400 if i == 0 else 0.001)
+        data = self.table_with(lambda i, _: 400 if i < 3 else 0.001)
         words = self.words(data, "stop", "--weight", "importance")
         self.refuse(6, *words, says=("step ", "has no statistics because of its weights", "--on-nonfinite skip"))
         skipped = self.words(data, "skip", "--weight", "importance", "--on-nonfinite", "skip")
