@@ -124,6 +124,9 @@ EK_NORM_API const char* ek_norm_last_error_message(void);
 // rest. bytes: assigned.
 EK_NORM_API ek_status ek_norm_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* bytes);
 
+// The same for functions that are given weights.
+EK_NORM_API ek_status ek_norm_weighted_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* bytes);
+
 // Bytes of a mask for this descriptor: 1/32 of an fp32 array's, and a little. bytes: assigned.
 EK_NORM_API ek_status ek_norm_mask_bytes(const ek_norm_descriptor* descriptor, size_t* bytes);
 
@@ -164,13 +167,18 @@ typedef struct ek_norm_training_forward_arguments {
   // y may be it. Null: not wanted. With EK_NORM_RELU or EK_NORM_LEAKY_RELU (else EK_NOT_SUPPORTED) and a residual only.
   uint8_t* mask;
   size_t mask_bytes;
+  // n weights of examples, or n * (product of space) of positions, row by row; null: all 1. Finite, at least 0, not all 0.
+  const float* weights;
+  int64_t weight_count;
 } ek_norm_training_forward_arguments;
 
 // Normalizes by the batch's own statistics (eq. 1-5):
 //   y = act(gamma * (x - mean) * rstd + beta + residual)
 // Assigns y and what else is given. Error of y in fp32: 4 ulp of max(|gamma * xhat|, |beta|, 1) for identity, relu and
 // leaky_relu (docs/numerics.md). EK_USAGE also for one value per channel, whose variance is 0 whatever it is. options
-// may be null.
+// may be null. With weights the statistics are weighted: count = sum w, mean = sum w x / count, m2 = sum w (x - mean)^2. A weight of k
+// counts as k values, and a value of weight 0 is absent: nothing but its own y depends on it, NaN or not. EK_NOT_SUPPORTED for weights
+// with blocked layouts or 16-bit types.
 EK_NORM_API ek_status ek_norm_training_forward(const ek_norm_descriptor* descriptor,
                                                const ek_norm_training_forward_arguments* arguments,
                                                const ek_norm_options* options);
@@ -228,8 +236,10 @@ typedef struct ek_norm_backward_arguments {
   int64_t dx_stride;
   void* dresidual;  // null: not wanted; only together with dx
   int64_t dresidual_stride;
-  void* dgamma;  // null: not wanted
-  void* dbeta;   // null: not wanted
+  void* dgamma;          // null: not wanted
+  void* dbeta;           // null: not wanted
+  const float* weights;  // as forward got them
+  int64_t weight_count;
 } ek_norm_backward_arguments;
 
 // The gradient of ek_norm_training_forward, or with frozen_statistics of ek_norm_inference (eq. 15-24), with m values a
@@ -240,7 +250,10 @@ typedef struct ek_norm_backward_arguments {
 // z is rebuilt from x (and residual) by exactly forward's arithmetic, so y is not needed; at z = 0 relu counts as not
 // positive. Assigns what is given of dx, dresidual, dgamma and dbeta, at least one. EK_USAGE also for a residual and a
 // mask at once, a dresidual of another activation than identity without either, and one value per channel without
-// frozen_statistics. EK_NOT_SUPPORTED for a mask with another activation than relu and leaky_relu. options may be null.
+// frozen_statistics. EK_NOT_SUPPORTED for a mask with another activation than relu and leaky_relu. options may be null. With weights w, and m = sum w:
+//   dx = gamma * rstd * (g - w * (dbeta + (x - mean) * rstd * dgamma) / m)
+// where dbeta and dgamma are sums over values of weight above 0 (whose weight in the loss is in dy), dx = dresidual = 0 at the others.
+// EK_NOT_SUPPORTED also for a mask with weights of positions.
 EK_NORM_API ek_status ek_norm_backward(const ek_norm_descriptor* descriptor,
                                        const ek_norm_backward_arguments* arguments, const ek_norm_options* options);
 

@@ -15,6 +15,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/tensor.h"
 #include "evenkeel/kernels/norm.h"
+#include "evenkeel/kernels/weighted.h"
 
 namespace evenkeel {
 namespace {
@@ -203,6 +204,26 @@ class Call {
     add("mask", bits.data(), expected, !std::is_const_v<T>);
   }
 
+  // Weights of the examples or of their positions, or none.
+  kernels::NormWeights weights(std::span<const float> values) {
+    if (values.empty()) return {};
+    const auto examples = static_cast<size_t>(shape_.n), positions = static_cast<size_t>(shape_.n * shape_.s);
+    if (values.data() == nullptr || (values.size() != examples && values.size() != positions)) {
+      throw UsageError("weights has " + std::to_string(values.size()) + " entries; expected one for each of the " +
+                       std::to_string(examples) + " examples, or for each of their " + std::to_string(positions) +
+                       " positions");
+    }
+    if (descriptor_.layout != NormLayout::kChannelsFirst && descriptor_.layout != NormLayout::kChannelsLast) {
+      throw BackendError("there are no weights for blocked layouts; expected channels first or channels last");
+    }
+    if (descriptor_.type != NormType::kF32 && descriptor_.type != NormType::kF64) {
+      throw BackendError(std::string("there are no weights for data of ") + type_name() + "; expected fp32 or fp64");
+    }
+    require_weights(values);
+    add("weights", values.data(), values.size(), false);
+    return {values.data(), values.size() != examples};
+  }
+
   // Checks the arrays against each other. Gives the options in the kernels' terms.
   kernels::NormOptions options(const NormOptions& options) {
     if (options.threads < 0 || options.threads > kMostThreads) {
@@ -226,6 +247,29 @@ class Call {
   void require_parameter_type(const char* name, const double* f64) const {
     if (f64 == nullptr || descriptor_.type == NormType::kF64) return;
     throw UsageError(std::string(name) + " is of doubles, but the data are " + type_name() + "; expected floats");
+  }
+
+  void require_weights(std::span<const float> values) const {
+    size_t present = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (!(values[i] >= 0) || !std::isfinite(values[i])) {
+        throw UsageError("weights[" + std::to_string(i) + "] is " + text_of(static_cast<double>(values[i])) +
+                         "; expected a finite number, not negative");
+      }
+      if (values[i] > 0) ++present;
+    }
+    if (present == 0) {
+      throw UsageError(
+          "all " + std::to_string(values.size()) +
+          " weights are 0: the batch is fully masked and has no statistics; expected at least two above 0: "
+          "leave the batch out, or normalize by given statistics (norm_inference)");
+    }
+    if (present == 1 && (shape_.s == 1 || values.size() != static_cast<size_t>(shape_.n))) {
+      throw UsageError(
+          "only one weight is above 0, which leaves one value per channel, and its variance is 0 whatever it is; "
+          "expected "
+          "at least 2: take more examples, or normalize by given statistics (norm_inference)");
+    }
   }
 
   Region& add_array(const char* name, const void* data, int64_t example_stride) {
@@ -333,18 +377,26 @@ std::byte* own_workspace(size_t bytes) {
   return buffer.get();
 }
 
+size_t workspace_bytes_with_weights(const kernels::NormShape& shape) {
+  return kAlignment - 1 + round_up(kernels::weighted_workspace_bytes(shape)) +
+         static_cast<size_t>(shape.c) * kChannelBytes;
+}
+
 // The kernels' part of a workspace, and typed arrays of one entry per channel behind it.
 class Workspace {
  public:
-  Workspace(const Call& call, std::span<std::byte> given) : channels_(call.channels()) {
-    const size_t bytes = workspace_bytes(call.shape());
+  Workspace(const Call& call, std::span<std::byte> given, bool weighted = false) : channels_(call.channels()) {
+    const size_t bytes = weighted ? workspace_bytes_with_weights(call.shape()) : workspace_bytes(call.shape());
     if (!given.empty() && given.size() < bytes) {
       throw UsageError("workspace has " + std::to_string(given.size()) + " bytes; expected at least " +
-                       std::to_string(bytes) + " (norm_workspace_bytes), or none for the library's own");
+                       std::to_string(bytes) +
+                       (weighted ? " (norm_weighted_workspace_bytes)" : " (norm_workspace_bytes)") +
+                       ", or none for the library's own");
     }
     std::byte* begin = given.empty() ? own_workspace(bytes) : given.data();
     kernel_ = begin + (kAlignment - reinterpret_cast<uintptr_t>(begin) % kAlignment) % kAlignment;
-    rest_ = kernel_ + round_up(kernels::norm_workspace_bytes(call.shape()));
+    rest_ = kernel_ + round_up(weighted ? kernels::weighted_workspace_bytes(call.shape())
+                                        : kernels::norm_workspace_bytes(call.shape()));
   }
 
   std::byte* kernel() const { return kernel_; }
@@ -411,12 +463,20 @@ void training_forward(const NormDescriptor& descriptor, const NormTrainingForwar
   call.per_channel("scale", a.scale, false);
   call.per_channel("moments", a.moments, false);
   uint8_t* mask = mask_of(call, a.mask, a.residual, activation.kind);
+  const kernels::NormWeights weights = call.weights(a.weights);
+  const bool weighted = weights.values != nullptr;
   const kernels::NormOptions options = call.options(given);
-  Workspace workspace(call, given.workspace);
+  Workspace workspace(call, given.workspace, weighted);
   const std::span<Moments> moments = workspace.per_channel<Moments>();
   const std::span<kernels::NormScale> scale = workspace.per_channel<kernels::NormScale>();
-  kernels::forward_training(x, call.shape(), a.eps, gamma, beta, activation, residual, workspace.kernel(), options,
-                            moments, scale, y, mask);
+  if (weighted) {
+    kernels::weighted_moments(x, call.shape(), weights, workspace.kernel(), options.threads, moments);
+    kernels::scale_of(moments, a.eps, scale);
+    kernels::normalize(x, call.shape(), {scale.data(), gamma, beta}, activation, residual, y, options, mask);
+  } else {
+    kernels::forward_training(x, call.shape(), a.eps, gamma, beta, activation, residual, workspace.kernel(), options,
+                              moments, scale, y, mask);
+  }
   write_scale(scale, a.scale);
   write_moments(moments, a.moments);
 }
@@ -492,12 +552,19 @@ void backward(const NormDescriptor& descriptor, const NormBackwardArguments& a, 
       a.dgamma.f32 != nullptr || a.dgamma.f64 != nullptr || a.dbeta.f32 != nullptr || a.dbeta.f64 != nullptr;
   if (!dx && dresidual) throw UsageError("dresidual is wanted without dx; expected both, or dx alone");
   if (!dx && !parameters) throw UsageError("nothing is wanted; expected at least one of dx, dgamma and dbeta");
+  const kernels::NormWeights weights = call.weights(a.weights);
+  const bool weighted = weights.values != nullptr;
+  if (weights.per_position && gate.mask != nullptr)
+    throw BackendError("there is no mask with weights of positions; give the residual");
   const kernels::NormOptions options = call.options(given);
-  Workspace workspace(call, given.workspace);
+  Workspace workspace(call, given.workspace, weighted);
   const std::span<kernels::NormScale> scale = read_scale(a.scale, workspace);
   const std::span<GradientSums> sums = workspace.per_channel<GradientSums>();
   const kernels::NormAffine affine{scale.data(), gamma, beta};
-  if (dx) {
+  if (weighted) {
+    kernels::weighted_backward(x, dy, call.shape(), affine, activation, gate, weights, a.batch_statistics,
+                               workspace.kernel(), options.threads, sums, dx, dresidual);
+  } else if (dx) {
     kernels::backward_training(x, dy, call.shape(), affine, activation, gate, a.batch_statistics, workspace.kernel(),
                                options, sums, dx, dresidual);
   } else {
@@ -551,6 +618,12 @@ void backward_from_output(const NormDescriptor& descriptor, const NormBackwardFr
 size_t norm_workspace_bytes(const NormDescriptor& descriptor) {
   size_t bytes = 0;
   named("norm_workspace_bytes", [&] { bytes = workspace_bytes(shape_of(descriptor)); });
+  return bytes;
+}
+
+size_t norm_weighted_workspace_bytes(const NormDescriptor& descriptor) {
+  size_t bytes = 0;
+  named("norm_weighted_workspace_bytes", [&] { bytes = workspace_bytes_with_weights(shape_of(descriptor)); });
   return bytes;
 }
 

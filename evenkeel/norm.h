@@ -126,6 +126,8 @@ struct NormOptions {
 // Bytes of workspace for any function with this descriptor, whatever the threads; 63 of them are there to align the
 // rest.
 EK_API size_t norm_workspace_bytes(const NormDescriptor& descriptor);
+// The same for functions that are given weights.
+EK_API size_t norm_weighted_workspace_bytes(const NormDescriptor& descriptor);
 
 // Bytes of the mask of NormForward for this descriptor: 1/32 of an fp32 array's, and a little.
 EK_API size_t norm_mask_bytes(const NormDescriptor& descriptor);
@@ -155,12 +157,17 @@ struct NormTrainingForwardArguments {
   // Where z > 0, one bit per element, in place of the residual in backward: so that the residual need not be kept, and
   // y may be it. norm_mask_bytes(), or empty: not wanted. With kRelu or kLeakyRelu and a residual only.
   std::span<uint8_t> mask = {};
+  // n weights of examples, or n * d * h * w of positions, row by row; empty: all 1. Finite, at least 0, not all 0.
+  std::span<const float> weights = {};
 };
 
 // Normalizes by the batch's own statistics (eq. 1-5):
 //   y = act(gamma * (x - mean) * rstd + beta + residual)
 // Assigns y and what else is given. Error of y in fp32: 4 ulp of max(|gamma * xhat|, |beta|, 1) for kIdentity, kRelu
 // and kLeakyRelu (docs/numerics.md). Also throws for one value per channel, whose variance is 0 whatever it is.
+// With weights the statistics are weighted: count = sum w, mean = sum w x / count, m2 = sum w (x - mean)^2. A weight of k counts as k
+// values, and a value of weight 0 is absent: nothing but its own y depends on it, NaN or not. For channels first and last, kF32
+// and kF64; a mask only with weights of examples.
 EK_API void norm_training_forward(const NormDescriptor& descriptor, const NormTrainingForwardArguments& arguments,
                                   const NormOptions& options = {});
 
@@ -198,11 +205,12 @@ struct NormBackwardArguments {
   std::span<const uint8_t> mask = {};
   NormActivation activation = NormActivation::kIdentity;
   float slope = 0.01f;
-  bool batch_statistics = true;       // false: mean and rstd were constants (norm_inference)
-  NormOutput dx = {};                 // may be dy; null: not wanted
-  NormOutput dresidual = {};          // null: not wanted; only together with dx
-  NormParameterGradient dgamma = {};  // null: not wanted
-  NormParameterGradient dbeta = {};   // null: not wanted
+  bool batch_statistics = true;         // false: mean and rstd were constants (norm_inference)
+  NormOutput dx = {};                   // may be dy; null: not wanted
+  NormOutput dresidual = {};            // null: not wanted; only together with dx
+  NormParameterGradient dgamma = {};    // null: not wanted
+  NormParameterGradient dbeta = {};     // null: not wanted
+  std::span<const float> weights = {};  // as forward got them
 };
 
 // The gradient of norm_training_forward, or with batch_statistics = false of norm_inference (eq. 15-24), with m values
@@ -213,7 +221,9 @@ struct NormBackwardArguments {
 // z is rebuilt from x (and residual) by exactly forward's arithmetic, so y is not needed; at z = 0 relu counts as not
 // positive. Assigns what is given of dx, dresidual, dgamma and dbeta, at least one. Also throws for a residual and a
 // mask at once, a dresidual of another activation than kIdentity without either, and one value per channel with
-// batch_statistics.
+// batch_statistics. With weights w, and m = sum w:
+//   dx = gamma * rstd * (g - w * (dbeta + (x - mean) * rstd * dgamma) / m)
+// where dbeta and dgamma are sums over values of weight above 0 (whose weight in the loss is in dy), dx = dresidual = 0 at the others.
 EK_API void norm_backward(const NormDescriptor& descriptor, const NormBackwardArguments& arguments,
                           const NormOptions& options = {});
 

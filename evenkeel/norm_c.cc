@@ -88,11 +88,19 @@ ek_status guarded(std::string_view function, const Body& body) noexcept {
 
 // --- structs ---------------------------------------------------------------------------------------------------------
 
-// The caller's struct as this library knows it. Where a struct grows, what the first version had stays the least size.
+// What the first version of a struct had: its least size.
+template <class Struct>
+constexpr size_t kFirstSize = sizeof(Struct);
+template <>
+constexpr size_t kFirstSize<ek_norm_training_forward_arguments> = offsetof(ek_norm_training_forward_arguments, weights);
+template <>
+constexpr size_t kFirstSize<ek_norm_backward_arguments> = offsetof(ek_norm_backward_arguments, weights);
+
+// The caller's struct as this library knows it: members that it is too small for are 0.
 template <class Struct>
 Struct read(const char* name, const Struct* given) {
   static_assert(std::is_trivially_copyable_v<Struct> && offsetof(Struct, struct_size) == 0);
-  constexpr size_t kLeast = sizeof(Struct);
+  constexpr size_t kLeast = kFirstSize<Struct>;
   constexpr size_t kMost = 4096;  // no struct will be so large: a struct_size above was not set
   if (given == nullptr) throw UsageError(std::string(name) + " is null");
   size_t size = 0;
@@ -101,10 +109,11 @@ Struct read(const char* name, const Struct* given) {
     throw UsageError("struct_size of " + std::string(name) + " is " + std::to_string(size) +
                      "; expected the sizeof of the struct, " + std::to_string(sizeof(Struct)) + " in this version");
   }
-  Struct known;
-  std::memcpy(&known, given, sizeof known);
+  Struct known{};
+  std::memcpy(&known, given, std::min(size, sizeof known));
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  if (std::any_of(bytes + sizeof known, bytes + size, [](unsigned char byte) { return byte != 0; })) {
+  if (size > sizeof known &&
+      std::any_of(bytes + sizeof known, bytes + size, [](unsigned char byte) { return byte != 0; })) {
     throw BackendError(std::string(name) +
                        " sets a member that this version (" EVENKEEL_VERSION
                        ") does not know; link the library that the header came with, or leave the member 0");
@@ -155,6 +164,13 @@ std::span<Entry> per_channel(Given* entries, const NormDescriptor& descriptor) {
   return {reinterpret_cast<Entry*>(entries), descriptor.c > 0 ? static_cast<size_t>(descriptor.c) : 0};
 }
 
+std::span<const float> weights_of(const float* weights, int64_t count) {
+  if (weights == nullptr) return {};
+  if (count < 1)
+    throw UsageError("weights is given, but weight_count is " + std::to_string(count) + "; expected its size");
+  return {weights, static_cast<size_t>(count)};
+}
+
 // values as floats or doubles.
 template <class Parameter, class Value>
 Parameter parameter_of(const char* type_name, int32_t type, Value* values) {
@@ -184,6 +200,13 @@ ek_status ek_norm_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* 
   return guarded("norm_workspace_bytes", [&] {
     if (bytes == nullptr) throw UsageError("bytes is null");
     *bytes = norm_workspace_bytes(descriptor_of(descriptor));
+  });
+}
+
+ek_status ek_norm_weighted_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* bytes) {
+  return guarded("norm_weighted_workspace_bytes", [&] {
+    if (bytes == nullptr) throw UsageError("bytes is null");
+    *bytes = norm_weighted_workspace_bytes(descriptor_of(descriptor));
   });
 }
 
@@ -235,7 +258,8 @@ ek_status ek_norm_training_forward(const ek_norm_descriptor* descriptor,
                            .y = {a.y, a.y_stride},
                            .scale = per_channel<NormScale>(a.scale, d),
                            .moments = per_channel<NormMoments>(a.moments, d),
-                           .mask = buffer_of<uint8_t>("mask", a.mask, a.mask_bytes)},
+                           .mask = buffer_of<uint8_t>("mask", a.mask, a.mask_bytes),
+                           .weights = weights_of(a.weights, a.weight_count)},
                           options_of(options));
   });
 }
@@ -284,7 +308,8 @@ ek_status ek_norm_backward(const ek_norm_descriptor* descriptor, const ek_norm_b
                    .dx = {a.dx, a.dx_stride},
                    .dresidual = {a.dresidual, a.dresidual_stride},
                    .dgamma = gradient_of(a.parameter_type, a.dgamma),
-                   .dbeta = gradient_of(a.parameter_type, a.dbeta)},
+                   .dbeta = gradient_of(a.parameter_type, a.dbeta),
+                   .weights = weights_of(a.weights, a.weight_count)},
                   options_of(options));
   });
 }

@@ -37,14 +37,14 @@ TEST(NormCApi, structs_and_values_stay_where_they_are) {
   EXPECT_EQ(offsetof(ek_norm_options, workspace), 16u);
   EXPECT_EQ(sizeof(ek_moments), 24u);
   EXPECT_EQ(sizeof(ek_norm_scale), 16u);
-  EXPECT_EQ(sizeof(ek_norm_training_forward_arguments), 128u);
+  EXPECT_EQ(sizeof(ek_norm_training_forward_arguments), 144u);
   EXPECT_EQ(offsetof(ek_norm_training_forward_arguments, x), 32u);
   EXPECT_EQ(offsetof(ek_norm_training_forward_arguments, y), 80u);
   EXPECT_EQ(offsetof(ek_norm_training_forward_arguments, mask_bytes), 120u);
   EXPECT_EQ(sizeof(ek_norm_inference_arguments), 136u);
   EXPECT_EQ(offsetof(ek_norm_inference_arguments, mean), 48u);
   EXPECT_EQ(offsetof(ek_norm_inference_arguments, mask_bytes), 128u);
-  EXPECT_EQ(sizeof(ek_norm_backward_arguments), 160u);
+  EXPECT_EQ(sizeof(ek_norm_backward_arguments), 176u);
   EXPECT_EQ(offsetof(ek_norm_backward_arguments, scale), 72u);
   EXPECT_EQ(offsetof(ek_norm_backward_arguments, dbeta), 152u);
   EXPECT_EQ(sizeof(ek_norm_backward_from_output_arguments), 112u);

@@ -25,6 +25,7 @@ void fuzz(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   attempt([&] { parse_csv(text, "fuzz", {.labelled = true, .label_column = ""}); });
   attempt([&] { parse_csv(text, "fuzz", {.labelled = true, .label_column = "kind"}); });
+  attempt([&] { parse_csv(text, "fuzz", {.labelled = true, .weight_column = "2"}); });
   attempt([&] { parse_csv(text, "fuzz", {.labelled = false, .label_column = ""}); });
 }
 

@@ -51,7 +51,7 @@ struct Arguments {
 
   std::string model;  // eval, predict: the model file, or the folder of a run; plan: or a name, or a TOML file
   std::string data;   // eval: "" = what the model was trained on; data info, plan: the set
-  std::optional<std::string> label;
+  std::optional<std::string> label, weight;
   std::optional<double> validation;
   std::optional<uint64_t> seed;  // eval
   std::string split = "test";

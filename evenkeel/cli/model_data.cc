@@ -24,11 +24,13 @@ namespace {
 data::LoadOptions load_options(const Arguments& arguments, const Model& model, bool same_data) {
   data::LoadOptions options;
   if (same_data) options.label_column = setting(model, "label");
+  if (same_data) options.weight_column = setting(model, "weight");
   options.validation_fraction = number_from<double>(setting(model, "validation")).value_or(0);
   options.seed = seed_of(arguments, model);
   options.feature_names = model.feature_names;
   options.known_classes = model.spec.classes;
   if (arguments.label) options.label_column = *arguments.label;
+  if (arguments.weight) options.weight_column = *arguments.weight;
   if (arguments.validation) options.validation_fraction = *arguments.validation;
   return options;
 }

@@ -78,6 +78,11 @@ std::vector<Option> data_options() {
       {kTrain, group, "label", 0, "COLUMN",
        "Column of a CSV file that holds the class: its name, or its number from 1 (-1 is the last).",
        text(EK_FIELD(train.load.label_column)), "the last column"},
+      {kTrain, group, "weight", 0, "COLUMN",
+       "Column of a CSV file that holds the weight of each example, which counts as so many examples; lines of weight "
+       "0 are left "
+       "out.",
+       text(EK_FIELD(train.load.weight_column)), "none: all count the same"},
       {kTrain, group, "validation", 0, "F", "Share of the training set kept apart for validation.",
        number(EK_FIELD(train.load.validation_fraction), kFraction)},
       {kTrain, group, "augment", 0, "LIST", "Random changes of the training images: crop4, flip or crop4,flip.",
@@ -275,6 +280,8 @@ std::vector<Option> eval_options() {
        choice(EK_FIELD(split), {{"test", "test"}, {"validation", "validation"}, {"train", "train"}})},
       {kEvalLike, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)),
        "as in training"},
+      {kEvalLike, "Data", "weight", 0, "COLUMN", "Column of a CSV file that holds the weight of each example.",
+       text(EK_FIELD(weight)), "as in training"},
       {kEvalLike, "Data", "validation", 0, "F", "Share of the training set that is the validation set.",
        number(EK_FIELD(validation), kFraction), "as in training"},
       {kEvalLike, "Data", "corrupt", 0, "WHAT",

@@ -192,7 +192,10 @@ FirstLine classify(const Record& first, const Record& second, const CsvOptions& 
   if (first.size() != second.size()) {
     return std::all_of(first.begin(), first.end(), has_text) ? FirstLine::kHeader : FirstLine::kValues;
   }
-  const auto named = [&](const Field& f) { return has_text(f) && options.labelled && f.text == options.label_column; };
+  const auto named = [&](const Field& f) {
+    const bool weight = !options.weight_column.empty() && f.text == options.weight_column;
+    return has_text(f) && options.labelled && (f.text == options.label_column || weight);
+  };
   if (std::any_of(first.begin(), first.end(), named)) return FirstLine::kHeader;
   int64_t text_over_number = 0, number_over_number = 0, counted = 0;
   for (size_t i = 0; i < first.size(); ++i) {
@@ -225,6 +228,9 @@ class TableBuilder {
     throw FormatError(name_ + ": line " + std::to_string(line) + ", " + column_text(column) + ": " + what);
   }
   size_t find_label_column(size_t columns) const;
+  size_t find_column(const std::string& wanted, size_t columns) const;
+  bool is_feature(size_t column) const { return column != label_column_ && column != weight_column_; }
+  float weight(const Field& field, int64_t line) const;
   bool by_name() const;
   void place_features();
   [[noreturn]] void refuse_names(const std::vector<std::string>& missing, const std::vector<std::string>& more) const;
@@ -240,7 +246,8 @@ class TableBuilder {
   std::vector<std::string> header_;          // empty: none
   std::vector<std::string> promised_names_;  // scikit-learn's first line: classes
   int64_t promised_rows_ = -1;
-  size_t columns_ = 0, label_column_ = 0;
+  size_t columns_ = 0, label_column_ = 0, weight_column_ = 0;  // the last two: columns_ where there is none
+  int64_t absent_rows_ = 0;                                    // of weight 0
   std::vector<size_t> place_;  // of each column among the features; the label's means nothing
   CsvTable table_;
   std::unordered_map<std::string, int32_t> label_ids_;  // by first appearance
@@ -267,20 +274,22 @@ bool TableBuilder::by_name() const {
   // A name that was not UTF-8 was mended with U+FFFD when the model was written: it is not known any more.
   const bool mended =
       std::any_of(names.begin(), names.end(), [](const auto& n) { return n.find("\xef\xbf\xbd") != n.npos; });
-  return !header_.empty() && !names.empty() && !counts_only(header_, options_.labelled ? 1 : 0) &&
+  return !header_.empty() && !names.empty() &&
+         !counts_only(header_, (options_.labelled ? 1 : 0) + (options_.weight_column.empty() ? 0 : 1)) &&
          !counts_only(names, 0) && !mended;
 }
 
-// The one column that is no feature of the model; the last column where there is no such one.
+// The one column that is no feature of the model; the last column where there is no such one. The weight's is neither.
 size_t TableBuilder::lone_column(size_t columns) const {
+  const size_t last = columns > 1 && weight_column_ == columns - 1 ? columns - 2 : columns - 1;
   size_t found = columns, others = 0;
   for (size_t i = 0; by_name() && i < header_.size(); ++i) {
     const auto& names = options_.feature_names;
-    if (std::find(names.begin(), names.end(), header_[i]) != names.end()) continue;
+    if (i == weight_column_ || std::find(names.begin(), names.end(), header_[i]) != names.end()) continue;
     found = i;
     ++others;
   }
-  return others == 1 ? found : columns - 1;
+  return others == 1 ? found : last;
 }
 
 void TableBuilder::refuse_names(const std::vector<std::string>& missing, const std::vector<std::string>& more) const {
@@ -301,7 +310,7 @@ void TableBuilder::place_features() {
   std::vector<std::string> names, more;
   std::vector<bool> taken(options_.feature_names.size());
   for (size_t i = 0, next = 0; i < columns_; ++i) {
-    if (i == label_column_) continue;
+    if (!is_feature(i)) continue;
     place_[i] = next++;
     if (!by_name()) continue;
     size_t k = 0;
@@ -321,8 +330,10 @@ void TableBuilder::place_features() {
 }
 
 size_t TableBuilder::find_label_column(size_t columns) const {
-  const std::string& wanted = options_.label_column;
-  if (wanted.empty()) return lone_column(columns);
+  return options_.label_column.empty() ? lone_column(columns) : find_column(options_.label_column, columns);
+}
+
+size_t TableBuilder::find_column(const std::string& wanted, size_t columns) const {
   const auto found = std::find(header_.begin(), header_.end(), wanted);
   if (found != header_.end()) return static_cast<size_t>(found - header_.begin());
   const auto number = as_integer(wanted);
@@ -347,17 +358,24 @@ void TableBuilder::set_header(const Record& header, FirstLine kind, size_t colum
     promised_rows_ = *as_integer(header[0].text);
     for (size_t i = 2; i < header.size(); ++i) promised_names_.push_back(header[i].text);
   }
+  weight_column_ = options_.weight_column.empty() ? columns : find_column(options_.weight_column, columns);
   label_column_ = options_.labelled ? find_label_column(columns) : columns;
+  if (weight_column_ < columns && weight_column_ == label_column_) {
+    throw UsageError(name_ + ": " + column_text(label_column_) +
+                     " is asked for as the label and as the weight; expected two columns");
+  }
   if (options_.labelled && columns < 2) {
     throw FormatError(name_ +
                       ": found one column in line 1, expected features and a label, "
                       "separated by comma, semicolon or tab");
   }
-  table_.features = static_cast<int64_t>(columns) - (options_.labelled ? 1 : 0);
+  table_.features = static_cast<int64_t>(columns) - (options_.labelled ? 1 : 0) - (weight_column_ < columns ? 1 : 0);
+  if (table_.features < 1)
+    throw FormatError(name_ + ": found no column beside the label and the weight, expected features");
   place_features();
   table_.feature_names.resize(header_.empty() ? 0 : static_cast<size_t>(table_.features));
   for (size_t i = 0; i < header_.size(); ++i) {
-    if (i != label_column_) table_.feature_names[place_[i]] = header_[i];
+    if (is_feature(i)) table_.feature_names[place_[i]] = header_[i];
   }
 }
 
@@ -383,6 +401,15 @@ float TableBuilder::number(const Field& field, int64_t line, size_t column) cons
   return static_cast<float>(*value);
 }
 
+float TableBuilder::weight(const Field& field, int64_t line) const {
+  const auto value = as_number(field.text);
+  const bool finite = value && std::abs(*value) <= static_cast<double>(std::numeric_limits<float>::max());
+  if (!finite || *value < 0) {
+    fail(line, weight_column_, "found the weight " + excerpt(field.text) + ", expected a finite number, not negative");
+  }
+  return static_cast<float>(*value);
+}
+
 void TableBuilder::add_label(const Field& field, int64_t line) {
   const std::string text(field.quoted ? std::string_view(field.text) : trimmed(field.text));
   if (text.empty() || text == "?") {
@@ -404,12 +431,20 @@ void TableBuilder::add(const Record& record, int64_t line) {
     throw FormatError(name_ + ": line " + std::to_string(line) + " has " + std::to_string(record.size()) +
                       " columns, expected " + std::to_string(columns_) + " as in the lines before");
   }
+  if (weight_column_ < columns_) {
+    const float own = weight(record[weight_column_], line);
+    if (own == 0) {
+      ++absent_rows_;
+      return;
+    }
+    table_.weights.push_back(own);
+  }
   const size_t row = table_.values.size();
   table_.values.resize(row + static_cast<size_t>(table_.features));
   for (size_t i = 0; i < record.size(); ++i) {
     if (i == label_column_) {
       add_label(record[i], line);
-    } else {
+    } else if (i != weight_column_) {
       table_.values[row + place_[i]] = number(record[i], line, i);
     }
   }
@@ -460,9 +495,14 @@ void TableBuilder::name_text_classes() {
 }
 
 CsvTable TableBuilder::finish() {
-  if (promised_rows_ >= 0 && promised_rows_ != table_.rows) {
+  const int64_t rows = table_.rows + absent_rows_;
+  if (promised_rows_ >= 0 && promised_rows_ != rows) {
     throw FormatError(name_ + ": line 1 promises " + std::to_string(promised_rows_) + " rows, found " +
-                      std::to_string(table_.rows) + "; is the file cut?");
+                      std::to_string(rows) + "; is the file cut?");
+  }
+  if (table_.rows == 0 && absent_rows_ > 0) {
+    throw FormatError(name_ + ": " + column_text(weight_column_) + ": all " + std::to_string(absent_rows_) +
+                      " weights are 0, expected some above");
   }
   if (table_.rows == 0) throw FormatError(name_ + ": holds no rows, expected at least one");
   if (!options_.labelled) return std::move(table_);

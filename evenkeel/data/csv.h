@@ -11,6 +11,9 @@ namespace evenkeel::data {
 struct CsvOptions {
   bool labelled = true;           // whether one column holds the label; else all columns are features
   std::string label_column = {};  // a header's name, or a number from 1 (-1 = the last); "" = the last column
+  // The column of example weights, named as the label's; "": none. It is neither a feature nor the label, nor the last column of the
+  // default label.
+  std::string weight_column = {};
   // The features of a model, in its order; empty: any. Columns of a file with a header are taken by these names (a header that only counts
   // is none), and the one column beside them is the label unless label_column says another.
   std::vector<std::string> feature_names = {};
@@ -20,6 +23,7 @@ struct CsvTable {
   int64_t rows = 0, features = 0;
   std::vector<float> values;               // [rows, features]
   std::vector<int32_t> labels;             // rows of them, or none
+  std::vector<float> weights;              // rows of them, each above 0, or none: lines of weight 0 are left out
   std::vector<std::string> class_names;    // sorted: by value when all labels are integers, else as text
   std::vector<std::string> feature_names;  // empty when there is no header
   std::vector<int64_t> lines;              // the line of each row in the file, from 1
@@ -28,8 +32,10 @@ struct CsvTable {
 // Parses a table. The first line is a header when it holds text where the second holds numbers, when it counts the
 // columns (0, 1, 2, ...), or when the label column is one of its names; a first line in the form of scikit-learn's
 // tables ("150,4,setosa,versicolor,virginica": rows, features, classes) gives the class names.
+// A line of weight 0 is as absent: only its weight and its number of columns are looked at.
 // Numbers are read with a point, whatever the locale. `name` is for messages.
-// Throws FormatError with line and column: a missing value, a ragged line, text where a number belongs, a broken quote;
+// Throws FormatError with line and column: a missing value, a ragged line, text where a number belongs, a broken quote, a weight that is
+// negative or no finite number; when all weights are 0;
 // and UsageError when there is no such label column, or when the header lacks one of options.feature_names or has others.
 CsvTable parse_csv(std::string_view text, const std::string& name, const CsvOptions& options);
 

@@ -54,6 +54,7 @@ Dataset take(const Dataset& all, std::span<const int64_t> indices) {
     if (bytes > 0) std::memcpy(out, all.values.raw() + i * bytes, bytes);
     out += bytes;
     part.labels.push_back(all.labels[i]);
+    if (!all.weights.empty()) part.weights.push_back(all.weights[i]);
   }
   return part;
 }
@@ -109,9 +110,11 @@ void split_off_validation(Splits& splits, const LoadOptions& options) {
 
 Dataset read_csv(const std::string& path, const LoadOptions& options) {
   const Bytes bytes = unpack(read_file(path), path, kUnpackLimit);
-  const CsvTable table =
-      parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
-                {.labelled = true, .label_column = options.label_column, .feature_names = options.feature_names});
+  const CsvTable table = parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
+                                   {.labelled = true,
+                                    .label_column = options.label_column,
+                                    .weight_column = options.weight_column,
+                                    .feature_names = options.feature_names});
   Dataset all;
   all.name = path;
   all.example_shape = {table.features};
@@ -119,6 +122,7 @@ Dataset read_csv(const std::string& path, const LoadOptions& options) {
   all.values = Tensor(DType::kF32, {table.rows, table.features});
   std::copy(table.values.begin(), table.values.end(), all.values.values<float>().begin());
   all.labels = table.labels;
+  all.weights = table.weights;
   all.class_names = table.class_names;
   all.feature_names = table.feature_names;
   return all;
@@ -270,6 +274,10 @@ Splits load(const std::string& spec, const LoadOptions& options) {
                      ", expected 0 or more and less than 1");
   }
   Splits splits = load_all(spec, options);
+  if (!options.weight_column.empty() && splits.train.weights.empty()) {
+    throw UsageError("the weight column '" + options.weight_column + "' is asked for, but " + spec +
+                     " is no CSV file: only those have columns");
+  }
   check_finite(splits.train);
   check_finite(splits.test);
   split_off_validation(splits, options);

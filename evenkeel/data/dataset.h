@@ -20,6 +20,7 @@ struct Dataset {
   Shape example_shape;                     // {C, H, W} for images (channels first), {F} for tables
   int64_t count = 0;                       // examples
   Tensor values;                           // U8 or F32, [count, example_shape...]
+  std::vector<float> weights;              // count of them, each above 0; empty: all 1
   std::vector<int32_t> labels;             // count of them, each < class_count(); -1 = unknown
   std::vector<std::string> class_names;    // one per class; the number itself where no name is known
   std::vector<std::string> feature_names;  // tables with a header: one per feature; else empty
@@ -35,7 +36,9 @@ struct Splits {
 };
 
 struct LoadOptions {
-  std::string label_column = {};   // CSV: a header's name, or a number from 1 (-1 = the last); "" = the last column
+  std::string label_column = {};  // CSV: a header's name, or a number from 1 (-1 = the last); "" = the last column
+  std::string weight_column =
+      {};  // CSV: of example weights, named in the same way; "": none. Lines of weight 0 are left out
   double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation
   uint64_t seed = 1;               // of the splits (RandomUse::kSplit)
   // Of the model that is to be asked, if there is one:

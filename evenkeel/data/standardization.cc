@@ -94,6 +94,26 @@ Moments moments_of_block(const float* values, int64_t count, int64_t stride, int
   return m;
 }
 
+// The same, where example i counts weights[i] times.
+Moments moments_of_weighted_block(const float* values, const float* weights, int64_t count, int64_t stride,
+                                  int64_t plane) {
+  Moments m;
+  double sum = 0;
+  const auto for_values = [&](const auto& f) {
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t k = 0; k < plane; ++k)
+        f(static_cast<double>(weights[i]), static_cast<double>(values[i * stride + k]));
+    }
+  };
+  for_values([&](double w, double v) {
+    m.count += w;
+    sum += w * v;
+  });
+  m.mean = sum / m.count;
+  for_values([&](double w, double v) { m.m2 += w * (v - m.mean) * (v - m.mean); });
+  return m;
+}
+
 std::vector<Moments> moments_of_floats(const Dataset& train, int64_t channels, int64_t plane, int threads) {
   const float* values = train.values.values<float>().data();
   const int64_t stride = channels * plane;
@@ -102,7 +122,10 @@ std::vector<Moments> moments_of_floats(const Dataset& train, int64_t channels, i
     TreeFold<Moments> fold;
     for (int64_t first = 0; first < train.count; first += kBlockExamples) {
       const int64_t count = std::min(kBlockExamples, train.count - first);
-      fold.push(moments_of_block(values + first * stride + c * plane, count, stride, plane));
+      const float* block = values + first * stride + c * plane;
+      fold.push(train.weights.empty()
+                    ? moments_of_block(block, count, stride, plane)
+                    : moments_of_weighted_block(block, train.weights.data() + first, count, stride, plane));
     }
     result[static_cast<size_t>(c)] = fold.fold();
   });
@@ -146,6 +169,7 @@ ValueRange range_of(const Dataset& dataset, int threads) {
 Standardization standardization_of(const Dataset& train, int threads) {
   if (train.count == 0) throw UsageError(train.name + " has no training examples to take statistics of");
   EK_ASSERT(threads >= 1);
+  EK_ASSERT(train.weights.empty() || train.values.dtype() == DType::kF32);  // only tables have weights
   const int64_t channels = train.example_shape[0];
   const int64_t plane = element_count(train.example_shape) / channels;
   const auto moments = train.values.dtype() == DType::kU8 ? moments_of_bytes(train, channels, plane, threads)

@@ -13,7 +13,7 @@ struct Standardization {
   std::vector<double> mean, std;
 };
 
-// Of all examples of `train`. The same bits for any number of threads. Requires threads >= 1.
+// Of all examples of `train`, each as often as its weight says. The same bits for any number of threads. Requires threads >= 1.
 // Throws UsageError when train has no examples.
 Standardization standardization_of(const Dataset& train, int threads = 1);
 

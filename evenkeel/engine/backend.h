@@ -22,6 +22,9 @@ struct RunArguments {
   const float* x = nullptr;         // n examples, channels first, packed
   const int32_t* labels = nullptr;  // n class indices in [0, classes); null when the graph has none
   int64_t n = 0;                    // 1 <= n <= plan.batch
+  // n weights of examples, finite and at least 0, where the graph has an input "weights"; null: all 1. An example of weight 0 is absent:
+  // its x and label are not looked at.
+  const float* weights = nullptr;
   double learning_rate = 0;
   int64_t step = 1;  // 1 for the first update: Adam's bias correction
   // Of AverageWeights: average += share * (weight - average). 1 takes the weights as they are, 0 leaves the average alone.
@@ -35,7 +38,8 @@ struct RunArguments {
 };
 
 struct RunResult {
-  bool finite = true;  // false: the guard found a value that is not finite, and nothing was updated
+  // false: the guard found a value that is not finite, or weights so small that the batch has no statistics, and nothing was updated.
+  bool finite = true;
 };
 
 // What happened in one run. Several events of a node are its tiles, and the fold of its partial results.

@@ -10,6 +10,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/kernels/bf16.h"
+#include "evenkeel/kernels/weighted.h"
 
 namespace evenkeel {
 namespace {
@@ -56,6 +57,23 @@ bool is_matrix_product(const Op& op) {
   return std::holds_alternative<Gemm>(op) || std::holds_alternative<GemmGradInput>(op) ||
          std::holds_alternative<Conv>(op) || std::holds_alternative<ConvGradInput>(op) ||
          std::holds_alternative<ConvGradWeight>(op);
+}
+
+// What the weights of a batch must exceed so that it has statistics: anything, and where the running variance is the unbiased one, a
+// count of 1.
+double weight_needed(const Graph& graph) {
+  double needed = 0;
+  for (const Node& node : graph.nodes) {
+    const auto* update = std::get_if<UpdateRunning>(&node.op);
+    if (update == nullptr || update->biased) continue;
+    for (const Node& maker : graph.nodes) {
+      if (!std::holds_alternative<MomentsOf>(maker.op) || maker.outputs[0] != node.inputs[0]) continue;
+      const Shape& x = graph.value(maker.inputs[0]).shape;
+      const int64_t positions = x.size() == 3 ? x[1] * x[2] : 1;
+      needed = std::max(needed, 1 / static_cast<double>(positions));
+    }
+  }
+  return needed;
 }
 
 }  // namespace
@@ -128,15 +146,22 @@ void CpuExecutable::place_memory() {
   stage_memory_ = allocate_touched(stage_stride_ * static_cast<size_t>(tile_threads_), tile_threads_);
   for (size_t i = 0; i < stages_.size(); ++i) stages_[i] = stage_memory_.get() + i * stage;
   base_.assign(plan_.graph.values.size(), nullptr);
+  weights_id_ = plan_.graph.find("weights");
+  if (weights_id_ != kNoValue) {
+    ones_.assign(static_cast<size_t>(plan_.batch), 1.0f);
+    weight_needed_ = weight_needed(plan_.graph);
+  }
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
     const auto value_id = static_cast<ValueId>(id);
     if (plan_.in_arena(value_id)) base_[id] = arena_.get() + plan_.offset[id];
     if (plan_.in_spill(value_id)) base_[id] = spill_.data() + plan_.offset[id];
     if (plan_.in_scratch(value_id)) base_[id] = scratch_.get() + plan_.offset[id];
-    if (value.role != Role::kInput || value.element != Element::kF32) continue;
+    if (value.role != Role::kInput || value.element != Element::kF32 || value_id == weights_id_) continue;
     input_id_ = value_id;
-    input_in_order_ = value.shape.size() != 3 || value.shape[0] == 1 || value.shape[1] * value.shape[2] == 1;
+    // Examples of weight 0 are replaced.
+    input_in_order_ = weights_id_ == kNoValue &&
+                      (value.shape.size() != 3 || value.shape[0] == 1 || value.shape[1] * value.shape[2] == 1);
     if (input_is_spilled()) continue;
     input_ = allocate_touched(value_bytes(value, plan_.row_capacity), threads_);
     base_[id] = input_.get();
@@ -347,7 +372,9 @@ void copy_input(const Shape& shape, const RunArguments& arguments, int threads, 
     const int64_t end = std::min(arguments.n, (block + 1) * kBlockExamples);
     for (int64_t i = block * kBlockExamples; i < end; ++i) {
       const float* source = arguments.x + i * row;
-      if (shape.size() == 3 && shape[0] > 1) {
+      if (arguments.weights != nullptr && arguments.weights[i] == 0) {
+        std::memset(target + i * row, 0, static_cast<size_t>(row) * sizeof(float));  // zeros stay finite on their way
+      } else if (shape.size() == 3 && shape[0] > 1) {
         kernels::channels_first_to_last(source, shape[0], shape[1] * shape[2], target + i * row);
       } else {
         std::memcpy(target + i * row, source, static_cast<size_t>(row) * sizeof(float));
@@ -360,6 +387,22 @@ void copy_input(const Shape& shape, const RunArguments& arguments, int threads, 
 }
 
 }  // namespace
+
+RunArguments CpuExecutable::with_weights(RunArguments arguments) const {
+  EK_ASSERT(arguments.weights == nullptr || weights_id_ != kNoValue);
+  if (weights_id_ != kNoValue && arguments.weights == nullptr) arguments.weights = ones_.data();
+  return arguments;
+}
+
+// What is wrong with the weights of a batch, or "".
+std::string CpuExecutable::weight_fault(const RunArguments& arguments) const {
+  if (weights_id_ == kNoValue) return "";
+  const double sum = kernels::weight_sum({arguments.weights}, arguments.n, 1);
+  if (sum > weight_needed_) return "";
+  if (sum == 0) return "weights (all are 0: a fully masked batch)";
+  return "weights (they add up to " + std::to_string(sum) + ", and the unbiased variance needs more than " +
+         std::to_string(weight_needed_) + ")";
+}
 
 void CpuExecutable::begin(const RunArguments& arguments) {
   EK_ASSERT(arguments.n >= 1 && arguments.n <= plan_.batch);
@@ -380,6 +423,9 @@ void CpuExecutable::begin(const RunArguments& arguments) {
   }
   finite_ = true;
   rows_ = arguments.n;
+  if (weights_id_ == kNoValue) return;
+  weight_sum_ = kernels::weight_sum({arguments.weights}, arguments.n, 1);
+  finite_ = weight_sum_ > weight_needed_;
 }
 
 // Calls f(unit, thread) for every unit, on `team` of the threads.
@@ -525,12 +571,12 @@ class TraceObserver {
 
 RunResult CpuExecutable::run(const RunArguments& arguments) {
   NoObserver observer;
-  return run_phases(arguments, observer);
+  return run_phases(with_weights(arguments), observer);
 }
 
 Trace CpuExecutable::trace(const RunArguments& arguments) {
   TraceObserver observer(threads_);
-  const RunResult result = run_phases(arguments, observer);
+  const RunResult result = run_phases(with_weights(arguments), observer);
   Trace trace = observer.take();
   trace.finite = result.finite;
   return trace;
@@ -580,9 +626,16 @@ class FiniteObserver {
 
 }  // namespace
 
-std::string CpuExecutable::first_nonfinite(const RunArguments& arguments) {
+std::string CpuExecutable::first_nonfinite(const RunArguments& given) {
   const FlushDenormals flush;
-  if (!kernels::all_finite(arguments.x, arguments.n * elements(plan_.graph.find("x")))) return "x (the input)";
+  const RunArguments arguments = with_weights(given);
+  const std::string weights = weight_fault(arguments);
+  if (!weights.empty()) return weights;
+  const int64_t row = elements(plan_.graph.find("x"));
+  for (int64_t i = 0; i < arguments.n; ++i) {
+    const bool present = arguments.weights == nullptr || arguments.weights[i] > 0;
+    if (present && !kernels::all_finite(arguments.x + i * row, row)) return "x (the input)";
+  }
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
     if ((value.role == Role::kParameter || value.role == Role::kBuffer) &&

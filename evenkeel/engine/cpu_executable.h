@@ -135,6 +135,8 @@ class CpuExecutable final : public Executable {
     return {keep(make(tile)), rest > 0 ? keep(make(rest)) : nullptr, tile};
   }
   void fail_finite() { finite_ = false; }
+  // The sum of the weights of the batch that runs; changes from run to run.
+  const double* weight_sum() const { return &weight_sum_; }
 
  private:
   struct Place {
@@ -174,6 +176,8 @@ class CpuExecutable final : public Executable {
   bool input_is_spilled() const { return input_id_ != kNoValue && plan_.in_spill(input_id_); }
   // Of phase code: leaves resident memory.
   void drop_chunk(const PhaseCode& phase, int64_t first) const;
+  RunArguments with_weights(RunArguments arguments) const;
+  std::string weight_fault(const RunArguments& arguments) const;
   template <class Observer>
   RunResult run_phases(const RunArguments& arguments, Observer& observer);
   template <class Observer>
@@ -196,6 +200,10 @@ class CpuExecutable final : public Executable {
   std::vector<ValueId> staged_ids_;  // whose example is in which stage, of the node that is being compiled
   AlignedBytes input_;               // x, channels last
   ValueId input_id_ = kNoValue;
+  ValueId weights_id_ = kNoValue;
+  std::vector<float> ones_;  // for callers that give no weights
+  double weight_sum_ = 0;
+  double weight_needed_ = 0;     // statistics need a larger sum
   bool input_in_order_ = false;  // the caller's x is as we want it
   AlignedBytes shared_;
   std::byte* shared_pointer_ = nullptr;

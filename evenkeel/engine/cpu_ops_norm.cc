@@ -5,6 +5,7 @@
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/kernels/bf16.h"
 #include "evenkeel/kernels/norm.h"
+#include "evenkeel/kernels/weighted.h"
 
 namespace evenkeel {
 namespace {
@@ -32,7 +33,84 @@ kernels::NormGate gate(const void* residual, const uint8_t* mask) {
   return mask != nullptr ? kernels::NormGate::from_mask(mask) : kernels::NormGate(residual);
 }
 
+kernels::NormAffine affine(const CpuExecutable& e, const Node& node, size_t scale) {
+  return {e.data<kernels::NormScale>(node.inputs[scale]), e.data<float>(node.inputs[scale + 1]),
+          e.data<float>(node.inputs[scale + 2])};
+}
+
+// --- with weights of examples (kernels/weighted.h) ---
+
+kernels::NormWeights weights_at(const TileRun& run) { return {run.arguments.weights + run.first}; }
+
+void require_f32(const CpuExecutable& e, const Node& node) {
+  if (e.graph().value(node.inputs[0]).element == Element::kF32) return;
+  throw BackendError("node '" + node.name + "': weighted statistics are computed from fp32 only");
+}
+
+// For one call of every thread.
+struct ThreadScratch {
+  SharedBytes bytes;
+  size_t stride;
+  ThreadScratch(CpuExecutable& e, const kernels::NormShape& shape)
+      : bytes(e.shared(static_cast<size_t>(e.threads()) * kernels::weighted_scratch_bytes(shape))),
+        stride(kernels::weighted_scratch_bytes(shape)) {}
+  std::byte* at(const TileRun& run) const { return bytes.get<std::byte>() + static_cast<size_t>(run.thread) * stride; }
+};
+
+NodeCode weighted_moments(CpuExecutable& e, const Node& node) {
+  require_f32(e, node);
+  const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
+  const SharedBytes partials = e.shared(kernels::weighted_partials_bytes(with_examples(shape, e.plan().batch)));
+  NodeCode code;
+  code.tile = [=, x = e.byte_rows(node.inputs[0])](const TileRun& run) {
+    kernels::block_weighted_moments(x.at(run), with_examples(shape, run.rows), weights_at(run),
+                                    run.first / kBlockExamples, partials.get<std::byte>());
+  };
+  code.run = [=, out = e.data<Moments>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
+    kernels::fold_weighted_moments(with_examples(shape, a.n), partials.get<std::byte>(), threads,
+                                   {out, static_cast<size_t>(shape.c)});
+  };
+  return code;
+}
+
+NodeCode weighted_gradient_sums(const NormGradientSums& op, CpuExecutable& e, const Node& node) {
+  require_f32(e, node);
+  const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
+  const SharedBytes partials = e.shared(kernels::weighted_partials_bytes(with_examples(shape, e.plan().batch)));
+  NodeCode code;
+  code.tile = [=, activation = op.activation, parameters = affine(e, node, 2), scratch = ThreadScratch(e, shape),
+               x = e.byte_rows(node.inputs[0]), dy = e.byte_rows(node.inputs[1]),
+               residual = e.byte_rows(node.inputs[5]), mask = e.rows<uint8_t>(node.inputs[6])](const TileRun& run) {
+    kernels::block_weighted_gradient_sums(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
+                                          gate(residual.at(run), mask.at(run)), weights_at(run),
+                                          run.first / kBlockExamples, scratch.at(run), partials.get<std::byte>());
+  };
+  code.run = [=, out = e.data<GradientSums>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
+    kernels::fold_weighted_gradient_sums(with_examples(shape, a.n), partials.get<std::byte>(), threads,
+                                         {out, static_cast<size_t>(shape.c)});
+  };
+  return code;
+}
+
+NodeCode weighted_gradient_input(const NormGradientInput& op, CpuExecutable& e, const Node& node) {
+  require_f32(e, node);
+  const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
+  NodeCode code;
+  code.tile = [=, activation = op.activation, batch = op.batch_statistics, parameters = affine(e, node, 2),
+               scratch = ThreadScratch(e, shape), total = e.weight_sum(), x = e.byte_rows(node.inputs[0]),
+               dy = e.byte_rows(node.inputs[1]), residual = e.byte_rows(node.inputs[5]),
+               sums = e.data<GradientSums>(node.inputs[6]), mask = e.rows<uint8_t>(node.inputs[7]),
+               dx = e.byte_rows(node.outputs[0]), dresidual = e.byte_rows(node.outputs[1])](const TileRun& run) {
+    kernels::weighted_gradient_input(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
+                                     gate(residual.at(run), mask.at(run)), weights_at(run),
+                                     {sums, static_cast<size_t>(shape.c)}, *total * static_cast<double>(shape.s), batch,
+                                     dx.at(run), dresidual.at(run), scratch.at(run));
+  };
+  return code;
+}
+
 NodeCode compile(const MomentsOf&, CpuExecutable& e, const Node& node) {
+  if (at(node.inputs, 1) != kNoValue) return weighted_moments(e, node);
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
   NodeCode code;
@@ -69,11 +147,6 @@ NodeCode compile(const ScaleOfRunning& op, CpuExecutable& e, const Node& node) {
   };
 }
 
-kernels::NormAffine affine(const CpuExecutable& e, const Node& node, size_t scale) {
-  return {e.data<kernels::NormScale>(node.inputs[scale]), e.data<float>(node.inputs[scale + 1]),
-          e.data<float>(node.inputs[scale + 2])};
-}
-
 NodeCode compile(const Normalize& op, CpuExecutable& e, const Node& node) {
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   NodeCode code;
@@ -87,6 +160,7 @@ NodeCode compile(const Normalize& op, CpuExecutable& e, const Node& node) {
 }
 
 NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node) {
+  if (at(node.inputs, 7) != kNoValue) return weighted_gradient_sums(op, e, node);
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   const SharedBytes partials = e.shared(kernels::norm_partials_bytes(with_examples(shape, e.plan().batch)));
   NodeCode code;
@@ -105,6 +179,7 @@ NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node)
 }
 
 NodeCode compile(const NormGradientInput& op, CpuExecutable& e, const Node& node) {
+  if (at(node.inputs, 8) != kNoValue) return weighted_gradient_input(op, e, node);
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   NodeCode code;
   code.tile = [=, activation = op.activation, batch = op.batch_statistics, parameters = affine(e, node, 2),

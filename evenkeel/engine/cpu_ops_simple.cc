@@ -1,4 +1,5 @@
 // Element-wise operations, pooling, shape changes, dropout and the losses, tile by tile.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -251,16 +252,34 @@ NodeCode compile(const Softmax&, CpuExecutable& e, const Node& node) {
   });
 }
 
+// What the examples of a loss count: its third input, or 1 each.
+struct ExampleWeights {
+  bool given;
+  const double* sum;
+  ExampleWeights(const CpuExecutable& e, const Node& node)
+      : given(node.inputs.size() > 2 && node.inputs[2] != kNoValue), sum(e.weight_sum()) {}
+  double at(const TileRun& run, int64_t i) const {
+    return given ? static_cast<double>(run.arguments.weights[run.first + i]) : 1;
+  }
+  double total(const RunArguments& a) const { return given ? *sum : static_cast<double>(a.n); }
+};
+
 // loss and correct from f(row, label) -> LossSums of one example.
 template <class F>
 NodeCode loss_code(CpuExecutable& e, const Node& node, F f) {
+  const ExampleWeights weights(e, node);
   const int64_t k = e.elements(node.inputs[0]);
   const SharedBytes partials = e.shared(static_cast<size_t>(block_count(e.plan().batch)) * sizeof(LossSums));
   NodeCode code;
   code.tile = [=, z = e.rows<float>(node.inputs[0])](const TileRun& run) {
     const float* from = z.at(run);
     LossSums sums;
-    for (int64_t i = 0; i < run.rows; ++i) sums = merge(sums, f(from + i * k, run.arguments.labels[run.first + i]));
+    for (int64_t i = 0; i < run.rows; ++i) {
+      const double w = weights.at(run, i);
+      if (w == 0) continue;
+      const LossSums own = f(from + i * k, run.arguments.labels[run.first + i]);
+      sums = merge(sums, {w * own.loss, w * own.correct});
+    }
     partials.get<LossSums>()[run.first / kBlockExamples] = sums;
   };
   code.run = [=, loss = e.data<double>(node.outputs[0]),
@@ -268,7 +287,7 @@ NodeCode loss_code(CpuExecutable& e, const Node& node, F f) {
     TreeFold<LossSums> fold;
     for (int64_t block = 0; block < block_count(a.n); ++block) fold.push(partials.get<LossSums>()[block]);
     const LossSums total = fold.fold();
-    *loss = total.loss / static_cast<double>(a.n);
+    *loss = total.loss / weights.total(a);
     *correct = total.correct;
   };
   return code;
@@ -290,12 +309,16 @@ NodeCode compile(const SoftmaxCrossEntropyLoss& op, CpuExecutable& e, const Node
 }
 
 NodeCode compile(const SoftmaxCrossEntropyGradient& op, CpuExecutable& e, const Node& node) {
-  return [k = e.elements(node.inputs[0]), smoothing = op.label_smoothing, logits = e.rows<float>(node.inputs[0]),
-          gradient = e.rows<float>(node.outputs[0])](const TileRun& run) {
-    const auto n = static_cast<double>(run.arguments.n);
+  return [k = e.elements(node.inputs[0]), smoothing = op.label_smoothing, weights = ExampleWeights(e, node),
+          logits = e.rows<float>(node.inputs[0]), gradient = e.rows<float>(node.outputs[0])](const TileRun& run) {
     for (int64_t i = 0; i < run.rows; ++i) {
+      const double n = weights.total(run.arguments) / weights.at(run, i);
       const float* z = logits.at(run) + i * k;
       float* dz = gradient.at(run) + i * k;
+      if (weights.at(run, i) == 0) {
+        std::fill(dz, dz + k, 0.0f);
+        continue;
+      }
       const int32_t label = run.arguments.labels[run.first + i];
       int64_t largest = 0;
       const double log_sum = log_sum_exp(z, k, &largest);
@@ -322,12 +345,17 @@ NodeCode compile(const MeanSquaredError&, CpuExecutable& e, const Node& node) {
 }
 
 NodeCode compile(const MeanSquaredErrorGradient&, CpuExecutable& e, const Node& node) {
-  return [k = e.elements(node.inputs[0]), outputs = e.rows<float>(node.inputs[0]),
+  return [k = e.elements(node.inputs[0]), weights = ExampleWeights(e, node), outputs = e.rows<float>(node.inputs[0]),
           gradient = e.rows<float>(node.outputs[0])](const TileRun& run) {
-    const double factor = 2 / (static_cast<double>(run.arguments.n) * static_cast<double>(k));
+    const double whole = 2 / (weights.total(run.arguments) * static_cast<double>(k));
     for (int64_t i = 0; i < run.rows; ++i) {
       const float* y = outputs.at(run) + i * k;
       float* dy = gradient.at(run) + i * k;
+      const double factor = whole * weights.at(run, i);
+      if (factor == 0) {
+        std::fill(dy, dy + k, 0.0f);
+        continue;
+      }
       for (int64_t j = 0; j < k; ++j) {
         const double target = j == run.arguments.labels[run.first + i] ? 1 : 0;
         dy[j] = static_cast<float>(factor * (static_cast<double>(y[j]) - target));

@@ -148,8 +148,15 @@ class Differentiator {
         by_running && !affine
             ? kNoValue
             : graph_.add_value({node.name + ".sums", Role::kComputed, Element::kGradientSums, grouped, channels});
-    if (sums != kNoValue)
-      emit(node, NormGradientSums{op.activation, op.groups}, {x, dy, scale, gamma, beta, residual, mask}, {sums});
+    const ValueId weights = weights_of(scale);
+    const auto weighted = [&](std::vector<ValueId> inputs) {
+      if (weights != kNoValue) inputs.push_back(weights);
+      return inputs;
+    };
+    if (sums != kNoValue) {
+      emit(node, NormGradientSums{op.activation, op.groups}, weighted({x, dy, scale, gamma, beta, residual, mask}),
+           {sums});
+    }
     if (affine) emit(node, NormAffineGradient{}, {sums, scale}, {dgamma, dbeta});
     if (dgamma != kNoValue) accumulate(gamma, dgamma);
     if (dbeta != kNoValue) accumulate(beta, dbeta);
@@ -158,7 +165,7 @@ class Differentiator {
       const ValueId dx = like(x, "d " + graph_.value(x).name);
       const ValueId dresidual = residual == kNoValue ? kNoValue : gradient_value(residual);
       emit(node, NormGradientInput{op.activation, !by_running, op.groups},
-           {x, dy, scale, gamma, beta, residual, sums_for_input(node, sums, scale), mask}, {dx, dresidual});
+           weighted({x, dy, scale, gamma, beta, residual, sums_for_input(node, sums, scale), mask}), {dx, dresidual});
       if (needs(x)) accumulate(x, dx);
       if (dresidual != kNoValue) accumulate(residual, dresidual);
     }
@@ -185,6 +192,15 @@ class Differentiator {
       if (!node.outputs.empty() && node.outputs[0] == id) return &node;
     }
     return nullptr;
+  }
+  // What weights the moments behind `scale`; kNoValue where nothing does.
+  ValueId weights_of(ValueId scale) const {
+    const Node* node = maker_of(scale);
+    if (node != nullptr && std::holds_alternative<RenormScale>(node->op)) node = maker_of(node->inputs[0]);
+    if (node == nullptr || !std::holds_alternative<ScaleOfMoments>(node->op)) return kNoValue;
+    node = maker_of(node->inputs[0]);
+    const bool weighted = node != nullptr && std::holds_alternative<MomentsOf>(node->op) && node->inputs.size() > 1;
+    return weighted ? node->inputs[1] : kNoValue;
   }
   template <class T>
   bool is_made_by(ValueId id) const {

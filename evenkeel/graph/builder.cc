@@ -75,6 +75,12 @@ ValueId GraphBuilder::labels() {
   return id;
 }
 
+ValueId GraphBuilder::weights() {
+  weights_ = graph_.add_value({"weights", Role::kInput, Element::kF32, true, {}});
+  set_name("weights", weights_);
+  return weights_;
+}
+
 ValueId GraphBuilder::linear(const std::string& name, ValueId x, const LinearOptions& options) {
   if (shape(x).size() != 1) x = flatten(name + ".flatten", x);
   const int64_t k = shape(x)[0];
@@ -203,6 +209,10 @@ GraphBuilder::NormScaling GraphBuilder::batch_scaling(const std::string& name, V
   const bool by_batch =
       (mode_ == Mode::kInferenceBatchStatistics || mode_ == Mode::kTrain) && o.statistics == NormStatistics::kBatch;
   const bool updates = mode_ == Mode::kTrain && o.update_running;
+  if (ghosts && weights_ != kNoValue) {
+    throw UsageError(at(name, "batch norm") +
+                     "ghost batches do not go with weights of the examples; leave one of them out");
+  }
   ValueId moments = kNoValue, own_moments = kNoValue;  // own: of each example's ghost batch
   if (ghosts && (by_batch || updates)) {
     own_moments = computed(name + ".ghost_moments", channels, Element::kMoments);
@@ -210,7 +220,9 @@ GraphBuilder::NormScaling GraphBuilder::batch_scaling(const std::string& name, V
     node(name + ".moments", GhostMoments{o.ghost_batch}, {x}, {own_moments, moments});
   } else if (by_batch || updates) {
     moments = computed(name + ".moments", channels, Element::kMoments, false);
-    node(name + ".moments", MomentsOf{}, {x}, {moments});
+    std::vector<ValueId> values = {x};
+    if (weights_ != kNoValue) values.push_back(weights_);
+    node(name + ".moments", MomentsOf{}, std::move(values), {moments});
   }
   if (updates) {
     updates_.push_back({name + ".update",
@@ -364,7 +376,9 @@ ValueId GraphBuilder::loss_outputs(Op op, const std::string& name, ValueId y, Va
   }
   const ValueId loss = computed("loss", {}, Element::kF64, false);
   const ValueId correct = computed("correct", {}, Element::kF64, false);
-  node(name, op, {y, labels}, {loss, correct});
+  std::vector<ValueId> inputs = {y, labels};
+  if (weights_ != kNoValue) inputs.push_back(weights_);
+  node(name, op, std::move(inputs), {loss, correct});
   set_name("loss", loss);
   set_name("correct", correct);
   return loss;

@@ -100,6 +100,8 @@ class GraphBuilder {
   // Every function throws UsageError naming the node when shapes or options do not fit, and returns the output value.
   ValueId input(const Shape& example_shape);  // named "x"
   ValueId labels();                           // named "labels": one class index per example
+  // Named "weights": one weight per example, which the statistics of the batch and the losses made from now on count by.
+  ValueId weights();
   ValueId linear(const std::string& name, ValueId x, const LinearOptions& options);
   ValueId conv(const std::string& name, ValueId x, const ConvOptions& options);
   // kind: not kNone. Of the options, group norms read eps, groups, affine, zero_gamma and train_affine only.
@@ -151,6 +153,7 @@ class GraphBuilder {
   std::vector<BufferInfo> buffers_;
   std::vector<Node> updates_;  // go last
   int32_t dropouts_ = 0;
+  ValueId weights_ = kNoValue;
 };
 
 // Joins Normalize -> [Add] -> [Activate] into one Normalize where nothing else reads the values between. Graph -> graph.

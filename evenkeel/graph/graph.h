@@ -20,7 +20,7 @@ using ValueId = int32_t;
 inline constexpr ValueId kNoValue = -1;
 
 enum class Role {
-  kInput,      // fed by the caller for every run (x, labels); batched
+  kInput,      // fed by the caller for every run (x, labels, weights); batched
   kParameter,  // learned; f32, in the parameter store, layout of PyTorch's state dict
   kBuffer,     // changed by the program, not learned: running statistics; in the parameter store
   kState,      // of an optimizer; in the parameter store
@@ -45,7 +45,7 @@ struct Gemm {};  // x{K}, weight[N,K], [bias[N]] -> y{N}: y = x * weight^T + bia
 struct Conv {    // x{C,H,W}, weight[O,C/group,kh,kw], [bias[O]] -> y{O,H',W'}
   int64_t stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1, group = 1;
 };
-struct MomentsOf {};  // x -> moments[C] over the batch and space
+struct MomentsOf {};  // x, [weights] -> moments[C] over the batch and space
 
 // Which examples and channels share statistics. Values that belong to groups are batched: each example has those of its group.
 struct NormGroups {
@@ -121,12 +121,13 @@ struct Dropout {  // x -> y: zero with probability p, else x / (1 - p); mask = f
   int32_t stream = 0;  // tells the dropouts of a graph apart
 };
 struct Softmax {};  // logits{K} -> probabilities{K}
+// With weights the loss is sum(w * loss of the example) / sum(w), and correct the weight of the right predictions.
 struct
-    SoftmaxCrossEntropyLoss {  // logits{K}, labels -> loss (mean over the batch), correct (number of right predictions)
+    SoftmaxCrossEntropyLoss {  // logits{K}, labels, [weights] -> loss (mean over the batch), correct (number of right predictions)
   double label_smoothing = 0;
 };
 struct MeanSquaredError {
-};  // y{K}, labels -> loss = mean over batch and K of (y - onehot)^2, correct (argmax y == label)
+};  // y{K}, labels, [weights] -> loss = mean over batch and K of (y - onehot)^2, correct (argmax y == label)
 
 // --- Gradients. d* are gradients of the loss. ---
 struct GemmGradInput {};   // dy, weight -> dx
@@ -137,13 +138,13 @@ struct ConvGradInput {     // dy, weight -> dx
 struct ConvGradWeight {  // x, dy -> dweight, [dbias]
   Conv conv;
 };
-struct NormGradientSums {  // x, dy, scale, [gamma], [beta], [residual], [mask] -> sums[C], with groups {C}
+struct NormGradientSums {  // x, dy, scale, [gamma], [beta], [residual], [mask], [weights] -> sums[C], with groups {C}
   Activation activation;
   NormGroups groups = {};
 };
 struct RenormSums {
 };  // sums, batch scale, scale -> sums as NormGradientInput wants them: r and d are constants of the gradient
-struct NormGradientInput {  // x, dy, scale, [gamma], [beta], [residual], sums, [mask] -> dx, [dresidual]
+struct NormGradientInput {  // x, dy, scale, [gamma], [beta], [residual], sums, [mask], [weights] -> dx, [dresidual]
   Activation activation;
   bool batch_statistics = true;
   NormGroups groups = {};
@@ -168,10 +169,10 @@ struct SubsamplePadGradient {  // dy -> dx
 struct DropoutGradient {  // dy -> dx
   Dropout op;
 };
-struct SoftmaxCrossEntropyGradient {  // logits, labels -> dlogits (of the mean loss)
+struct SoftmaxCrossEntropyGradient {  // logits, labels, [weights] -> dlogits (of the mean loss)
   double label_smoothing = 0;
 };
-struct MeanSquaredErrorGradient {};  // y, labels -> dy
+struct MeanSquaredErrorGradient {};  // y, labels, [weights] -> dy
 
 struct Cast {};  // x -> the same values in the element type of the output, rounded to nearest even
 

@@ -24,7 +24,9 @@ Graph prune(Graph graph, const std::set<std::string>& wanted) {
   }
   std::reverse(kept.begin(), kept.end());
   graph.nodes = std::move(kept);
-  std::erase_if(graph.named, [&](const auto& entry) { return entry.first != "x" && wanted.count(entry.first) == 0; });
+  std::erase_if(graph.named, [&](const auto& entry) {
+    return entry.first != "x" && entry.first != "weights" && wanted.count(entry.first) == 0;
+  });
   return graph;
 }
 

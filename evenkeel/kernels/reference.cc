@@ -20,6 +20,17 @@ int64_t block_of(NormLayout layout) {
   return layout == NormLayout::kBlocked8 ? 8 : layout == NormLayout::kBlocked16 ? 16 : 0;
 }
 
+// Calls f(offset, weight) for every value of channel c whose weight is above 0.
+template <class Function>
+void for_weighted(const NormShape& shape, int64_t c, const Values& weights, const Function& f) {
+  for (int64_t n = 0; n < shape.n; ++n) {
+    for (int64_t s = 0; s < shape.s; ++s) {
+      const double w = weights[static_cast<size_t>(n * shape.s + s)];
+      if (w > 0) f(static_cast<size_t>(offset(shape, n, c, s)), static_cast<long double>(w));
+    }
+  }
+}
+
 double at(const Values& values, size_t i, double absent) { return values.empty() ? absent : values[i]; }
 
 double sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
@@ -157,6 +168,55 @@ Gradient gradient(const Values& x, const Values& dy, const NormShape& shape, con
     for_channel(shape, c, [&](size_t i) {
       long double dx = g[i] * gamma_c * rstd;
       if (batch_statistics) dx += dvar * 2 * (x[i] - mean) / m + dmean / m;
+      result.dx[i] = static_cast<double>(dx);
+    });
+    result.dgamma.push_back(static_cast<double>(dgamma));
+    result.dbeta.push_back(static_cast<double>(dbeta));
+    result.sums.push_back({static_cast<double>(dbeta), static_cast<double>(dgamma / rstd)});
+  }
+  return result;
+}
+
+std::vector<Moments> weighted_moments(const Values& x, const NormShape& shape, const Values& weights) {
+  std::vector<Moments> result;
+  for (int64_t c = 0; c < shape.c; ++c) {
+    long double total = 0, sum = 0, m2 = 0;
+    for_weighted(shape, c, weights, [&](size_t i, long double w) {
+      total += w;
+      sum += w * x[i];
+    });
+    const long double mean = sum / total;
+    for_weighted(shape, c, weights, [&](size_t i, long double w) { m2 += w * (x[i] - mean) * (x[i] - mean); });
+    result.push_back({static_cast<double>(total), static_cast<double>(mean), static_cast<double>(m2)});
+  }
+  return result;
+}
+
+Gradient weighted_gradient(const Values& x, const Values& dy, const NormShape& shape,
+                           const std::vector<NormScale>& scale, const Values& gamma, const Values& beta,
+                           const Activation& activation, const Values& residual, const Values& weights) {
+  const Values z = affine(x, shape, scale, gamma, beta, residual);
+  Gradient result;
+  Values& g = result.dresidual;
+  g.assign(x.size(), 0);
+  result.dx.assign(x.size(), 0);
+  for (int64_t c = 0; c < shape.c; ++c) {
+    const size_t k = static_cast<size_t>(c);
+    const long double mean = scale[k].mean, rstd = scale[k].rstd, gamma_c = at(gamma, k, 1);
+    long double total = 0, dbeta = 0, dgamma = 0, dvar = 0, dmean = 0, deviation = 0;
+    for_weighted(shape, c, weights, [&](size_t i, long double w) {
+      g[i] = dy[i] * activation_derivative(z[i], activation);
+      const long double dxhat = g[i] * gamma_c;
+      total += w;
+      dbeta += g[i];
+      dgamma += g[i] * (x[i] - mean) * rstd;
+      dvar += dxhat * (x[i] - mean) * (-rstd * rstd * rstd / 2);
+      dmean += dxhat * -rstd;
+      deviation += w * (x[i] - mean);
+    });
+    dmean += dvar * -2 * deviation / total;
+    for_weighted(shape, c, weights, [&](size_t i, long double w) {
+      const long double dx = g[i] * gamma_c * rstd + dvar * 2 * w * (x[i] - mean) / total + dmean * w / total;
       result.dx[i] = static_cast<double>(dx);
     });
     result.dgamma.push_back(static_cast<double>(dgamma));

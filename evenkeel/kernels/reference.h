@@ -48,4 +48,11 @@ Gradient gradient(const Values& x, const Values& dy, const NormShape& shape, con
                   const Values& gamma, const Values& beta, const Activation& activation, const Values& residual,
                   bool batch_statistics);
 
+// The same with weights, n * s of them: a value of weight 0 is not looked at, and its gradient is 0. By the chain of the paper again,
+// where mean and variance are weighted means.
+std::vector<Moments> weighted_moments(const Values& x, const NormShape& shape, const Values& weights);
+Gradient weighted_gradient(const Values& x, const Values& dy, const NormShape& shape,
+                           const std::vector<NormScale>& scale, const Values& gamma, const Values& beta,
+                           const Activation& activation, const Values& residual, const Values& weights);
+
 }  // namespace evenkeel::kernels::reference

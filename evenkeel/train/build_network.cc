@@ -122,6 +122,7 @@ class NetworkBuilder {
   Network build(const BuildOptions& options) {
     require_network();
     ValueId x = builder_.input(spec_.input);
+    if (options.with_weights) builder_.weights();
     x = builder_.flatten("logits.flatten", layers(spec_.layers, "", x, 0));
     const Shape& logits = builder_.shape(x);
     if (logits[0] != spec_.classes) {

@@ -23,6 +23,7 @@ struct TrainState {
   struct Sums {
     double loss = 0, correct = 0;  // sums over the examples of this epoch so far
     int64_t examples = 0, refused = 0;
+    double weight = 0;  // of the examples; their number where they have none
   } sums;
 };
 

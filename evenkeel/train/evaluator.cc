@@ -52,7 +52,8 @@ Evaluator::Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSet
   if (settings.batch_size < 1)
     throw UsageError("the batch size must be at least 1, found " + std::to_string(settings.batch_size));
   const bool batch = settings.statistics == EvalStatistics::kBatch;
-  Network network = build_network(spec, batch ? Mode::kInferenceBatchStatistics : Mode::kInference);
+  Network network = build_network(spec, batch ? Mode::kInferenceBatchStatistics : Mode::kInference,
+                                  {.with_weights = settings.weighted});
   network.graph = with_named_moments(std::move(network.graph), &norms_);
   int64_t room = settings.batch_size;
   if (batch) {
@@ -70,19 +71,26 @@ Evaluator::Evaluator(const ModelSpec& spec, ParameterStore& store, const EvalSet
 
 // The sum of the losses of those examples of a batch whose label is known, when not all are: they are run again by themselves.
 // With statistics of the batch these are then of the known ones.
-double Evaluator::loss_of_known(const float* x, const std::vector<int32_t>& labels, int64_t n) {
+double Evaluator::loss_of_known(const float* x, const std::vector<int32_t>& labels, const std::vector<float>& weights,
+                                int64_t n) {
   const auto row = static_cast<size_t>(element_count(spec_.input));
   std::vector<float> known_x;
   std::vector<int32_t> known;
+  std::vector<float> known_weights;
+  double weight = 0;
   for (int64_t i = 0; i < n; ++i) {
     if (labels[static_cast<size_t>(i)] < 0) continue;
     known_x.insert(known_x.end(), x + static_cast<size_t>(i) * row, x + static_cast<size_t>(i + 1) * row);
     known.push_back(labels[static_cast<size_t>(i)]);
+    if (!weights.empty()) known_weights.push_back(weights[static_cast<size_t>(i)]);
+    weight += weights.empty() ? 1 : static_cast<double>(weights[static_cast<size_t>(i)]);
   }
   if (known.empty()) return 0;
-  const auto count = static_cast<int64_t>(known.size());
-  executable_->run({.x = known_x.data(), .labels = known.data(), .n = count});
-  return executable_->scalar("loss") * static_cast<double>(count);
+  executable_->run({.x = known_x.data(),
+                    .labels = known.data(),
+                    .n = static_cast<int64_t>(known.size()),
+                    .weights = weights.empty() ? nullptr : known_weights.data()});
+  return executable_->scalar("loss") * weight;
 }
 
 EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardization& standardization) {
@@ -109,17 +117,25 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
   std::vector<float> x(largest * static_cast<size_t>(reader.example_size()));
   std::vector<int32_t> labels(largest);
   int64_t first = 0;
-  double loss_sum = 0;
+  double loss_sum = 0, labelled_weight = 0;
+  const bool weighted = settings_.weighted && !dataset.weights.empty();
   MomentsFold moments(norms_);
   for (const int64_t n : cut.sizes) {
     indices.resize(static_cast<size_t>(n));
     std::iota(indices.begin(), indices.end(), first);
     reader.read(indices, 0, threads_, x.data(), labels.data());
     const auto known = [&](int64_t i) { return labels[static_cast<size_t>(i)] >= 0; };
+    std::vector<float> weights;  // of the batch, or none
+    if (weighted) weights.assign(dataset.weights.begin() + first, dataset.weights.begin() + first + n);
+    const auto weight = [&](int64_t i) {
+      return weighted ? static_cast<double>(weights[static_cast<size_t>(i)]) : 1.0;
+    };
     int64_t known_count = 0;
+    double known_weight = 0;
     for (int64_t i = 0; i < n; ++i) {
       if (known(i)) {
         ++known_count;
+        known_weight += weight(i);
         if (labels[static_cast<size_t>(i)] >= spec_.classes) {
           throw UsageError("data '" + dataset.name + "' has a label " + std::to_string(labels[static_cast<size_t>(i)]) +
                            ", but the network has " + std::to_string(spec_.classes) + " classes");
@@ -128,7 +144,7 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
     }
     std::vector<int32_t> fed(labels.begin(), labels.begin() + n);
     for (int32_t& label : fed) label = std::max(label, 0);
-    executable_->run({.x = x.data(), .labels = fed.data(), .n = n});
+    executable_->run({.x = x.data(), .labels = fed.data(), .n = n, .weights = weighted ? weights.data() : nullptr});
     moments.add(*executable_);
     const Tensor probabilities = executable_->read("probabilities");
     const auto p = probabilities.values<float>();
@@ -139,24 +155,27 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
       if (!known(i)) continue;
       const auto label = static_cast<size_t>(labels[static_cast<size_t>(i)]);
       ++result.confusion[label * classes + static_cast<size_t>(predicted)];
-      if (label == static_cast<size_t>(predicted)) result.accuracy += 1;
+      if (label == static_cast<size_t>(predicted)) result.accuracy += weight(i);
     }
     result.probabilities.insert(result.probabilities.end(), p.begin(), p.end());
     loss_sum +=
-        known_count == n ? executable_->scalar("loss") * static_cast<double>(n) : loss_of_known(x.data(), labels, n);
+        known_count == n ? executable_->scalar("loss") * known_weight : loss_of_known(x.data(), labels, weights, n);
+    labelled_weight += known_weight;
     result.labelled += known_count;
     first += n;
   }
   if (result.labelled > 0) {
-    result.accuracy /= static_cast<double>(result.labelled);
-    result.loss = loss_sum / static_cast<double>(result.labelled);
+    result.accuracy /= labelled_weight;
+    result.loss = loss_sum / labelled_weight;
   }
   result.moments = moments.fold();
   return result;
 }
 
 EvalResult evaluate(Model& model, const data::Dataset& dataset, const EvalSettings& settings) {
-  return Evaluator(model.spec, model.store, settings).run(dataset, model.standardization);
+  EvalSettings own = settings;
+  own.weighted = !dataset.weights.empty();
+  return Evaluator(model.spec, model.store, own).run(dataset, model.standardization);
 }
 
 }  // namespace evenkeel

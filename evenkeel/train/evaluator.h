@@ -20,11 +20,12 @@ struct EvalSettings {
   int64_t batch_size = 256;
   int threads = 0;  // 0: the cores this process may use
   data::Corrupt corrupt = {};
-  uint64_t seed = 1;  // of the corruption
+  uint64_t seed = 1;      // of the corruption
+  bool weighted = false;  // by the weights of the data set, where it has some; evaluate() looks for itself
 };
 struct EvalResult {
   int64_t examples = 0;
-  double loss = 0, accuracy = 0;  // over the examples whose label is known; 0 when there is none
+  double loss = 0, accuracy = 0;  // weighted means over the examples whose label is known; 0 when there is none
   int64_t labelled = 0;
   std::vector<int32_t> predictions;  // class per example
   std::vector<float> probabilities;  // [examples][classes], row-major
@@ -48,7 +49,8 @@ class Evaluator {
   int64_t smallest_ = 1;            // examples in a batch
   std::vector<std::string> norms_;  // whose moments can be read
   std::unique_ptr<Executable> executable_;
-  double loss_of_known(const float* x, const std::vector<int32_t>& labels, int64_t n);
+  double loss_of_known(const float* x, const std::vector<int32_t>& labels, const std::vector<float>& weights,
+                       int64_t n);
 };
 
 // The model on a data set, once.

@@ -108,13 +108,15 @@ ModelSpec read_model_toml(const std::string& path, const Shape& input, int64_t c
 std::string to_toml(const ModelSpec& spec);
 
 struct Network {
-  Graph graph;  // named: "x", "logits", "probabilities" (inference), "labels", "loss", "correct" (with_loss)
+  Graph
+      graph;  // named: "x", "logits", "probabilities" (inference), "labels", "loss", "correct" (with_loss), "weights" (with_weights)
   std::vector<ParameterInfo> parameters;
   std::vector<BufferInfo> buffers;
   std::vector<std::string> warnings;  // for the user: a redundant bias, a norm without ...; one sentence each
 };
 struct BuildOptions {
-  bool with_loss = true;  // labels, loss and correct
+  bool with_loss = true;      // labels, loss and correct
+  bool with_weights = false;  // weights: of examples, in the statistics of the batch and in the loss
 };
 // Throws UsageError naming the layer when shapes do not fit, a value is out of range, a type or word is unknown, or the
 // network does not end in one output per class.

@@ -58,7 +58,9 @@ std::vector<NormInGraph> norms_of(const Graph& graph) {
   return norms;
 }
 
-Graph graph_of(const ModelSpec& spec, Mode mode) { return build_network(spec, mode, {.with_loss = false}).graph; }
+Graph graph_of(const ModelSpec& spec, Mode mode, bool weighted = false) {
+  return build_network(spec, mode, {.with_loss = false, .with_weights = weighted}).graph;
+}
 
 // Part of the sum of the weights of all batches that a bias-corrected average has seen; 1 where nothing is corrected.
 double weight_seen(const ScaleOfRunning& op, int64_t batches) {
@@ -170,7 +172,7 @@ class Passes {
         store_(std::move(clone(model).store)),
         dataset_(dataset),
         reader_(dataset, model.standardization, settings.augment, settings.corrupt, settings.seed),
-        graph_(graph_of(spec_, Mode::kInference)),
+        graph_(graph_of(spec_, Mode::kInference, is_weighted())),
         norms_(norms_of(graph_)) {
     require_sound();
     // Epoch 0: an order that no epoch of a training run has.
@@ -220,7 +222,9 @@ class Passes {
       wanted.push_back(&norm);
       const std::string name = moments_name(norm.layer.name);
       graph.named[name] = graph.add_value({name, Role::kComputed, Element::kMoments, false, {norm.layer.channels}});
-      graph.nodes.push_back({name, MomentsOf{}, {norm.x}, {graph.named[name]}});
+      std::vector<ValueId> values = {norm.x};
+      if (is_weighted()) values.push_back(graph.find("weights"));
+      graph.nodes.push_back({name, MomentsOf{}, std::move(values), {graph.named[name]}});
     }
     if (wanted.empty()) return;
     // A batch of one value per channel is as good as any here, where batches are merged; all together they must be more.
@@ -234,7 +238,7 @@ class Passes {
 
   void run_once(std::vector<ChannelStatistics>* all) {
     std::vector<std::string> named;
-    Graph graph = with_named_moments(graph_of(spec_, Mode::kInferenceBatchStatistics), &named);
+    Graph graph = with_named_moments(graph_of(spec_, Mode::kInferenceBatchStatistics, is_weighted()), &named);
     // A norm that normalizes by its running statistics here, too, keeps them.
     std::vector<const NormInGraph*> wanted;
     for (const NormInGraph& norm : norms_) {
@@ -259,11 +263,20 @@ class Passes {
     const auto executable = cpu_backend(threads_)->compile(make_plan(std::move(graph), {.batch = largest}), store_);
     std::vector<float> x(static_cast<size_t>(largest * reader_.example_size()));
     std::vector<int32_t> labels(static_cast<size_t>(largest));
+    std::vector<float> weights(is_weighted() ? static_cast<size_t>(largest) : 0);
     size_t first = 0;
     for (const int64_t n : sizes) {
       const std::span<const int64_t> indices = std::span<const int64_t>(order_).subspan(first, static_cast<size_t>(n));
       reader_.read(indices, 0, threads_, x.data(), labels.data());
-      executable->run({.x = x.data(), .n = n, .seed = settings_.seed, .example_indices = indices.data()});
+      if (is_weighted() && !weights_of(indices, weights)) {
+        first += static_cast<size_t>(n);
+        continue;  // examples that count nothing have no statistics
+      }
+      executable->run({.x = x.data(),
+                       .n = n,
+                       .weights = is_weighted() ? weights.data() : nullptr,
+                       .seed = settings_.seed,
+                       .example_indices = indices.data()});
       for (size_t i = 0; i < norms.size(); ++i)
         estimates[i].add(executable->moments(moments_name(norms[i]->layer.name)));
       first += static_cast<size_t>(n);
@@ -273,6 +286,17 @@ class Passes {
       require_finite(all->back());
       assign(all->back(), store_);
     }
+  }
+
+  bool is_weighted() const { return !dataset_.weights.empty(); }
+  // False when all of them are 0.
+  bool weights_of(std::span<const int64_t> indices, std::vector<float>& weights) const {
+    bool any = false;
+    for (size_t i = 0; i < indices.size(); ++i) {
+      weights[i] = dataset_.weights[static_cast<size_t>(indices[i])];
+      any = any || weights[i] > 0;
+    }
+    return any;
   }
 
   bool is_wanted(const NormInGraph& norm) const {

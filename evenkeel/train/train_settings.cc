@@ -47,6 +47,7 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   std::map<std::string, std::string> map;
   map["data"] = s.data;
   map["label"] = s.load.label_column;
+  if (!s.load.weight_column.empty()) map["weight"] = s.load.weight_column;
   map["validation"] = fmt::format("{}", s.load.validation_fraction);
   map["model"] = s.model;
   if (s.norm) map["norm"] = norm_kind_names()[static_cast<size_t>(*s.norm)];

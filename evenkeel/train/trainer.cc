@@ -40,6 +40,7 @@ void truncate(data::Dataset& dataset, int64_t n) {
   std::memcpy(values.raw(), dataset.values.raw(), values.bytes());
   dataset.values = std::move(values);
   dataset.labels.resize(static_cast<size_t>(n));
+  if (!dataset.weights.empty()) dataset.weights.resize(static_cast<size_t>(n));
   dataset.count = n;
 }
 
@@ -125,11 +126,38 @@ class Run {
     const auto largest = static_cast<size_t>(cut_.largest());
     x_ = allocate_aligned(largest * static_cast<size_t>(reader_->example_size()) * sizeof(float));
     labels_.resize(largest);
+    if (is_weighted()) weights_.resize(largest);
+  }
+
+  bool is_weighted() const { return !splits_.train.weights.empty(); }
+  BuildOptions build_options() const { return {.with_weights = is_weighted()}; }
+
+  // Weights count examples: where those of a batch come to no more than one, its unbiased variance is that of one example.
+  void require_heavy_enough(const Graph& graph) const {
+    const bool unbiased = std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) {
+      const auto* update = std::get_if<UpdateRunning>(&node.op);
+      return update != nullptr && !update->biased;
+    });
+    if (!is_weighted() || !unbiased) return;
+    const double mean = weight_of(splits_.train.weights) / static_cast<double>(splits_.train.count);
+    const double batch = mean * static_cast<double>(cut_.sizes.front());
+    if (batch > 1) return;
+    throw UsageError(fmt::format(
+        "the weights of '{}' are {:.3g} on average, so that those of a batch of {} add up to about {:.3g}; a "
+        "weight of k counts as k examples, and statistics of a batch need more than one: multiply the "
+        "weights by a number that makes them about 1, or give --running-variance biased",
+        settings_.load.weight_column, mean, cut_.sizes.front(), batch));
+  }
+
+  static double weight_of(std::span<const float> weights) {
+    return std::accumulate(weights.begin(), weights.end(), 0.0,
+                           [](double sum, float w) { return sum + static_cast<double>(w); });
   }
 
   std::unique_ptr<Evaluator> evaluator_of(Model& model) const {
     const int64_t batch = std::clamp<int64_t>(settings_.batch_size, 8, 256);
-    return std::make_unique<Evaluator>(model.spec, model.store, EvalSettings{.batch_size = batch, .threads = threads_});
+    return std::make_unique<Evaluator>(
+        model.spec, model.store, EvalSettings{.batch_size = batch, .threads = threads_, .weighted = is_weighted()});
   }
 
   // The graph of a training step, with everything that it leaves in the store on first sight.
@@ -141,12 +169,13 @@ class Run {
   }
 
   void compile() {
-    const Network network = build_network(model_.spec, Mode::kTrain);
+    const Network network = build_network(model_.spec, Mode::kTrain, build_options());
     for (const std::string& warning : network.warnings) note("warning: " + warning);
     cut_ = cut_batches(splits_.train.count, settings_.batch_size, settings_.last_batch, smallest_batch(network.graph));
     if (cut_.sizes.empty()) {
       throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
     }
+    require_heavy_enough(network.graph);
     initialize(network, settings_.seed, &model_.store);
     if (!settings_.from.empty()) take_weights(network);
     note_about_renorm(network);
@@ -216,7 +245,8 @@ class Run {
     // the plan's batch, and the others need not pay for it.
     if (!cut_.last_uses_running && cut_.sizes.back() <= cut_.sizes.front()) return;
     Graph last = graph;
-    if (cut_.last_uses_running) last = step_graph(build_network(model_.spec, Mode::kTrainRunningStatistics), &states);
+    if (cut_.last_uses_running)
+      last = step_graph(build_network(model_.spec, Mode::kTrainRunningStatistics, build_options()), &states);
     last_executable_ = backend->compile(make_plan(std::move(last), plan_options(cut_.sizes.back())), model_.store);
   }
 
@@ -245,6 +275,7 @@ class Run {
     for (const data::Dataset* split : {&splits_.train, &splits_.validation, &splits_.test}) {
       mix(static_cast<uint64_t>(split->count));
       for (const int32_t label : split->labels) mix(static_cast<uint64_t>(label));
+      for (const float weight : split->weights) mix(std::bit_cast<uint32_t>(weight));
     }
     for (const double value : model_.standardization.mean) mix(std::bit_cast<uint64_t>(value));
     for (const double value : model_.standardization.std) mix(std::bit_cast<uint64_t>(value));
@@ -385,9 +416,12 @@ class Run {
     const std::span<const int64_t> indices(order_.data() + first, static_cast<size_t>(n));
     auto* x = reinterpret_cast<float*>(x_.get());
     reader_->read(indices, static_cast<uint64_t>(state_.epoch), threads_, x, labels_.data());
+    for (size_t i = 0; i < weights_.size() && i < indices.size(); ++i)
+      weights_[i] = splits_.train.weights[static_cast<size_t>(indices[i])];
     return {.x = x,
             .labels = labels_.data(),
             .n = n,
+            .weights = weights_.empty() ? nullptr : weights_.data(),
             .learning_rate = learning_rate_at(schedule(), state_.step),
             .step = state_.updates + 1,
             .average_share = average_share(settings_.average, state_.epoch, state_.averages),
@@ -461,9 +495,12 @@ class Run {
       ++state_.updates;
       if (arguments.average_share > 0) ++state_.averages;
       if (&executable == executable_.get()) has_moments_ = true;
-      state_.sums.loss += loss * static_cast<double>(n);
+      const double weight =
+          is_weighted() ? weight_of(std::span(weights_).first(static_cast<size_t>(n))) : static_cast<double>(n);
+      state_.sums.loss += loss * weight;
       state_.sums.correct += executable.scalar("correct");
       state_.sums.examples += n;
+      state_.sums.weight += weight;
     } else {
       ++state_.sums.refused;
     }
@@ -494,6 +531,14 @@ class Run {
   bool stop_not_finite(TrainResult& result, const std::string& tensor) const {
     const bool warms = settings_.schedule == ScheduleKind::kOneCycle || settings_.warmup_epochs > 0;
     result.status = "not finite";
+    if (tensor.starts_with("weights (")) {
+      result.message = fmt::format(
+          "training stopped at step {} (epoch {}): its batch has no statistics because of its {}; nothing was updated "
+          "by "
+          "that step; multiply all weights by a larger number, take a larger --batch-size, or give --on-nonfinite skip",
+          state_.step, state_.epoch, tensor);
+      return false;
+    }
     result.message = fmt::format(
         "training stopped at step {} (epoch {}): {} is not finite; nothing was updated by that step; try a smaller "
         "--learning-rate, "
@@ -548,9 +593,7 @@ class Run {
     observer_.progress(p);
   }
 
-  double epoch_mean(double sum) const {
-    return sum / static_cast<double>(state_.sums.examples);
-  }  // NaN when all were refused
+  double epoch_mean(double sum) const { return sum / state_.sums.weight; }  // NaN when all were refused
 
   // False when the run ends here.
   bool end_epoch(TrainResult& result) {
@@ -741,6 +784,7 @@ class Run {
   std::unique_ptr<data::BatchReader> reader_;
   AlignedBytes x_;
   std::vector<int32_t> labels_;
+  std::vector<float> weights_;  // of a batch; empty where examples have none
   std::optional<RunFolder> folder_;
   std::optional<RunLogWriter> log_;
   RunIdentity identity_;

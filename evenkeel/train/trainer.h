@@ -32,7 +32,7 @@ enum class OnNonfinite { kStop, kSkip };
 
 struct TrainSettings {
   std::string data = "fashion-mnist";
-  data::LoadOptions load;     // label column, validation fraction; its seed is `seed`
+  data::LoadOptions load;     // label and weight column, validation fraction; its seed is `seed`
   std::string model = "cnn";  // a name of the zoo or a TOML file
   // A model file to start from: its weights and running statistics in place of initial values, as far as names and shapes agree, and its
   // standardization of the inputs. "": none. `model` may be the same file: its network, too.
