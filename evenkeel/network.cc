@@ -22,10 +22,14 @@ TrainReport train_network(const TrainOptions& options) {
   settings.max_steps = options.max_steps;
   settings.resume = options.resume;
   settings.from = options.from;
-  settings.norm_switches.freeze = options.freeze_norm;
+  settings.norm_switches = {options.freeze_norm, options.freeze_affine, options.freeze_running, options.use_running};
   settings.running_statistics = running_statistics_from_name(options.running_statistics);
   if (options.ghost_batch != 0) settings.ghost_batch = options.ghost_batch;
   settings.micro_batch = options.micro_batch;
+  settings.memory_bytes = options.memory_bytes;
+  settings.spill = options.spill;
+  settings.average = parse_averaging(options.average_weights);
+  if (options.skip_nonfinite) settings.on_nonfinite = OnNonfinite::kSkip;
   TrainObserver observer;
   if (options.on_epoch) {
     observer.epoch = [&](const EpochSummary& s) {

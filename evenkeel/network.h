@@ -31,11 +31,17 @@ struct TrainOptions {
   int threads = 0;        // 0: the cores this process may use
   int64_t max_steps = 0;  // > 0: stop after so many
   bool resume = false;
-  std::string from;                        // a model file to start from; "": initial values
-  std::vector<std::string> freeze_norm;    // norm layers to freeze: names, with * and ?
+  std::string from;  // a model file to start from; "": initial values
+  // Norm layers by name, with * and ?: not to train gamma and beta, not to update the running statistics, to normalize by these in training;
+  // freeze_norm: all three.
+  std::vector<std::string> freeze_norm, freeze_affine, freeze_running, use_running;
   std::string running_statistics = "ema";  // cumulative, mean_of_batches, population or population_one_pass
   int64_t ghost_batch = 0;                 // > 0: every so many examples are normalized by their own statistics
   int64_t micro_batch = 0;                 // > 0: at most so many examples in work at a time; the same result
+  size_t memory_bytes = 0;                 // > 0: the most that a step may take
+  std::string spill;                       // a folder for what does not fit in memory_bytes; "": none
+  std::string average_weights;             // "ema=0.999", "swa=2"; "": none
+  bool skip_nonfinite = false;             // leave out batches that are not finite instead of stopping
   // Called after every epoch with its number (from 1), the training loss and the test accuracy (NaN without test examples); may be empty.
   std::function<void(int64_t epoch, double train_loss, double test_accuracy)> on_epoch;
 };

@@ -80,6 +80,44 @@ class Norms(CommandLine):
                               self.folder / "second")
         self.assertEqual(result["status"], "finished")
 
+    def test_a_run_from_a_model_takes_none_of_its_switches(self):
+        self.tensors("--freeze-norm", "*", "--bias-corrected", "--ghost-batch", 4, name="first")
+        second = self.folder / "second"
+        self.succeed("train", "--data", self.data, "--from", self.folder / "first", "--epochs", 2, "--batch-size", 16, "--out", second)
+        first, after = (safetensors(path / "model.safetensors")[0] for path in (self.folder / "first", second))
+        self.assertNotEqual(first["bn1.weight"], after["bn1.weight"])
+        self.assertNotIn("ghost", safetensors(second / "model.safetensors")[1]["architecture"])
+
+    def test_a_corrected_average_is_taken_over_corrected(self):
+        first = self.folder / "first"
+        self.succeed(*self.train_words(first, "--bias-corrected"))
+        held = self.json_of("eval", first)
+        frozen = ("--freeze-norm", "*", "--learning-rate", "1e-30", "--optimizer", "sgd", "--schedule", "constant", "--max-steps", 1)
+        again = self.json_of("train", "--data", self.data, "--from", first, *frozen, "--out", self.folder / "second")
+        self.assertAlmostEqual(held["loss"], again["test_loss"], places=5)
+
+    def test_renorm_and_ghost_batches_are_refused_together(self):
+        self.refuse(2, *self.train_words(self.folder / "run", "--norm", "renorm", "--ghost-batch", 4), says="leave one of them out")
+
+    def test_options_without_effect_are_told(self):
+        for words in (("--norm", "group", "--ghost-batch", 4), ("--norm", "batch", "--norm-groups", 2), ("--ghost-batch", 99),
+                      ("--running-statistics", "cumulative", "--bias-corrected")):
+            done = self.succeed(*self.train_words(self.folder / str(words[-1]).strip("-"), *words, epochs=1))
+            self.assertIn("has no effect", done.stderr, words)
+
+    def test_a_run_on_other_classes_starts_its_last_layer_anew_and_its_model_loads(self):
+        tables = []
+        for name, kinds in (("three", "abc"), ("two", "ab")):
+            path = self.folder / f"{name}.csv"
+            path.write_text("x,y,kind\n" + "".join(f"{i % 7},{i * i % 5},{kinds[i % len(kinds)]}\n" for i in range(90)))
+            tables.append(path)
+        first, second = self.folder / "t3", self.folder / "t2"
+        words = ("--epochs", 1, "--batch-size", 16, "--quiet")
+        self.succeed("train", "--data", tables[0], "--label", "kind", "--model", "mlp", "--out", first, *words)
+        done = self.succeed("train", "--data", tables[1], "--label", "kind", "--from", first, "--out", second, *words[:-1])
+        self.assertIn("start anew", done.stderr)
+        self.assertEqual(self.json_of("eval", second)["examples"], 18)
+
     def test_impossible_requests_are_one_sentence(self):
         out = self.folder / "run"
         self.refuse(2, *self.train_words(out, "--freeze-norm", "bn9"), says=("no norm layer 'bn9'", "bn1"))

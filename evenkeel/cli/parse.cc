@@ -227,6 +227,26 @@ void find_without_effect(const TrainSettings& train, Warn warn) {
          {"norm-placement", "norm-eps", "new-batch-weight", "running-variance", "bias-corrected", "running-statistics"})
       warn(option, "--norm is none");
   }
+  const NormKind norm = train.norm.value_or(NormKind::kBatch);
+  const std::string norm_kind = "--norm is " + norm_kind_names()[static_cast<size_t>(norm)];
+  if (train.norm && !has_running_statistics(norm)) {
+    for (const char* option : {"running-statistics", "ghost-batch", "freeze-running", "use-running"})
+      warn(option, norm_kind);
+    if (norm != NormKind::kNone) {
+      for (const char* option : {"new-batch-weight", "running-variance", "bias-corrected"}) warn(option, norm_kind);
+    }
+  }
+  if (train.norm ? norm != NormKind::kGroup : from_zoo) warn("norm-groups", norm_kind);
+  if (train.norm ? norm != NormKind::kRenorm : from_zoo) {
+    for (const char* option : {"renorm-r-max", "renorm-d-max", "renorm-schedule"}) warn(option, norm_kind);
+  }
+  const RunningStatistics statistics = train.running_statistics;
+  if (statistics == RunningStatistics::kCumulative || statistics == RunningStatistics::kMeanOfBatches) {
+    for (const char* option : {"new-batch-weight", "bias-corrected"})
+      warn(option, std::string("--running-statistics is ") + name_of(statistics));
+  }
+  if (!train.from.empty()) warn("bias-corrected", "--from has running statistics to start from");
+  if (train.ghost_batch.value_or(0) >= train.batch_size) warn("ghost-batch", "the batch is no larger");
 }
 
 void warn_without_effect(Arguments& arguments) {

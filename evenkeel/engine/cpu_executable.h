@@ -113,7 +113,7 @@ class CpuExecutable final : public Executable {
   // The same, counted in bytes whatever the element type.
   Rows<std::byte> byte_rows(ValueId id) const {
     Rows<std::byte> bytes = rows<std::byte>(id);
-    bytes.row = row_bytes(id);
+    if (stage_of(id) == nullptr) bytes.row = row_bytes(id);
     return bytes;
   }
   // Bytes of one example (batched) or of the whole value; 0 for kNoValue.

@@ -28,13 +28,13 @@ kernels::NormShape with_examples(kernels::NormShape shape, int64_t n) {
 
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// A workspace of the kernels for each thread, for so many examples at a time.
+// A workspace of the kernels for each of so many threads, for so many examples at a time.
 struct Workspaces {
   SharedBytes memory;
   size_t stride = 0;
-  Workspaces(CpuExecutable& e, const kernels::NormShape& shape)
+  Workspaces(CpuExecutable& e, const kernels::NormShape& shape, int threads)
       : stride(aligned(kernels::norm_workspace_bytes(shape))) {
-    memory = e.shared(stride * static_cast<size_t>(e.threads()));
+    memory = e.shared(stride * static_cast<size_t>(threads));
   }
   std::byte* of(int thread) const { return memory.get<std::byte>() + stride * static_cast<size_t>(thread); }
 };
@@ -68,23 +68,33 @@ void repeat(T* first, int64_t count, int64_t examples) {
   for (int64_t i = 1; i < examples; ++i) std::copy(first, first + count, first + i * count);
 }
 
-int team_of(const CpuExecutable& e, ValueId x, int64_t n) { return team_for_bytes(e.threads(), n * e.row_bytes(x)); }
+// Threads for the ghost batches of a batch: no more than there are of these.
+int ghost_threads(const CpuExecutable& e, int64_t ghost) {
+  return static_cast<int>(std::min<int64_t>(e.threads(), (e.plan().batch + ghost - 1) / ghost));
+}
+int team_of(const CpuExecutable& e, ValueId x, int64_t n, int64_t ghost) {
+  return team_for_bytes(ghost_threads(e, ghost), n * e.row_bytes(x));
+}
 
 NodeCode compile(const GhostMoments& op, CpuExecutable& e, const Node& node) {
   const ValueId x_id = node.inputs[0];
   const int64_t most = std::min(e.plan().batch, op.ghost + 1);
   const kernels::NormShape shape = norm_shape(e, x_id, most);
-  const Workspaces workspaces(e, shape);
+  const Workspaces workspaces(e, shape, ghost_threads(e, op.ghost));
   NodeCode code;
   code.run = [=, &e, ghost = op.ghost, x = e.byte_rows(x_id), own = e.rows<Moments>(node.outputs[0]),
               pooled = e.data<Moments>(node.outputs[1])](const RunArguments& a) {
     const auto c = static_cast<size_t>(shape.c);
-    for_ghosts(ghost, shape, a.n, team_of(e, x_id, a.n), [&](int64_t first, int64_t examples, int thread) {
+    for_ghosts(ghost, shape, a.n, team_of(e, x_id, a.n, ghost), [&](int64_t first, int64_t examples, int thread) {
       Moments* out = own.batch() + first * shape.c;
       kernels::moments(x.batch() + first * x.row, with_examples(shape, examples), workspaces.of(thread), kInCache,
                        {out, c});
       repeat(out, shape.c, examples);
     });
+    if (ghost_end(0, ghost, a.n, shape.s) == a.n) {
+      std::copy_n(own.batch(), shape.c, pooled);
+      return;
+    }
     // Means weighted by what they are of, and the pooled variance: sum of m2 over sum of (count - 1).
     for (int64_t channel = 0; channel < shape.c; ++channel) {
       Moments sum;
@@ -128,7 +138,7 @@ NodeCode compile(const ScaleOfExample& op, CpuExecutable& e, const Node& node) {
   // The largest of both views of an example.
   kernels::NormShape rows = shape;
   rows.c = std::max(shape.c, shape.s);
-  const Workspaces workspaces(e, rows);
+  const Workspaces workspaces(e, rows, e.threads());
   const SharedBytes moments =
       e.shared(static_cast<size_t>(shape.c) * sizeof(Moments) * static_cast<size_t>(e.threads()));
   NodeCode code;
@@ -222,7 +232,7 @@ NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node)
   const bool ghosts = op.groups.ghost > 0;
   const kernels::NormShape shape =
       norm_shape(e, x_id, ghosts ? std::min(e.plan().batch, op.groups.ghost + 1) : int64_t{1});
-  const Workspaces workspaces(e, shape);
+  const Workspaces workspaces(e, shape, ghosts ? ghost_threads(e, op.groups.ghost) : e.threads());
   const auto c = static_cast<size_t>(shape.c);
   const Affine affine(e, node, 2);
   const auto x = e.byte_rows(x_id), dy = e.byte_rows(node.inputs[1]), residual = e.byte_rows(node.inputs[5]);
@@ -240,15 +250,16 @@ NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node)
     return code;
   }
   code.run = [=, &e](const RunArguments& a) {
-    for_ghosts(op.groups.ghost, shape, a.n, team_of(e, x_id, a.n), [&](int64_t first, int64_t examples, int thread) {
-      const std::byte* const r = residual ? residual.batch() + first * residual.row : nullptr;
-      const uint8_t* const bits = mask ? mask.batch() + first * mask.row : nullptr;
-      GradientSums* out = sums.batch() + first * shape.c;
-      kernels::gradient_sums(x.batch() + first * x.row, dy.batch() + first * dy.row, with_examples(shape, examples),
-                             affine.of(first, shape.c), op.activation, gate(r, bits), workspaces.of(thread), kInCache,
-                             {out, c});
-      repeat(out, shape.c, examples);
-    });
+    for_ghosts(op.groups.ghost, shape, a.n, team_of(e, x_id, a.n, op.groups.ghost),
+               [&](int64_t first, int64_t examples, int thread) {
+                 const std::byte* const r = residual ? residual.batch() + first * residual.row : nullptr;
+                 const uint8_t* const bits = mask ? mask.batch() + first * mask.row : nullptr;
+                 GradientSums* out = sums.batch() + first * shape.c;
+                 kernels::gradient_sums(x.batch() + first * x.row, dy.batch() + first * dy.row,
+                                        with_examples(shape, examples), affine.of(first, shape.c), op.activation,
+                                        gate(r, bits), workspaces.of(thread), kInCache, {out, c});
+                 repeat(out, shape.c, examples);
+               });
   };
   return code;
 }

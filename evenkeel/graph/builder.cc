@@ -149,9 +149,10 @@ void require_norm_options(const std::string& name, const NormOptions& o) {
         at(name, "batch norm") + "new_batch_weight must be in (0, 1], found " + std::to_string(o.new_batch_weight) +
         " (it is the weight of the NEW batch: PyTorch's momentum; Keras' and ONNX' momentum is 1 minus it)");
   }
-  if (o.ghost_batch < 0) {
-    throw UsageError(at(name, "batch norm") + "a ghost batch must have at least 1 example, found " +
-                     std::to_string(o.ghost_batch));
+  constexpr int64_t kMostGhosts = int64_t{1} << 24;
+  if (o.ghost_batch < 0 || o.ghost_batch > kMostGhosts) {
+    throw UsageError(at(name, "batch norm") + "a ghost batch must have from 1 to " + std::to_string(kMostGhosts) +
+                     " examples, found " + std::to_string(o.ghost_batch));
   }
   const RenormScale& r = o.renorm;
   if (!(r.r_max >= 1) || !(r.d_max >= 0) || !std::isfinite(r.r_max) || !std::isfinite(r.d_max) || r.hold < 0 ||
@@ -205,10 +206,12 @@ GraphBuilder::NormScaling GraphBuilder::batch_scaling(const std::string& name, V
     return scale;
   };
   const bool ghosts = o.ghost_batch > 0 && trains();
-  // Statistics of the batch as in training: a norm that is trained through its running statistics has no others.
   const bool by_batch =
-      (mode_ == Mode::kInferenceBatchStatistics || mode_ == Mode::kTrain) && o.statistics == NormStatistics::kBatch;
+      mode_ == Mode::kInferenceBatchStatistics || (mode_ == Mode::kTrain && o.statistics == NormStatistics::kBatch);
   const bool updates = mode_ == Mode::kTrain && o.update_running;
+  if (ghosts && kind == NormKind::kRenorm) {
+    throw UsageError(at(name, "batch renorm") + "ghost batches are for plain batch norm; leave one of them out");
+  }
   if (ghosts && weights_ != kNoValue) {
     throw UsageError(at(name, "batch norm") +
                      "ghost batches do not go with weights of the examples; leave one of them out");

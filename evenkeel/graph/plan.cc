@@ -61,7 +61,7 @@ void for_nodes(const Plan& plan, F&& f) {
 // Computed values that tiles do not have to themselves, and the input.
 bool is_of_the_batch(const Plan& plan, size_t id, const std::vector<bool>& kept) {
   const Value& value = plan.graph.values[id];
-  if (value.role == Role::kInput) return value.element == Element::kF32;
+  if (value.role == Role::kInput) return value.element == Element::kF32 && !value.shape.empty();  // x
   return value.role == Role::kComputed && (!value.batched || kept[id]);
 }
 
@@ -432,6 +432,22 @@ size_t stage_bytes(const Graph& graph) {
   return aligned(bytes);
 }
 
+namespace {
+
+// Each ghost batch is reduced by one thread, in a workspace of its own.
+size_t ghost_workspaces(const Plan& plan, const Node& node, int threads) {
+  const auto* moments = std::get_if<GhostMoments>(&node.op);
+  const auto* sums = std::get_if<NormGradientSums>(&node.op);
+  const int64_t ghost = moments != nullptr ? moments->ghost : sums != nullptr ? sums->groups.ghost : 0;
+  if (ghost == 0) return 0;
+  const int64_t team = std::min<int64_t>(threads, (plan.batch + ghost - 1) / ghost);
+  const int64_t blocks = block_count(std::min(plan.batch, ghost + 1));
+  const int64_t channels = element_count(plan.graph.value(node.outputs[0]).shape);
+  return static_cast<size_t>(team * blocks * channels) * 2 * sizeof(double);
+}
+
+}  // namespace
+
 PlanMemory memory_of(const Plan& plan, int threads) {
   PlanMemory memory;
   memory.arena = plan.arena_bytes;
@@ -456,6 +472,7 @@ PlanMemory memory_of(const Plan& plan, int threads) {
           const size_t channels = static_cast<size_t>(element_count(plan.graph.value(node.outputs[0]).shape));
           partials += static_cast<size_t>(block_count(plan.batch)) * channels * 2 * sizeof(double);
         }
+        partials += ghost_workspaces(plan, node, threads);
         if (!std::holds_alternative<ConvGradWeight>(node.op)) continue;
         const bool whole = nodes == &phase.after;
         const int64_t rows = whole ? group_rows(plan.batch, kWholeGroups) : phase.unit;
@@ -502,8 +519,8 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
                                                            : std::to_string(options.memory_bytes / kMega) + " MiB";
   throw UsageError("a step over " + std::to_string(options.batch) + " examples needs " + megabytes(least) +
                    " of memory at least, " + megabytes(least - options.memory_bytes) + " more than the " + allowed +
-                   " allowed; use a smaller batch size, allow more" +
-                   (options.spill ? "" : ", or spill values to a disk"));
+                   " allowed; use a smaller batch size" +
+                   (options.spill ? " or allow more" : ", allow more, or spill values to a disk"));
 }
 
 }  // namespace evenkeel

@@ -85,7 +85,7 @@ double Evaluator::loss_of_known(const float* x, const std::vector<int32_t>& labe
     if (!weights.empty()) known_weights.push_back(weights[static_cast<size_t>(i)]);
     weight += weights.empty() ? 1 : static_cast<double>(weights[static_cast<size_t>(i)]);
   }
-  if (known.empty()) return 0;
+  if (weight == 0) return 0;
   executable_->run({.x = known_x.data(),
                     .labels = known.data(),
                     .n = static_cast<int64_t>(known.size()),
@@ -158,13 +158,14 @@ EvalResult Evaluator::run(const data::Dataset& dataset, const data::Standardizat
       if (label == static_cast<size_t>(predicted)) result.accuracy += weight(i);
     }
     result.probabilities.insert(result.probabilities.end(), p.begin(), p.end());
-    loss_sum +=
-        known_count == n ? executable_->scalar("loss") * known_weight : loss_of_known(x.data(), labels, weights, n);
+    if (known_weight > 0)
+      loss_sum +=
+          known_count == n ? executable_->scalar("loss") * known_weight : loss_of_known(x.data(), labels, weights, n);
     labelled_weight += known_weight;
     result.labelled += known_count;
     first += n;
   }
-  if (result.labelled > 0) {
+  if (labelled_weight > 0) {
     result.accuracy /= labelled_weight;
     result.loss = loss_sum / labelled_weight;
   }

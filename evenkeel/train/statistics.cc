@@ -376,11 +376,12 @@ StatisticsWork recompute_statistics(Model& model, const data::Dataset& dataset, 
   for (const ChannelStatistics& statistics : running_statistics_of(model.spec, model.store))
     assign(statistics, model.store);
   for (const ChannelStatistics& statistics : all) assign(statistics, model.store);
-  model.spec.norm_options.biased = settings.biased;
   model.spec.norm_options.bias_corrected = false;
+  work.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (all.empty()) return work;  // all are frozen
+  model.spec.norm_options.biased = settings.biased;
   model.running_statistics = name_of(settings.kind);
   model.statistics_made = record_of(settings, dataset, work);
-  work.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return work;
 }
 

@@ -113,7 +113,13 @@ ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   const int64_t classes = splits.train.class_count();
   const bool same_network = !s.from.empty() && s.model == s.from;
   ModelSpec spec = same_network ? load_model(s.from).spec : find_model(s.model, input, classes);
-  if (same_network && spec.classes < classes) spec.classes = classes;
+  if (same_network) {
+    spec.classes = classes;
+    // Of the run that made it, not of the network.
+    spec.norm_options.cumulative = false;
+    spec.norm_options.ghost_batch = 0;
+    spec.norm_switches = {};
+  }
   if (spec.input != input) {
     throw UsageError("model '" + s.model + "' is made for inputs of " + to_string(spec.input) + ", but data '" +
                      s.data + "' has " + to_string(input));
@@ -134,10 +140,11 @@ ModelSpec resolve_spec(const TrainSettings& s, const data::Splits& splits) {
   if (s.new_batch_weight) spec.norm_options.new_batch_weight = *s.new_batch_weight;
   if (s.biased) spec.norm_options.biased = *s.biased;
   if (s.bias_corrected) spec.norm_options.bias_corrected = *s.bias_corrected;
-  if (same_network) spec.norm_options.cumulative = false;  // of the run that made it
   if (s.running_statistics == RunningStatistics::kCumulative ||
       s.running_statistics == RunningStatistics::kMeanOfBatches)
     spec.norm_options.cumulative = true;
+  // Nothing is left to correct in a plain average, or in statistics that another run has made.
+  if (spec.norm_options.cumulative || !s.from.empty()) spec.norm_options.bias_corrected = false;
   if (s.ghost_batch) spec.norm_options.ghost_batch = *s.ghost_batch;
   if (s.norm_groups) spec.norm_options.groups = *s.norm_groups;
   RenormScale& renorm = spec.norm_options.renorm;

@@ -91,6 +91,10 @@ class Run {
     if (!settings_.profile.empty()) require_writable(settings_.profile);
     data::LoadOptions load = settings_.load;
     load.seed = settings_.seed;
+    if (!settings_.from.empty()) {
+      from_ = load_model(settings_.from);
+      load.feature_names = from_->feature_names;
+    }
     splits_ = data::load(settings_.data, load);
     data::require_learnable(splits_.train);
     if (settings_.overfit > 0) {
@@ -105,9 +109,12 @@ class Run {
                                      settings_.data, splits_.train.labels[i], model_.spec.classes));
       }
     }
-    if (!settings_.from.empty()) from_ = load_model(settings_.from);
     // A network that was trained before expects the inputs it was trained on.
     const bool same_inputs = from_ && from_->spec.input == model_.spec.input;
+    if (same_inputs) {
+      for (data::Dataset* split : {&splits_.train, &splits_.validation, &splits_.test})
+        data::fit_to(*split, from_->input_range);
+    }
     model_.standardization = same_inputs ? from_->standardization : data::standardization_of(splits_.train, threads_);
     model_.input_range = data::range_of(splits_.train, threads_);
     model_.feature_names = splits_.train.feature_names;
@@ -204,8 +211,16 @@ class Run {
         left.push_back(name);
       }
     };
-    for (const ParameterInfo& info : network.parameters) take(info.name);
+    const std::set<std::string> head = same_classes() ? std::set<std::string>() : head_of(network.graph);
+    for (const ParameterInfo& info : network.parameters) {
+      if (head.count(info.name) > 0) {
+        left.push_back(info.name);
+      } else {
+        take(info.name);
+      }
+    }
     for (const BufferInfo& info : network.buffers) take(info.name);
+    take_statistics(network.graph);
     const size_t all = network.parameters.size() + network.buffers.size();
     if (left.size() == all) {
       throw UsageError(fmt::format(
@@ -214,8 +229,47 @@ class Run {
           settings_.from));
     }
     if (left.empty()) return;
-    note(fmt::format("{} of {} tensors are not in '{}' or have another shape there, and start anew: {}", left.size(),
-                     all, settings_.from, fmt::join(left, ", ")));
+    note(fmt::format(
+        "{} of {} tensors start anew, since '{}' has them for other classes, in another shape, or not at all: {}",
+        left.size(), all, settings_.from, fmt::join(left, ", ")));
+  }
+
+  // The outputs of a network mean its classes, in their order.
+  bool same_classes() const { return from_->class_names == model_.class_names; }
+
+  // Parameters of the layer that makes the logits.
+  static std::set<std::string> head_of(const Graph& graph) {
+    ValueId id = graph.find("logits");
+    for (auto node = graph.nodes.rbegin(); node != graph.nodes.rend(); ++node) {
+      if (node->outputs.empty() || node->outputs[0] != id) continue;
+      std::set<std::string> names;
+      for (const ValueId input : node->inputs) {
+        if (input != kNoValue && graph.value(input).role == Role::kParameter) names.insert(graph.value(input).name);
+      }
+      if (!names.empty()) return names;
+      id = node->inputs[0];
+    }
+    return {};
+  }
+
+  // Running statistics as the other model reads them, with its start-up error divided out; an average over this run counts from 0.
+  void take_statistics(const Graph& graph) {
+    for (const ChannelStatistics& held : running_statistics_of(from_->spec, from_->store)) {
+      const std::string mean = held.name + ".running_mean", var = held.name + ".running_var";
+      if (!model_.store.contains(mean) || model_.store.at(mean).count() != static_cast<int64_t>(held.mean.size()))
+        continue;
+      const auto assign = [](const std::vector<double>& values, Tensor& tensor) {
+        std::transform(values.begin(), values.end(), tensor.values<float>().begin(),
+                       [](double value) { return static_cast<float>(value); });
+      };
+      assign(held.mean, model_.store.writable(mean));
+      assign(held.var, model_.store.writable(var));
+    }
+    for (const Node& node : graph.nodes) {
+      const auto* update = std::get_if<UpdateRunning>(&node.op);
+      if (update != nullptr && update->cumulative)
+        model_.store.writable(graph.value(node.inputs[3]).name).values<int64_t>()[0] = 0;
+    }
   }
 
   void note_about_renorm(const Network& network) const {
@@ -230,6 +284,8 @@ class Run {
   }
 
   void compile_plans(const Network& network, Precision precision) {
+    executable_.reset();  // of an attempt in another precision
+    last_executable_.reset();
     precision_ = precision;
     std::vector<StateInfo> states;
     norms_.clear();
@@ -604,7 +660,7 @@ class Run {
     s.train_accuracy = epoch_mean(state_.sums.correct);
     s.batches = state_.batch;
     s.refused_batches = state_.sums.refused;
-    if (averaged()) make_outcome(RunningStatistics::kPopulationOnePass);
+    if (averaged() && !try_outcome(outcome_kind(), result)) return false;
     evaluate_splits(averaged() ? *outcome_evaluator_ : *evaluator_, s);
     s.seconds = epoch_seconds_;
     s.images_per_s = epoch_seconds_ > 0 ? static_cast<double>(epoch_examples_) / epoch_seconds_ : 0;
@@ -686,6 +742,29 @@ class Run {
     outcome_evaluator_ = evaluator_of(*outcome_);
   }
 
+  // What averaged weights are evaluated with: a network in which some norms are trained through their running statistics has no pass
+  // in which all normalize by the batch.
+  RunningStatistics outcome_kind() const {
+    return model_.spec.norm_switches == NormSwitches{} ? RunningStatistics::kPopulationOnePass
+                                                       : RunningStatistics::kPopulation;
+  }
+
+  // False, with `result` saying so, when weights have grown so large that they have no statistics.
+  bool try_outcome(RunningStatistics kind, TrainResult& result) {
+    try {
+      make_outcome(kind);
+      return true;
+    } catch (const Error& error) {
+      if (error.exit_code() != kExitNotFinite) throw;
+      outcome_.reset();
+      result.status = "not finite";
+      result.message =
+          fmt::format("training stopped after step {} (epoch {}): {}; try a smaller --learning-rate or --clip-norm 1",
+                      state_.step, state_.epoch, error.what());
+      return false;
+    }
+  }
+
   // Of averages, which are made in every epoch, once.
   void say_recomputed(RunningStatistics kind, const StatisticsWork& work) {
     const std::string made =
@@ -700,9 +779,9 @@ class Run {
   void make_last_outcome(TrainResult& result) {
     const bool passes = passes_at_end() && result.status == "finished" && !norm_layers(model_.spec).empty();
     if (!passes && !averaged()) return;
-    const RunningStatistics kind = passes ? settings_.running_statistics : RunningStatistics::kPopulationOnePass;
+    const RunningStatistics kind = passes ? settings_.running_statistics : outcome_kind();
     const bool evaluated = outcome_ && outcome_step_ == state_.step && outcome_kind_ == kind;
-    make_outcome(kind);
+    if (!try_outcome(kind, result)) return;
     if (evaluated || result.status != "finished") return;
     if (!last_epoch_) last_epoch_.emplace();
     evaluate_splits(*outcome_evaluator_, *last_epoch_);
