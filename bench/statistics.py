@@ -43,11 +43,13 @@ def weights(path):
 def rows_of(options, size, folder):
     """{row: figures} for one batch size."""
     rows, model, first = {}, None, None
+    some = ("--overfit", options.examples) if options.examples else ()
+    drawn = ("--examples", options.examples) if options.examples else ()
     for estimate in IN_TRAINING:
         out = folder / f"{size}-{estimate}"
         evenkeel(options.program, "train", "--data", options.data, "--model", options.model, "--epochs", options.epochs,
                  "--optimizer", "adam", "--learning-rate", "1e-3", "--schedule", "constant", "--batch-size", size, "--seed",
-                 options.seed, "--running-statistics", estimate, "--out", out)
+                 options.seed, "--running-statistics", estimate, "--out", out, *some)
         model = out / "model.safetensors"
         if first is None:
             first = weights(model)
@@ -56,7 +58,7 @@ def rows_of(options, size, folder):
         rows[estimate] = figures(options.program, model)
     for estimate in AFTERWARDS:
         made = folder / f"{size}-{estimate}.safetensors"
-        evenkeel(options.program, "recalibrate", model, "--running-statistics", estimate, "--batch-size", size, "--out", made)
+        evenkeel(options.program, "recalibrate", model, "--running-statistics", estimate, "--batch-size", size, "--out", made, *drawn)
         rows[estimate] = figures(options.program, made)
     rows["1 at a time"] = figures(options.program, made, "--batch-size", 1)
     rows["batch"] = figures(options.program, model, "--statistics", "batch", "--batch-size", size)
@@ -69,6 +71,7 @@ def main():
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--model", default="cnn")
     parser.add_argument("--epochs", default=1, type=int)
+    parser.add_argument("--examples", default=0, type=int, help="train on so many only (0: all)")
     parser.add_argument("--seed", default=1, type=int)
     parser.add_argument("--batch-sizes", default="2,4,8,32,128,1024")
     parser.add_argument("--json", action="store_true")

@@ -629,8 +629,8 @@ class FiniteObserver {
 std::string CpuExecutable::first_nonfinite(const RunArguments& given) {
   const FlushDenormals flush;
   const RunArguments arguments = with_weights(given);
-  const std::string weights = weight_fault(arguments);
-  if (!weights.empty()) return weights;
+  std::string fault = weight_fault(arguments);
+  if (!fault.empty()) return fault;
   const int64_t row = elements(plan_.graph.find("x"));
   for (int64_t i = 0; i < arguments.n; ++i) {
     const bool present = arguments.weights == nullptr || arguments.weights[i] > 0;
