@@ -204,7 +204,7 @@ TEST(Spilling, has_the_bits_of_the_step_that_keeps_all_in_memory) {
           PlanOptions options{.batch = batch, .threads = threads, .micro_batch = micro_batch};
           const size_t least = step.least_unspilled(options);
           options.spill = true;
-          for (const size_t percent : {98, 90}) {
+          for (const size_t percent : {size_t{98}, size_t{90}}) {
             options.memory_bytes = least * percent / 100;
             ASSERT_EQ(tiles_of(make_plan(step.graph, options)), tiles) << model << ": another rounding";
             EXPECT_EQ(first_difference(outcome_of(model, examples, options, folder.path(), 2), kept), "")
@@ -239,7 +239,7 @@ TEST(Spilling, keeps_to_a_budget_that_the_undivided_batch_exceeds_before_tiles_g
     PlanOptions options{.batch = 512, .threads = 2};
     const Plan liked = make_plan(step.graph, options);
     const size_t least = step.least_unspilled(options);
-    for (const size_t percent : {90, 50, 30}) {
+    for (const size_t percent : {size_t{90}, size_t{50}, size_t{30}}) {
       options.memory_bytes = least * percent / 100;
       options.spill = false;
       EXPECT_THROW(make_plan(step.graph, options), UsageError) << model << ": there is nothing to test";
