@@ -86,12 +86,12 @@ struct Attribute {
   Kind kind = Kind::kNone;
   float f = 0;
   int64_t i = 0;
-  std::string s;
-  std::vector<float> floats;
-  std::vector<int64_t> ints;
-  std::vector<std::string> strings;
-  std::shared_ptr<TensorValue> tensor;
-  std::shared_ptr<Graph> graph;  // bodies of If, Loop, Scan; edit it in place
+  std::string s = {};
+  std::vector<float> floats = {};
+  std::vector<int64_t> ints = {};
+  std::vector<std::string> strings = {};
+  std::shared_ptr<TensorValue> tensor = {};
+  std::shared_ptr<Graph> graph = {};  // bodies of If, Loop, Scan; edit it in place
 };
 
 struct Node {
