@@ -9,7 +9,7 @@ packages_of() {
                 libtomlplusplus-dev libfmt-dev zlib1g-dev libpng-dev libprotobuf-dev protobuf-compiler libonnx-dev \
                 libgtest-dev libgmock-dev ;;
     run) echo dataset-fashion-mnist ;;
-    test) echo clang-format librapidcheck-dev libbenchmark-dev pkg-config python3 git ;;
+    test) echo clang-format librapidcheck-dev libbenchmark-dev libonnx-testdata pkg-config python3 git ;;
     all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy ;;
     aarch64) echo cmake ninja-build python3 g++-aarch64-linux-gnu qemu-user ;;
     *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all or aarch64." >&2; return 2 ;;

@@ -180,10 +180,9 @@ constexpr int kAddend = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1;
 }  // namespace
 
 std::unique_ptr<Operation> convolution(const Shape& x, const Shape& y, const Window& w, std::span<const float> weights,
-                                       std::span<const float> bias, const Tail& tail, bool plain_x,
-                                       const Context& context) {
+                                       std::span<const float> bias, const Tail& tail, const Context& context) {
   return guarded(context, [&] {
-    const memory::desc x_desc = plain_x ? plain(x) : channels_last(x), y_desc = channels_last(y);
+    const memory::desc x_desc = channels_last(x), y_desc = channels_last(y);
     const memory::dims dims = grouped(y[1], x[1] / w.group, w);
     const memory::desc any(dims, kF32, Tag::any), given(dims, kF32, plain_tag(dims.size()));
     const memory::desc bias_desc = bias.empty() ? memory::desc() : memory::desc({y[1]}, kF32, Tag::a);

@@ -69,10 +69,9 @@ struct Window {
   int64_t group = 1;
 };
 // x [n, c, space], channels last -> y [n, o, space], channels last. weights [o, c / group, kernel], bias [o] or empty.
-// plain_x: x is channels first (pictures as they come, with few channels).
 std::unique_ptr<Operation> convolution(const Shape& x, const Shape& y, const Window& window,
                                        std::span<const float> weights, std::span<const float> bias, const Tail& tail,
-                                       bool plain_x, const Context& context);
+                                       const Context& context);
 // weights [c, o / group, kernel], as ONNX and PyTorch have those of ConvTranspose.
 std::unique_ptr<Operation> transposed_convolution(const Shape& x, const Shape& y, const Window& window,
                                                   std::span<const float> weights, std::span<const float> bias,

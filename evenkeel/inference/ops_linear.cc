@@ -130,13 +130,10 @@ void lower_conv(Builder& b) {
   const ConvForm form = conv_form(b);
   const Shape& x = b.in(0).shape;
   const std::vector<float> weights = b.floats(1), bias = bias_of(b, 2, form.y[1]);
-  // Few channels, channels first (pictures): oneDNN has a form for them, which saves the change of layout.
-  const bool plain = b.in(0).layout == Layout::kPlain && x[1] <= 4 && x.size() == 4 && form.window.group == 1;
-  const Buffer from = b.read(0, plain ? Layout::kPlain : Layout::kChannelsLast);
+  const Buffer from = b.read(0, Layout::kChannelsLast);
   const Buffer addend = b.chain_adds() ? b.chain_addend(Layout::kChannelsLast) : kNoBuffer;
   const dnn::Tail tail{.add = b.chain_adds(), .maps = chain_tail(b)};
-  auto operation =
-      dnn::convolution(x, form.y, form.window, weights, bias, tail, plain, {b.threads(), b.node().label()});
+  auto operation = dnn::convolution(x, form.y, form.window, weights, bias, tail, {b.threads(), b.node().label()});
   const Buffer to = b.write(0, form.y, b.in(0).type, Layout::kChannelsLast);
   add_operation(b, std::move(operation), from, addend, to);
 }

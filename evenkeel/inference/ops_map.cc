@@ -297,7 +297,7 @@ void lower_binary(Builder& b) {
   if (b.node().integer("broadcast", 0) != 0 && b.node().find("axis") != nullptr)
     b.unsupported("broadcasting along an axis (opset 6)");
   if (b.in(0).kind != b.in(1).kind) {
-    if (b.node().op_type != "Pow" || b.in(0).kind != Kind::kFloat) b.wrong("expected two arrays of one type");
+    if (b.node().op_type != "Pow" || b.in(0).kind != Kind::kFloat) b.unsupported("two arrays of different types");
     const std::vector<float> exponent = b.floats(1);
     if (exponent.size() != 1) b.unsupported("exponents of another type");
     const float e = exponent[0];

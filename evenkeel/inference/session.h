@@ -39,8 +39,8 @@ enum class NormMode {
 };
 
 struct Options {
-  std::map<std::string, Shape> inputs;  // the shape of every fed input
-  int threads = 0;                      // 0: the cores this process may use
+  std::map<std::string, Shape> inputs = {};  // the shape of every fed input
+  int threads = 0;                           // 0: the cores this process may use
   NormMode norms = NormMode::kAsModel;
   // Values that stay readable after a run, beside the outputs: names of the graph ("" entries are ignored).
   std::vector<std::string> keep = {};

@@ -128,7 +128,7 @@ struct Dim {
 struct ValueInfo {
   std::string name;
   ElementType type = ElementType::kUndefined;  // kUndefined also for what is no tensor (sequences, maps)
-  std::optional<std::vector<Dim>> dims;        // none: not declared, not even the rank
+  std::optional<std::vector<Dim>> dims = {};   // none: not declared, not even the rank
   int64_t origin = -1;
 };
 
