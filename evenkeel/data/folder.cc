@@ -230,17 +230,7 @@ std::vector<std::string> cifar_classes(const std::string& folder, const std::map
   const auto file = files.find(fine ? "fine_label_names.txt" : "batches.meta.txt");
   if (file == files.end()) return numbered_classes(count);
   const std::string path = join(folder, file->second);
-  const Bytes bytes = unpack(read_file(path), path, 1 << 20);
-  std::vector<std::string> names(1);
-  for (const std::byte b : bytes) {
-    const char c = static_cast<char>(b);
-    if (c == '\n') {
-      if (!names.back().empty()) names.emplace_back();
-    } else if (c != '\r') {
-      names.back() += c;
-    }
-  }
-  if (names.back().empty()) names.pop_back();
+  const std::vector<std::string> names = read_class_names(path);
   if (static_cast<int64_t>(names.size()) != count) {
     throw FormatError(path + ": found " + std::to_string(names.size()) + " names of classes, expected " +
                       std::to_string(count) + ", one a line");
@@ -270,6 +260,21 @@ Splits load_cifar(const std::string& folder, const std::map<std::string, std::st
 std::vector<std::string> numbered_classes(int64_t count) {
   std::vector<std::string> names;
   for (int64_t i = 0; i < count; ++i) names.push_back(std::to_string(i));
+  return names;
+}
+
+std::vector<std::string> read_class_names(const std::string& path) {
+  const Bytes bytes = unpack(read_file(path), path, 1 << 20);
+  std::vector<std::string> names(1);
+  for (const std::byte b : bytes) {
+    const char c = static_cast<char>(b);
+    if (c == '\n') {
+      if (!names.back().empty()) names.emplace_back();
+    } else if (c != '\r') {
+      names.back() += c;
+    }
+  }
+  if (names.back().empty()) names.pop_back();
   return names;
 }
 

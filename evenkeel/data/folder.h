@@ -21,6 +21,9 @@ bool holds_known_files(const std::string& path);
 // file gives (batches.meta.txt), else numbers. Throws FormatError on bad bytes.
 Dataset load_cifar_file(const std::string& path);
 
+// The lines of a text file that are not empty: names of classes, in order; gzip or not. Throws UsageError, IoError, FormatError.
+std::vector<std::string> read_class_names(const std::string& path);
+
 // "0", "1", ...: the names of classes that have none.
 std::vector<std::string> numbered_classes(int64_t count);
 
