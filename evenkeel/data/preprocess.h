@@ -28,10 +28,10 @@ struct ImageSize {
 enum class Layout { kChannelsFirst, kChannelsLast };
 
 struct Preprocess {
-  std::optional<ImageSize> resize;         // none: images stay as large as they are
-  std::optional<double> scale;             // S; none: 255 for bytes (pixels 0..255), 1 for floats
-  std::vector<double> mean, std;           // one per channel, or one for all of them; empty: 0 and 1
-  Layout layout = Layout::kChannelsFirst;  // of images in NPY and NPZ files
+  std::optional<ImageSize> resize = {};     // none: images stay as large as they are
+  std::optional<double> scale = {};         // S; none: 255 for bytes (pixels 0..255), 1 for floats
+  std::vector<double> mean = {}, std = {};  // one per channel, or one for all of them; empty: 0 and 1
+  Layout layout = Layout::kChannelsFirst;   // of images in NPY and NPZ files
 
   // Whether anything is said about values; if not, a model's own standardization holds.
   bool normalizes() const { return scale.has_value() || !mean.empty() || !std.empty(); }
