@@ -121,10 +121,15 @@ class Data(CommandLine):
         self.refuse(3, "predict", self.trained(), "cmyk.jpg", says="CMYK")
 
     def test_one_cifar_batch_is_all_of_every_split_of_eval(self):
-        record = bytes([3]) + bytes(range(256)) * 12
-        (self.folder / "some.bin").write_bytes(record * 10)
+        for name, records in (("some.bin", 10), ("other.bin", 7)):
+            (self.folder / name).write_bytes(b"".join(bytes([i % 10]) + bytes(range(256)) * 12 for i in range(records)))
         info = self.json_of("data", "info", "some.bin")
         self.assertEqual((info["train"]["examples"], info["test"]["examples"]), (8, 2))
+        self.succeed("train", "--data", "some.bin", "--model", "mlp", "--max-steps", 1, "--batch-size", 4, "--out", "run")
+        self.assertEqual(self.json_of("eval", "run")["examples"], 2)  # as it was split in training
+        for split in ("train", "test"):
+            self.assertEqual(self.json_of("eval", "run", "--data", "other.bin", "--split", split)["examples"], 7)
+        self.assertIn("the file", self.succeed("recalibrate", "run", "--data", "other.bin", "--out", "new.safetensors").stdout)
 
     # --- stated preprocessing ---
     def test_stated_preprocessing_is_that_of_the_model_file_where_they_agree(self):

@@ -84,8 +84,9 @@ std::vector<double> per_channel(const std::vector<double>& stated, double otherw
   const auto wanted = static_cast<size_t>(channels);
   if (stated.size() == wanted) return stated;
   if (stated.size() <= 1) return std::vector<double>(wanted, stated.empty() ? otherwise : stated[0]);
-  throw UsageError(fmt::format("{}: found {} numbers, but the examples of {} have the shape {}; expected 1 or {}",
-                               option, stated.size(), dataset.name, to_string(dataset.example_shape), wanted));
+  throw UsageError(fmt::format("{}: found {} numbers, but the examples of {} have the shape {}; expected {}", option,
+                               stated.size(), dataset.name, to_string(dataset.example_shape),
+                               wanted == 1 ? "1" : fmt::format("1 or {}", wanted)));
 }
 
 }  // namespace
