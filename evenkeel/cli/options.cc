@@ -345,12 +345,12 @@ std::vector<Option> preprocess_options() {
       {kLoaded, group, "layout", 0, "ORDER", "Of images in NPY and NPZ files: channels first or channels last.",
        choice(EK_FIELD(preprocess.layout),
               {{"nchw", data::Layout::kChannelsFirst}, {"nhwc", data::Layout::kChannelsLast}})},
-      {kPreprocessed, group, "scale", 0, "S", "Divide the values by S: x becomes (x / S - mean) / std.",
-       number(EK_FIELD(preprocess.scale), kPositive), "as the model file says, else 255 for bytes and 1 for floats"},
+      {kPreprocessed, group, "scale", 0, "S", "Divide the values by S: x becomes (x / S - mean) / std, whatever the model file says.",
+       number(EK_FIELD(preprocess.scale), kPositive), "as the model file says; 255 for bytes, 1 for floats with --mean or --std"},
       {kPreprocessed, group, "mean", 0, "A,B,C", "Then subtract this, one number or one per channel.",
-       read_by(EK_FIELD(preprocess.mean), data::parse_channel_values), "as the model file says, else 0"},
+       read_by(EK_FIELD(preprocess.mean), data::parse_channel_values), "as the model file says; 0 with --scale or --std"},
       {kPreprocessed, group, "std", 0, "A,B,C", "Then divide by this, one number or one per channel.",
-       read_by(EK_FIELD(preprocess.std), data::parse_channel_deviations), "as the model file says, else 1"},
+       read_by(EK_FIELD(preprocess.std), data::parse_channel_deviations), "as the model file says; 1 with --scale or --mean"},
   };
 }
 
