@@ -8,6 +8,7 @@ find_package(CLI11 CONFIG REQUIRED)
 find_package(nlohmann_json CONFIG REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(PNG REQUIRED)
+find_package(JPEG REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(Threads REQUIRED)
 if(EVENKEEL_THREADS STREQUAL "openmp")
@@ -34,7 +35,7 @@ endfunction()
 function(evenkeel_link_dependencies target)
   evenkeel_link_kernel_dependencies(${target})
   target_link_libraries(${target} PRIVATE
-    DNNL::dnnl fmt::fmt tomlplusplus::tomlplusplus ZLIB::ZLIB PNG::PNG protobuf::libprotobuf-lite
+    DNNL::dnnl fmt::fmt tomlplusplus::tomlplusplus ZLIB::ZLIB PNG::PNG JPEG::JPEG protobuf::libprotobuf-lite
     Threads::Threads)
   evenkeel_link_header_libraries(${target})
 endfunction()

@@ -29,7 +29,7 @@ if(BUILD_SHARED_LIBS)
   set(EVENKEEL_PC_REQUIRES "")
   set(EVENKEEL_PC_LIBS "")
 else()
-  set(EVENKEEL_PC_REQUIRES "libhwy fmt tomlplusplus zlib libpng protobuf-lite")
+  set(EVENKEEL_PC_REQUIRES "libhwy fmt tomlplusplus zlib libpng libjpeg protobuf-lite")
   set(EVENKEEL_PC_LIBS "-ldnnl ${OpenMP_CXX_FLAGS} -lstdc++ -lm -pthread")
 endif()
 # Relative to the file itself, so that the installed tree may be moved.

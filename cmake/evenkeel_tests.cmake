@@ -8,7 +8,7 @@ if(EVENKEEL_TESTS AND test_sources)
   add_executable(unit_tests ${test_sources})
   evenkeel_compile_options(unit_tests)
   target_link_libraries(unit_tests PRIVATE
-    ${evenkeel_inside} GTest::gmock GTest::gtest GTest::gtest_main fmt::fmt hwy::hwy ZLIB::ZLIB PNG::PNG Threads::Threads)
+    ${evenkeel_inside} GTest::gmock GTest::gtest GTest::gtest_main fmt::fmt hwy::hwy ZLIB::ZLIB PNG::PNG JPEG::JPEG Threads::Threads)
   evenkeel_link_header_libraries(unit_tests)
   if(TARGET evenkeel_cli)
     target_link_libraries(unit_tests PRIVATE evenkeel_cli)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "evenkeel/cli/terminal.h"
+#include "evenkeel/data/preprocess.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/trainer.h"
 
@@ -34,6 +35,7 @@ struct RecalibrateArguments {
   std::optional<bool> biased;         // none: as the model has it
   std::optional<int64_t> batch_size;  // none: as in training
   int64_t examples = 0;               // 0: all
+  bool in_order = false;
   data::Augment augment;
   std::string split = "train";
   std::string out;  // "": beside the model
@@ -58,9 +60,11 @@ struct Arguments {
   EvalMode statistics = EvalMode::kRunning;
   int64_t batch_size = 256;
   int threads = 0;  // eval, predict, plan; 0: the cores this process may use
+  data::Preprocess preprocess;
   data::Corrupt corrupt;
   std::string predictions;         // eval: a CSV file to write
   std::vector<std::string> files;  // predict
+  std::string labels;              // predict: a file of class names; "": those of the model
   int64_t top = 1;
   std::vector<std::string> topic;  // help: the command; generate: what
 

@@ -59,6 +59,7 @@ std::string inputs_text(const data::DataInfo& info) {
 int run_data_info(const Arguments& arguments) {
   data::LoadOptions options;
   options.label_column = arguments.label.value_or("");
+  options.preprocess = arguments.preprocess;
   const data::DataInfo info = data::describe(data::load(arguments.data, options));
   if (arguments.json) {
     print_json(json_of(info));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "evenkeel/cli/bindings.h"
+#include "evenkeel/cli/commands.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/fit.h"
 
@@ -29,6 +30,10 @@ data::LoadOptions load_options(const Arguments& arguments, const Model& model, b
   options.seed = seed_of(arguments, model);
   options.feature_names = model.feature_names;
   options.known_classes = model.spec.classes;
+  options.preprocess = arguments.preprocess;
+  options.whole_file = !same_data;  // what it was trained on is split as it was then
+  const Shape& input = model.spec.input;
+  if (input.size() == 3 && (input[0] == 1 || input[0] == 3)) options.channels = input[0];
   if (arguments.label) options.label_column = *arguments.label;
   if (arguments.weight) options.weight_column = *arguments.weight;
   if (arguments.validation) options.validation_fraction = *arguments.validation;
@@ -64,7 +69,7 @@ data::Splits load_splits(const Arguments& arguments, const Model& model) {
   return data::load(spec, load_options(arguments, model, spec == trained_on));
 }
 
-data::Dataset take_split(data::Splits& splits, const std::string& split, const Model& model) {
+data::Dataset take_split(data::Splits& splits, const std::string& split, const Arguments& arguments, Model& model) {
   data::Dataset dataset = std::move(split == "train"        ? splits.train
                                     : split == "validation" ? splits.validation
                                                             : splits.test);
@@ -74,13 +79,32 @@ data::Dataset take_split(data::Splits& splits, const std::string& split, const M
                     split == "validation" ? "; --validation F keeps a share of the training set for it" : ""));
   }
   match_classes(dataset, model);
-  data::fit_to(dataset, model.input_range);
+  if (arguments.preprocess.normalizes()) {
+    state_preprocessing(arguments, dataset, model);
+  } else {
+    data::fit_to(dataset, model.input_range);
+  }
   return dataset;
 }
 
-data::Dataset load_split(const Arguments& arguments, const Model& model, const std::string& split) {
+data::Dataset load_split(const Arguments& arguments, Model& model, const std::string& split) {
   data::Splits splits = load_splits(arguments, model);
-  return take_split(splits, split, model);
+  return take_split(splits, split, arguments, model);
+}
+
+void state_preprocessing(const Arguments& arguments, data::Dataset& dataset, Model& model) {
+  const data::Preprocess& stated = arguments.preprocess;
+  if (!stated.normalizes()) return;
+  data::Standardization standardization = data::standardize_as(dataset, stated);
+  const bool same =
+      standardization.mean == model.standardization.mean && standardization.std == model.standardization.std;
+  if (!same && !arguments.quiet) {
+    print_note(
+        fmt::format("the inputs are standardized as stated ({}), not as the model file says", data::to_string(stated)));
+    if (const std::string doubt = data::doubt_about(stated, dataset); !doubt.empty()) print_note("warning: " + doubt);
+  }
+  model.standardization = std::move(standardization);
+  model.input_range = data::range_of(dataset);
 }
 
 }  // namespace evenkeel::cli

@@ -18,9 +18,13 @@ uint64_t seed_of(const Arguments& arguments, const Model& model);
 // The splits of --data, or of what the model was trained on.
 data::Splits load_splits(const Arguments& arguments, const Model& model);
 
-// A split of them as the model wants it: labels are its classes, values are on its scale. Throws UsageError when it has no examples, or when
-// classes or scale do not fit.
-data::Dataset take_split(data::Splits& splits, const std::string& split, const Model& model);
-data::Dataset load_split(const Arguments& arguments, const Model& model, const std::string& split);
+// A split of them as the model wants it: labels are its classes, values are on its scale. Where --scale, --mean or --std are given, the model
+// takes that in place of its own standardization (with a note, once). Throws UsageError when there are no examples, or when classes or scale
+// do not fit.
+data::Dataset take_split(data::Splits& splits, const std::string& split, const Arguments& arguments, Model& model);
+data::Dataset load_split(const Arguments& arguments, Model& model, const std::string& split);
+
+// The standardization that is stated, for `dataset`, in place of the model's own; nothing where none is.
+void state_preprocessing(const Arguments& arguments, data::Dataset& dataset, Model& model);
 
 }  // namespace evenkeel::cli

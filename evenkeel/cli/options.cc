@@ -21,7 +21,13 @@ const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = 
                                kPlan = {"plan"}, kRecalibrate = {"recalibrate"}, kEvalLike = {"eval", "recalibrate"};
 const std::vector<std::string> kEvery = {"", "train", "eval", "recalibrate", "inspect", "predict", "data info", "plan"};
 
-constexpr const char* kDataWords = "fashion-mnist, mnist, a folder of IDX or CIFAR files, FILE.csv, or X.npy,Y.npy";
+// The commands that read data for a model that may not say how.
+const std::vector<std::string> kPreprocessed = {"eval", "recalibrate", "predict"},
+                               kLoaded = {"eval", "recalibrate", "predict", "data info"};
+
+constexpr const char* kDataWords =
+    "fashion-mnist, mnist, a folder of IDX or CIFAR files, a folder of pictures in one folder per class, FILE.csv, "
+    "X.npy,Y.npy, FILE.npz, or one CIFAR batch, FILE.bin";
 constexpr const char* kMemoryHelp =
     "The most memory that a step may take, parameters and all, but not the data: 512M, 2G. Values are then made again "
     "instead of kept, and "
@@ -274,7 +280,9 @@ std::vector<Option> eval_options() {
        "file",
        true,
        true},
-      {kEvalLike, "Data", "data", 'd', "D", fmt::format("The data set: {}.", kDataWords),
+      {kEvalLike, "Data", "data", 'd', "D",
+       fmt::format("The data set: {}. One CIFAR batch is all of every split, unless the model was trained on it.",
+                   kDataWords),
        text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "what the model was trained on", "file"},
       {kEval, "Data", "split", 0, "NAME", "Which part of it.",
        choice(EK_FIELD(split), {{"test", "test"}, {"validation", "validation"}, {"train", "train"}})},
@@ -303,8 +311,12 @@ std::vector<Option> recalibrate_options() {
   return {
       {kRecalibrate, "Data", "split", 0, "NAME", "Which part of it the statistics are made from.",
        choice(EK_FIELD(recalibrate.split), {{"train", "train"}, {"validation", "validation"}, {"test", "test"}})},
-      {kRecalibrate, "Data", "examples", 0, "N", "Take so many of the examples, drawn at random by the seed.",
+      {kRecalibrate, "Data", "examples", 0, "N",
+       "Take so many of the examples, drawn at random by the seed; the first so many with --order file.",
        integer(EK_FIELD(recalibrate.examples), 1), "all"},
+      {kRecalibrate, "Data", "order", 0, "WHICH",
+       "Of the examples in the batches: shuffled by the seed, or as in the file.",
+       choice(EK_FIELD(recalibrate.in_order), {{"shuffled", false}, {"file", true}})},
       {kRecalibrate, "Data", "augment", 0, "LIST", "Random changes of the images: crop4, flip or crop4,flip.",
        read_by(EK_FIELD(recalibrate.augment), data::parse_augment)},
       {kRecalibrate, "Statistics", "running-statistics", 0, "HOW",
@@ -323,13 +335,35 @@ std::vector<Option> recalibrate_options() {
   };
 }
 
+// How data become inputs, where the model file does not say it.
+std::vector<Option> preprocess_options() {
+  const std::string group = "Preprocessing";
+  return {
+      {kLoaded, group, "resize", 0, "HxW",
+       "Bring images to this height and width: bilinear, half-pixel centres, no antialiasing; bytes stay bytes.",
+       read_by(EK_FIELD(preprocess.resize), data::parse_image_size), "images are taken as large as they are"},
+      {kLoaded, group, "layout", 0, "ORDER", "Of images in NPY and NPZ files: channels first or channels last.",
+       choice(EK_FIELD(preprocess.layout),
+              {{"nchw", data::Layout::kChannelsFirst}, {"nhwc", data::Layout::kChannelsLast}})},
+      {kPreprocessed, group, "scale", 0, "S", "Divide the values by S: x becomes (x / S - mean) / std, whatever the model file says.",
+       number(EK_FIELD(preprocess.scale), kPositive), "as the model file says; 255 for bytes, 1 for floats with --mean or --std"},
+      {kPreprocessed, group, "mean", 0, "A,B,C", "Then subtract this, one number or one per channel.",
+       read_by(EK_FIELD(preprocess.mean), data::parse_channel_values), "as the model file says; 0 with --scale or --std"},
+      {kPreprocessed, group, "std", 0, "A,B,C", "Then divide by this, one number or one per channel.",
+       read_by(EK_FIELD(preprocess.std), data::parse_channel_deviations), "as the model file says; 1 with --scale or --mean"},
+  };
+}
+
 std::vector<Option> other_options() {
   const std::vector<std::string> eval_and_predict = {"eval", "predict"};
   return {
       {kPredict, "Input", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file",
        true, true},
-      {kPredict, "Input", "FILE", 0, "", "PNG images, NPY arrays or CSV rows of features.", texts(EK_FIELD(files)), "",
+      {kPredict, "Input", "FILE", 0, "",
+       "PNG or JPEG pictures, folders of them, NPY or NPZ arrays, or CSV rows of features.", texts(EK_FIELD(files)), "",
        "file", true, true},
+      {kPredict, "Output", "labels", 0, "FILE", "Names of the classes, one a line, in the order of the outputs.",
+       text(EK_FIELD(labels)), "those of the model", "file"},
       {kPredict, "Output", "top", 'k', "K", "Show the K most probable classes.", integer(EK_FIELD(top), 1)},
       {eval_and_predict, "Run", "batch-size", 'b', "N",
        "Examples at a time; the running statistics give the same answers for any number.",
@@ -416,7 +450,7 @@ std::vector<Option> common_options() {
 std::vector<Option> all_options() {
   std::vector<Option> all;
   for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, recalibrate_options,
-                    plan_options, other_options, common_options}) {
+                    preprocess_options, plan_options, other_options, common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;

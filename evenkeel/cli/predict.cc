@@ -5,9 +5,11 @@
 #include <numeric>
 
 #include "evenkeel/cli/commands.h"
+#include "evenkeel/cli/model_data.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/cli/terminal.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/data/folder.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -71,6 +73,16 @@ std::string text_of(const data::Dataset& dataset, const Model& model, const Eval
   return text;
 }
 
+// The class names of --labels.
+std::vector<std::string> labels_of(const std::string& path, int64_t classes) {
+  std::vector<std::string> names = data::read_class_names(path);
+  if (static_cast<int64_t>(names.size()) != classes) {
+    throw UsageError(fmt::format("--labels: found {} names in {}, but the model has {} outputs; give one a line",
+                                 names.size(), path, classes));
+  }
+  return names;
+}
+
 }  // namespace
 
 int run_predict(const Arguments& arguments) {
@@ -79,8 +91,12 @@ int run_predict(const Arguments& arguments) {
   if (arguments.top > model.spec.classes) {
     throw UsageError(fmt::format("--top: found {}, but the model has {} classes", arguments.top, model.spec.classes));
   }
-  const data::Dataset dataset = data::load_examples(arguments.files, model.spec.input,
-                                                    {.range = model.input_range, .feature_names = model.feature_names});
+  if (!arguments.labels.empty()) model.class_names = labels_of(arguments.labels, model.spec.classes);
+  const bool stated = arguments.preprocess.normalizes();
+  data::Dataset dataset = data::load_examples(
+      arguments.files, model.spec.input,
+      {.range = stated ? std::nullopt : model.input_range, .feature_names = model.feature_names}, arguments.preprocess);
+  state_preprocessing(arguments, dataset, model);
   const EvalResult result = evaluate(model, dataset, {.batch_size = arguments.batch_size, .threads = threads});
   if (arguments.json) {
     print_json(json_of(dataset, model, result, arguments.top));

@@ -34,6 +34,7 @@ StatisticsSettings settings_of(const Arguments& arguments, const Model& model, i
   return {.kind = r.kind,
           .biased = r.biased.value_or(model.spec.norm_options.biased),
           .examples = r.examples,
+          .in_order = r.in_order,
           .batch_size = r.batch_size.value_or(std::max<int64_t>(1, trained)),
           .augment = r.augment,
           .corrupt = arguments.corrupt,
@@ -58,6 +59,7 @@ struct Outcome {
   StatisticsWork work;
   std::vector<NormDistance> moved;
   std::optional<EvalResult> before, after;
+  std::string judged_on = "test set";
 };
 
 nlohmann::ordered_json json_of(const Outcome& o, const Model& model, const Arguments& arguments,
@@ -83,7 +85,7 @@ std::string text_of(const Outcome& o, const Model& model) {
       "new statistics: {}; {} pass{}, {:.1f} s\n\nfrom the old statistics to the new ones\n{}", statistics_text(model),
       o.work.passes, o.work.passes == 1 ? "" : "es", o.work.seconds, cli::text_of(o.moved));
   if (!o.before) return text + "\nno labels of a test set: the result cannot be judged here\n";
-  text += "\ntest set        loss   accuracy\n";
+  text += fmt::format("\n{:<10}{:>10}   accuracy\n", o.judged_on, "loss");
   for (const auto& [name, result] : {std::pair{"before", &o.before}, std::pair{"after", &o.after}})
     text += fmt::format("{:<10}{:>10.4f}  {:>9}\n", name, (*result)->loss, percent_text((*result)->accuracy));
   return text;
@@ -99,12 +101,14 @@ int run_recalibrate(const Arguments& arguments) {
   const std::string out = out_path(arguments);
   require_writable(out);
   data::Splits splits = load_splits(arguments, model);
-  const data::Dataset dataset = take_split(splits, arguments.recalibrate.split, model);
+  const data::Dataset dataset = take_split(splits, arguments.recalibrate.split, arguments, model);
   data::Dataset rest;
-  if (arguments.recalibrate.split != "test" && splits.test.count > 0) rest = take_split(splits, "test", model);
+  if (arguments.recalibrate.split != "test" && splits.test.count > 0)
+    rest = take_split(splits, "test", arguments, model);
   const data::Dataset& test = arguments.recalibrate.split == "test" ? dataset : rest;
 
   Outcome o;
+  if (splits.one_set) o.judged_on = "the file";
   const std::vector<ChannelStatistics> old = running_statistics_of(model.spec, model.store);
   o.before = tested(model, test, arguments, threads);
   o.work = recompute_statistics(model, dataset, settings_of(arguments, model, threads));
@@ -113,9 +117,9 @@ int run_recalibrate(const Arguments& arguments) {
 
   if (!arguments.json) print(text_of(o, model));
   if (o.before && is_worse(*o.after, *o.before)) {
-    print_note(fmt::format(
-        "warning: the test set is judged worse with the new statistics: {} after {}, loss {:.4f} after {:.4f}",
-        percent_text(o.after->accuracy), percent_text(o.before->accuracy), o.after->loss, o.before->loss));
+    print_note(fmt::format("warning: {} is judged worse with the new statistics: {} after {}, loss {:.4f} after {:.4f}",
+                           splits.one_set ? "the file" : "the test set", percent_text(o.after->accuracy),
+                           percent_text(o.before->accuracy), o.after->loss, o.before->loss));
   }
   save_model(out, model);
   if (arguments.json) {

@@ -153,8 +153,7 @@ size_t ByteStream::read(std::span<std::byte> out) {
 uint64_t ByteStream::most_left() const {
   if (!inflater_) return bytes_.size() - offset_;
   // What zlib has taken but not yet delivered is less than one window and one match.
-  const uint64_t packed_left = bytes_.size() - inflater_->taken;
-  return packed_left * kDeflateRatio + 65536;
+  return most_unpacked(bytes_.size() - inflater_->taken);
 }
 
 void read_exactly(ByteStream& stream, std::span<std::byte> out, const std::string& what) {
@@ -174,6 +173,46 @@ void expect_end(ByteStream& stream, const std::string& promised) {
     throw FormatError(stream.name() + ": bytes follow at offset " + std::to_string(end) + ", expected the end after " +
                       promised);
   }
+}
+
+uint64_t most_unpacked(uint64_t packed) { return packed * kDeflateRatio + 65536; }
+
+uint32_t crc32_of(std::span<const std::byte> bytes) {
+  return static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
+}
+
+Bytes inflate_raw(std::span<const std::byte> packed, uint64_t size, const std::string& name) {
+  struct Stream {
+    z_stream state{};
+    ~Stream() { inflateEnd(&state); }
+  } stream;
+  z_stream& state = stream.state;
+  if (inflateInit2(&state, -MAX_WBITS) != Z_OK) throw IoError("out of memory while unpacking " + name);
+  Bytes out(size + 1);  // one more, to find what is longer than it says
+  size_t taken = 0, done = 0;
+  int code = Z_OK;
+  while (code == Z_OK) {
+    const auto in_now = static_cast<uInt>(std::min<size_t>(packed.size() - taken, 1u << 30));
+    const auto out_now = static_cast<uInt>(std::min<size_t>(out.size() - done, 1u << 30));
+    state.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(packed.data() + taken));
+    state.avail_in = in_now;
+    state.next_out = reinterpret_cast<Bytef*>(out.data() + done);
+    state.avail_out = out_now;
+    code = inflate(&state, Z_NO_FLUSH);
+    taken += in_now - state.avail_in;
+    done += out_now - state.avail_out;
+  }
+  if (code == Z_MEM_ERROR) throw IoError("out of memory while unpacking " + name);
+  if (code != Z_STREAM_END || done != size || taken != packed.size()) {
+    const bool bad = code != Z_STREAM_END && code != Z_BUF_ERROR;
+    throw FormatError(
+        name + ": " +
+        (bad ? std::string("the deflate data is damaged") + (state.msg ? std::string(" (") + state.msg + ")" : "")
+             : "the deflate data is not as long as the file says") +
+        ", expected " + std::to_string(size) + " bytes from " + std::to_string(packed.size()));
+  }
+  out.resize(done);
+  return out;
 }
 
 Bytes unpack(std::span<const std::byte> bytes, const std::string& name, uint64_t limit) {

@@ -60,6 +60,16 @@ void expect_end(ByteStream& stream, const std::string& promised);
 // without end stops here.
 Bytes unpack(std::span<const std::byte> bytes, const std::string& name, uint64_t limit);
 
+// Unpacks a deflate stream without gzip's wrapper (a member of a zip file) that is to give exactly `size` bytes.
+// Throws FormatError when it is damaged or gives another number. The caller has compared `size` with the packed length (most_unpacked).
+Bytes inflate_raw(std::span<const std::byte> packed, uint64_t size, const std::string& name);
+
+// The most bytes that so many bytes of a deflate stream can give.
+uint64_t most_unpacked(uint64_t packed);
+
+// The checksum of gzip and zip.
+uint32_t crc32_of(std::span<const std::byte> bytes);
+
 // The limit for unpack: 4 GiB, some twenty times the largest set this program is for (CIFAR-100, 185 MB).
 inline constexpr uint64_t kUnpackLimit = uint64_t{4} << 30;
 

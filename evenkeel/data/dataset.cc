@@ -10,12 +10,13 @@
 #include <string_view>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/core/rng.h"
+#include "evenkeel/data/arrays.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/csv.h"
-#include "evenkeel/data/fit.h"
 #include "evenkeel/data/folder.h"
-#include "evenkeel/data/npy.h"
+#include "evenkeel/data/picture_folder.h"
 
 namespace evenkeel::data {
 namespace {
@@ -128,57 +129,6 @@ Dataset read_csv(const std::string& path, const LoadOptions& options) {
   return all;
 }
 
-// {n, f} and {n} are tables, {n, h, w} grey images, {n, c, h, w} images.
-Shape example_shape_of(const NpyArray& array, const std::string& path) {
-  Shape shape = array.shape;
-  if (shape.empty() || shape.size() > 4) {
-    throw FormatError(path + ": found the shape " + to_string(shape) +
-                      ", expected [n, features], [n, h, w] or [n, c, h, w]");
-  }
-  require_channels_first(path, shape);
-  shape.erase(shape.begin());
-  if (shape.empty()) shape = {1};
-  if (shape.size() == 2) shape.insert(shape.begin(), 1);
-  if (element_count(shape) == 0) {
-    throw FormatError(path + ": found the shape " + to_string(array.shape) +
-                      ", expected examples of at least one value");
-  }
-  return shape;
-}
-
-Dataset read_npy_pair(const std::string& spec, const std::string& x_path, const std::string& y_path,
-                      int64_t known_classes) {
-  Dataset all;
-  all.name = spec;
-  const Bytes x_bytes = unpack(read_file(x_path), x_path, kUnpackLimit);
-  const NpyArray x = parse_npy(x_bytes, x_path);
-  all.example_shape = example_shape_of(x, x_path);
-  all.count = x.shape[0];
-
-  const Bytes y_bytes = unpack(read_file(y_path), y_path, kUnpackLimit);
-  all.labels = npy_labels(parse_npy(y_bytes, y_path), y_path, kMostLabels);
-  const auto labels = static_cast<int64_t>(all.labels.size());
-  if (labels != all.count) {
-    throw FormatError(x_path + " holds " + std::to_string(all.count) + " examples and " + y_path + " holds " +
-                      std::to_string(labels) + " labels, expected as many of one as of the other");
-  }
-  if (all.count == 0) throw FormatError(x_path + ": holds 0 examples, expected at least two");
-  require_dense_labels(y_path, all.labels, known_classes);
-  all.class_names =
-      numbered_classes(std::max<int64_t>(*std::max_element(all.labels.begin(), all.labels.end()) + 1, known_classes));
-
-  Shape shape = all.example_shape;
-  shape.insert(shape.begin(), all.count);
-  const bool as_bytes = all.is_image() && holds_pixels(x);
-  all.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
-  if (as_bytes) {
-    npy_pixels(x, all.values.values<uint8_t>());
-  } else {
-    npy_floats(x, 0, x_path, all.values.values<float>());
-  }
-  return all;
-}
-
 Splits load_fashion_mnist() {
   if (!is_folder(kFashionMnistFolder)) {
     throw UsageError(std::string("fashion-mnist is not installed: there is no folder ") + kFashionMnistFolder +
@@ -201,7 +151,9 @@ Splits load_mnist() {
 
 [[noreturn]] void refuse(const std::string& spec) {
   std::error_code error;
-  const std::string forms = "expected fashion-mnist, mnist, a folder of IDX or CIFAR files, FILE.csv, or x.npy,y.npy";
+  const std::string forms =
+      "expected fashion-mnist, mnist, a folder of IDX or CIFAR files or of pictures in one folder per class, FILE.csv, "
+      "x.npy,y.npy, FILE.npz, or a CIFAR batch FILE.bin";
   if (fs::exists(spec, error)) {
     throw UsageError("the data set " + spec + " is no kind of file that is known here; " + forms);
   }
@@ -226,8 +178,30 @@ bool has_ending(const std::string& path, std::initializer_list<std::string_view>
   });
 }
 
+// A set that brings its test set keeps it.
+Splits with_test(Splits splits, const LoadOptions& options) {
+  return splits.test.count > 0 ? std::move(splits) : split_off_test(splits.train, options);
+}
+
+Splits load_cifar_batch(const std::string& path, const LoadOptions& options) {
+  const Dataset all = load_cifar_file(path);
+  if (!options.whole_file) return split_off_test(all, options);
+  Splits splits;
+  std::vector<int64_t> indices(static_cast<size_t>(all.count));
+  std::iota(indices.begin(), indices.end(), int64_t{0});
+  splits.train = take(all, indices);
+  splits.test = take(all, indices);
+  splits.one_set = true;
+  return splits;
+}
+
 Splits load_all(const std::string& spec, const LoadOptions& options) {
-  if (is_folder(spec)) return load_folder(spec, spec, {}, options.known_classes);
+  if (is_folder(spec)) {
+    if (holds_known_files(spec) || !is_picture_folder(spec)) {
+      return load_folder(spec, spec, {}, options.known_classes);
+    }
+    return with_test(load_picture_folder(spec, options), options);
+  }
   const std::string known = letters_of(spec);
   if (known == "fashionmnist") return load_fashion_mnist();
   if (known == "mnist") return load_mnist();
@@ -235,12 +209,13 @@ Splits load_all(const std::string& spec, const LoadOptions& options) {
     const size_t at = spec.find(between);
     if (at == std::string::npos) continue;
     const size_t comma = at + between.size() - 1;
-    return split_off_test(read_npy_pair(spec, spec.substr(0, comma), spec.substr(comma + 1), options.known_classes),
-                          options);
+    return split_off_test(read_npy_pair(spec, spec.substr(0, comma), spec.substr(comma + 1), options), options);
   }
+  if (spec.ends_with(".npz")) return with_test(read_npz(spec, options), options);
+  if (has_ending(spec, {".bin"})) return load_cifar_batch(spec, options);
   if (has_ending(spec, {".csv", ".tsv"})) return split_off_test(read_csv(spec, options), options);
   if (has_ending(spec, {".npy"})) {
-    throw UsageError(spec + " has no labels; give two files with a comma between, x.npy,y.npy");
+    throw UsageError(spec + " has no labels; give two files with a comma between, x.npy,y.npy, or both in FILE.npz");
   }
   refuse(spec);
 }
@@ -280,6 +255,10 @@ Splits load(const std::string& spec, const LoadOptions& options) {
   }
   check_finite(splits.train);
   check_finite(splits.test);
+  if (options.preprocess.resize) {
+    resize_images(splits.train, *options.preprocess.resize, available_cores());
+    resize_images(splits.test, *options.preprocess.resize, available_cores());
+  }
   split_off_validation(splits, options);
   return splits;
 }

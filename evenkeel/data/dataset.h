@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "evenkeel/core/tensor.h"
+#include "evenkeel/data/preprocess.h"
 #include "evenkeel/data/standardization.h"
 
 namespace evenkeel::data {
@@ -33,6 +34,7 @@ struct Dataset {
 // The three splits share example_shape, class_names and feature_names. validation is empty (count 0) unless asked for.
 struct Splits {
   Dataset train, validation, test;
+  bool one_set = false;  // LoadOptions::whole_file: train and test are the same examples
 };
 
 struct LoadOptions {
@@ -44,15 +46,22 @@ struct LoadOptions {
   // Of the model that is to be asked, if there is one:
   std::vector<std::string> feature_names = {};  // CSV: columns are taken by these names where the file has a header
   int64_t known_classes = 0;                    // labels below are taken, however few of the classes have examples
+  int64_t channels = 0;                         // folders of pictures: 1 or 3; 0: 1 where all of them are grey, else 3
+  // Sizes of images, and the layout of arrays; not its scale, mean and std (standardize_as).
+  Preprocess preprocess = {};
+  // A single CIFAR batch file is all of it in both train and test, in the order of the file; false: split 80/20 as other files are.
+  bool whole_file = false;
 };
 
 // Reads the data set that `spec` names:
 //   "fashion-mnist"   where Debian's package dataset-fashion-mnist puts it ("FashionMNIST" and the like, too)
 //   "mnist"           in the usual places (see the message when it is in none)
 //   DIR               four IDX files (MNIST, EMNIST, KMNIST, USPS), or CIFAR-10 or CIFAR-100 binary batches; gzip or
-// not
+// not; or pictures in one folder per class, DIR/CLASS/*.png, or below DIR/train and DIR/test
 //   FILE.csv          numbers and one label column; split 80/20 into train and test
 //   "x.npy,y.npy"     examples and labels; split 80/20 into train and test
+//   FILE.npz          the same in one file, or with a test set of its own (arrays.h has the names)
+//   FILE.bin          one CIFAR batch; gzip or not
 // Splits are functions of the files and options.seed; examples keep the order of the file inside each split.
 // Throws UsageError (nothing of that name, a bad option, channels last), FormatError (bad bytes), IoError (unreadable).
 Splits load(const std::string& spec, const LoadOptions& options = {});
@@ -65,13 +74,17 @@ struct TrainedOn {
 
 // Reads unlabelled examples for prediction, in the order of `files`; all labels are -1, example_names are filled.
 // `trained` is what the model remembers of its data: bytes are put on its scale, and columns in its order.
-//   PNG   one image: grey, RGB or palette, alpha over black, converted to the channels of example_shape {1|3, H, W}
-//   NPY   one example or a batch of them; whole numbers (images: pixels 0..255), f4 or f8 (as the model saw them)
+//   PNG, JPEG   one image: grey, RGB or palette, alpha over black, converted to the channels of example_shape {1|3, H, W}; of
+//               another size only where preprocess.resize says H x W. A folder stands for the pictures in it.
+//   NPY, NPZ    one example or a batch of them; whole numbers (images: pixels 0..255), f4 or f8 (as the model saw them); channels first
+//               or as preprocess.layout says
 //   CSV   one example a row, features only; for images the row holds the C*H*W pixels 0..255, or floats as the model saw them
-// values is U8 when every file holds bytes that the reader divides by 255, else F32. class_names stays empty.
+// values is U8 when every file holds bytes that the reader divides by 255, else F32. class_names stays empty. Where preprocess.normalizes(),
+// `trained.range` must be none: what is stated holds, and standardize_as is to follow; then bytes and floats cannot be mixed.
 // Throws UsageError when a file is missing, or its examples do not have example_shape or the scale or columns of the training data;
 // FormatError on bad bytes.
-Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape, const TrainedOn& trained = {});
+Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape, const TrainedOn& trained = {},
+                      const Preprocess& preprocess = {});
 
 // What `evenkeel data info` shows.
 struct SplitInfo {

@@ -44,6 +44,49 @@ TEST(Load, a_folder_of_idx_files_is_train_and_test) {
   EXPECT_EQ(splits.test.labels, (std::vector<int32_t>{2, 1, 0}));
 }
 
+std::string cifar_record(char label, char pixel) { return label + std::string(3072, pixel); }
+
+TEST(Load, one_cifar_batch_is_all_of_both_splits_where_that_is_asked_for) {
+  const TemporaryFolder folder;
+  std::string file;
+  for (char i = 0; i < 10; ++i) file += cifar_record(static_cast<char>(9 - i), i);
+  const std::string path = folder.write("train_10.bin.gz", gzip(file));
+  const Splits whole = load(path, {.whole_file = true});
+  EXPECT_TRUE(whole.one_set);
+  for (const Dataset* set : {&whole.train, &whole.test}) {
+    ASSERT_EQ(set->count, 10);
+    for (size_t i = 0; i < 10; ++i) EXPECT_EQ(set->labels[i], static_cast<int32_t>(9 - i));
+    EXPECT_EQ(set->values.values<uint8_t>()[3072], 1);
+  }
+  const Splits parts = load(path);
+  EXPECT_FALSE(parts.one_set);
+  EXPECT_EQ(parts.train.count, 8);
+  EXPECT_EQ(parts.test.count, 2);
+}
+
+TEST(Load, one_cifar_batch_is_that_of_ten_or_of_a_hundred_by_its_length) {
+  const TemporaryFolder folder;
+  folder.write("batches.meta.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n");
+  const std::string hundred = "\1" + cifar_record(42, 'x') + "\1" + cifar_record(17, 'y');
+  EXPECT_EQ(load(folder.write("ten.bin", cifar_record(3, 'x')), {.whole_file = true}).test.class_names[3], "d");
+  EXPECT_EQ(load(folder.write("hundred.bin", hundred), {.whole_file = true}).test.labels,
+            (std::vector<int32_t>{42, 17}));
+  EXPECT_SAYS(message_of<FormatError>([&] { load(folder.write("cut.bin", hundred.substr(1))); }), "6147 bytes");
+  EXPECT_THROW(load(folder.write("wild.bin", cifar_record(10, 'x'))), FormatError);
+}
+
+TEST(Load, images_of_any_set_are_resized_where_that_is_stated) {
+  const TemporaryFolder folder;
+  write_idx(folder);
+  const Splits splits = load(folder.path(), {.validation_fraction = 0.2, .preprocess = {.resize = ImageSize{4, 6}}});
+  for (const Dataset* set : {&splits.train, &splits.validation, &splits.test}) {
+    EXPECT_EQ(set->example_shape, (Shape{1, 4, 6}));
+    EXPECT_EQ(set->values.count(), set->count * 24);
+  }
+  const std::string table = folder.write("t.csv", "1,2,a\n3,4,b\n5,6,a\n");
+  EXPECT_THROW(load(table, {.preprocess = {.resize = ImageSize{4, 6}}}), UsageError);
+}
+
 TEST(Load, validation_is_taken_from_train_by_the_seed) {
   const TemporaryFolder folder;
   write_idx(folder);

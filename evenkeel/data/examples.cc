@@ -2,15 +2,19 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <string_view>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/data/arrays.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/csv.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/data/npy.h"
-#include "evenkeel/data/png.h"
+#include "evenkeel/data/picture.h"
+#include "evenkeel/data/picture_folder.h"
+#include "evenkeel/data/zip.h"
 
 namespace evenkeel::data {
 namespace {
@@ -22,18 +26,33 @@ struct Examples {
   std::vector<std::string> names;
 };
 
-Examples read_picture(const Bytes& file, const std::string& path, const Shape& shape) {
+// What the model wants, and what was stated.
+struct Wanted {
+  const Shape& shape;
+  const TrainedOn& trained;
+  const Preprocess& preprocess;
+};
+
+Examples read_one_picture(const Bytes& file, const std::string& path, const Wanted& wanted) {
+  const Shape& shape = wanted.shape;
   if (shape.size() != 3) {
     throw UsageError(path + " is a picture, but the model expects " + std::to_string(element_count(shape)) +
                      " features; give rows of a CSV file or an NPY array");
   }
-  return {decode_png(file, path, shape), {}, {path}};
+  return {decode_picture(file, path, shape, wanted.preprocess.resize.has_value()), {}, {path}};
+}
+
+// {C, H, W} as an array of that layout has it.
+Shape laid_out(const Shape& shape, Layout layout) {
+  if (layout == Layout::kChannelsFirst || shape.size() != 3) return shape;
+  return {shape[1], shape[2], shape[0]};
 }
 
 // The number of examples in the array: it has the example's shape, perhaps without a single channel, or is a batch
 // of it.
-int64_t batch_size(const Shape& found, const Shape& expected, const std::string& path, bool& is_batch) {
-  std::vector<Shape> forms = {expected};
+int64_t batch_size(const Shape& found, const Wanted& wanted, const std::string& path, bool& is_batch) {
+  const Shape& expected = wanted.shape;
+  std::vector<Shape> forms = {laid_out(expected, wanted.preprocess.layout)};
   if (expected.size() == 3 && expected[0] == 1) forms.push_back({expected[1], expected[2]});
   for (const Shape& form : forms) {
     is_batch = false;
@@ -47,29 +66,32 @@ int64_t batch_size(const Shape& found, const Shape& expected, const std::string&
   if (expected.size() == 3 && found.size() >= 3) {
     const Shape turned = {expected[1], expected[2], expected[0]};
     if (std::equal(turned.begin(), turned.end(), found.end() - 3)) {
-      hint = std::string("; it looks like channels last: transpose it, for instance x.transpose(") +
+      hint = std::string(
+                 "; it looks like channels last: give --layout nhwc, or transpose it, for instance "
+                 "x.transpose(") +
              (found.size() == 3 ? "2, 0, 1)" : "0, 3, 1, 2)");
     }
   }
   throw UsageError(path + ": found an array of shape " + to_string(found) + ", the model expects examples of " +
-                   to_string(expected) + " or a batch of them" + hint);
+                   to_string(forms[0]) + " or a batch of them" + hint);
 }
 
-Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape, const TrainedOn& trained) {
-  const NpyArray array = parse_npy(file, path);
+Examples read_array(const NpyArray& array, const std::string& path, const Wanted& wanted) {
+  const Shape& shape = wanted.shape;
   bool is_batch = false;
-  const int64_t count = batch_size(array.shape, shape, path, is_batch);
+  const int64_t count = batch_size(array.shape, wanted, path, is_batch);
+  const ArrayReader reader{array, path, wanted.preprocess.layout, count, shape};
   Examples examples;
   if (shape.size() == 3 && holds_pixels(array)) {
     examples.bytes.resize(static_cast<size_t>(array.count));
-    npy_pixels(array, examples.bytes);
+    reader.bytes(examples.bytes);
   }
   const auto largest = std::max_element(examples.bytes.begin(), examples.bytes.end());
   const bool typed = array.type == NpyType::kU8;  // the type itself says pixels
-  if (largest == examples.bytes.end() || (!typed && !whole_numbers_are_pixels(*largest, trained.range))) {
+  if (largest == examples.bytes.end() || (!typed && !whole_numbers_are_pixels(*largest, wanted.trained.range))) {
     examples.bytes.clear();
     examples.floats.resize(static_cast<size_t>(array.count));
-    npy_floats(array, 0, path, examples.floats);
+    reader.floats(examples.floats);
   }
   for (int64_t i = 0; i < count; ++i) {
     examples.names.push_back(is_batch ? path + ":" + std::to_string(i) : path);
@@ -77,7 +99,14 @@ Examples read_npy(const Bytes& file, const std::string& path, const Shape& shape
   return examples;
 }
 
-Examples read_rows(const Bytes& file, const std::string& path, const Shape& shape, const TrainedOn& trained) {
+Examples read_npz(const Bytes& file, const std::string& path, const Wanted& wanted) {
+  const ZipFile zip(file, path);
+  Bytes storage;
+  return read_array(npz_array(zip, npz_examples(zip), storage), path, wanted);
+}
+
+Examples read_rows(const Bytes& file, const std::string& path, const Wanted& wanted) {
+  const auto& [shape, trained, preprocess] = wanted;
   CsvTable table = parse_csv({reinterpret_cast<const char*>(file.data()), file.size()}, path,
                              {.labelled = false, .label_column = "", .feature_names = trained.feature_names});
   const int64_t expected = element_count(shape);
@@ -102,17 +131,43 @@ Examples read_rows(const Bytes& file, const std::string& path, const Shape& shap
 }
 
 // By content: the magic decides, and what has none is CSV if its name says so.
-Examples read_examples(const std::string& path, const Shape& shape, const TrainedOn& trained) {
+Examples read_examples(const std::string& path, const Wanted& wanted) {
   const Bytes packed = read_file(path);
   const Bytes file = is_gzip(packed) ? unpack(packed, path, kUnpackLimit) : packed;
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   const auto named = [&](const char* ending) {
     return path.ends_with(ending) || path.ends_with(std::string(ending) + ".gz");
   };
-  if (text.starts_with("\x93NUMPY") || named(".npy")) return read_npy(file, path, shape, trained);
-  if (text.starts_with("\x89PNG") || named(".png")) return read_picture(file, path, shape);
-  if (named(".csv") || named(".tsv") || named(".txt")) return read_rows(file, path, shape, trained);
-  throw UsageError(path + " is no kind of file that is known here, expected PNG, NPY or CSV");
+  if (text.starts_with("\x93NUMPY") || named(".npy")) return read_array(parse_npy(file, path), path, wanted);
+  if (is_zip(file) || named(".npz")) return read_npz(file, path, wanted);
+  if (is_picture(file) || has_picture_name(path)) return read_one_picture(file, path, wanted);
+  if (named(".csv") || named(".tsv") || named(".txt")) return read_rows(file, path, wanted);
+  throw UsageError(path + " is no kind of file that is known here, expected PNG, JPEG, NPY, NPZ or CSV");
+}
+
+// Folders as the pictures in them.
+std::vector<std::string> with_folders_opened(const std::vector<std::string>& files) {
+  std::vector<std::string> all;
+  for (const std::string& path : files) {
+    std::error_code error;
+    if (!std::filesystem::is_directory(path, error)) {
+      all.push_back(path);
+      continue;
+    }
+    const std::vector<std::string> pictures = pictures_in(path);
+    all.insert(all.end(), pictures.begin(), pictures.end());
+  }
+  return all;
+}
+
+// What is stated is about the values of one kind: bytes are divided by 255 where floats are not.
+void require_one_kind(const std::vector<Examples>& parts, const Preprocess& preprocess) {
+  if (!preprocess.normalizes()) return;
+  const Examples *bytes = nullptr, *floats = nullptr;
+  for (const Examples& part : parts) (part.bytes.empty() ? floats : bytes) = &part;
+  if (bytes == nullptr || floats == nullptr) return;
+  throw UsageError(bytes->names[0] + " holds bytes and " + floats->names[0] +
+                   " floats: --scale, --mean and --std cannot mean both; predict them one after the other");
 }
 
 void append(const Examples& from, bool as_bytes, double divisor, size_t& at, Tensor& values) {
@@ -130,16 +185,24 @@ void append(const Examples& from, bool as_bytes, double divisor, size_t& at, Ten
 
 }  // namespace
 
-Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape, const TrainedOn& trained) {
-  if (files.empty()) throw UsageError("no file to predict; give PNG, NPY or CSV files");
+Dataset load_examples(const std::vector<std::string>& files, const Shape& example_shape, const TrainedOn& trained,
+                      const Preprocess& preprocess) {
+  EK_ASSERT(!preprocess.normalizes() || !trained.range);
+  if (files.empty()) throw UsageError("no file to predict; give PNG, JPEG, NPY, NPZ or CSV files");
+  if (preprocess.resize && example_shape.size() == 3 &&
+      *preprocess.resize != ImageSize{example_shape[1], example_shape[2]}) {
+    throw UsageError("--resize " + std::to_string(preprocess.resize->height) + "x" +
+                     std::to_string(preprocess.resize->width) + " makes no examples for this model, which expects " +
+                     to_string(example_shape));
+  }
   Dataset set;
   set.name = files.size() == 1 ? files[0] : std::to_string(files.size()) + " files";
   set.example_shape = example_shape;
   std::vector<Examples> parts;
   bool as_bytes = true;  // those that the reader divides by 255
   double divisor = 255;
-  for (const std::string& path : files) {
-    const Examples& part = parts.emplace_back(read_examples(path, example_shape, trained));
+  for (const std::string& path : with_folders_opened(files)) {
+    const Examples& part = parts.emplace_back(read_examples(path, {example_shape, trained, preprocess}));
     if (!part.bytes.empty()) {
       divisor = byte_divisor(path, trained.range);
       require_scale(path, std::span<const uint8_t>(part.bytes), divisor, trained.range);
@@ -148,6 +211,7 @@ Dataset load_examples(const std::vector<std::string>& files, const Shape& exampl
     if (!part.floats.empty() || divisor != 255) as_bytes = false;
     set.example_names.insert(set.example_names.end(), part.names.begin(), part.names.end());
   }
+  require_one_kind(parts, preprocess);
   set.count = static_cast<int64_t>(set.example_names.size());
   if (set.count == 0) throw UsageError(set.name + " holds no examples");
   set.labels.assign(static_cast<size_t>(set.count), -1);

@@ -1,40 +1,15 @@
 // load_examples and decode_png.
 #include <array>
+#include <filesystem>
 
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/data/png.h"
 #include "evenkeel/data/files_testing.h"
+#include "evenkeel/data/pictures_testing.h"
 
 namespace evenkeel::data {
 namespace {
-
-std::string big_endian(uint32_t v) {
-  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)};
-}
-
-std::string chunk(const std::string& name, const std::string& content) {
-  const std::string body = name + content;
-  const auto crc = crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()));
-  return big_endian(static_cast<uint32_t>(content.size())) + body + big_endian(static_cast<uint32_t>(crc));
-}
-
-constexpr char kGrey = 0, kRgb = 2, kPalette = 3, kGreyAlpha = 4, kRgba = 6;
-
-// A PNG with the given bytes per line, no filter.
-std::string png(uint32_t width, uint32_t height, char colour, const std::string& pixels, const std::string& extra = "",
-                char depth = 8) {
-  std::string lines;
-  const size_t bytes = height > 0 ? pixels.size() / height : 0;
-  for (uint32_t y = 0; y < height; ++y) lines += '\0' + pixels.substr(y * bytes, bytes);
-  std::string packed(compressBound(lines.size()), '\0');
-  uLongf size = packed.size();
-  compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(lines.data()), lines.size());
-  packed.resize(size);
-  return "\x89PNG\r\n\x1a\n" +
-         chunk("IHDR", big_endian(width) + big_endian(height) + depth + colour + std::string(3, '\0')) + extra +
-         chunk("IDAT", packed) + chunk("IEND", "");
-}
 
 std::vector<uint8_t> decode(const std::string& file, const Shape& shape) {
   return decode_png(as_bytes(file), "f.png", shape);
@@ -87,12 +62,6 @@ TEST(Png, no_cut_or_damaged_byte_brings_it_down) {
   expect_no_crash_on_damage(file, [](const std::string& f) { decode(f, {3, 2, 2}); });
 }
 
-std::string npy(const std::string& descr, const std::string& shape, const std::string& values) {
-  std::string header = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
-  header.resize(117, ' ');
-  return std::string("\x93NUMPY\1\0\x76\0", 10) + header + "\n" + values;
-}
-
 TEST(LoadExamples, pictures_arrays_and_rows_of_bytes_are_the_same_examples) {
   const TemporaryFolder folder;
   const std::string pixels = "abcdef";
@@ -112,6 +81,46 @@ TEST(LoadExamples, pictures_arrays_and_rows_of_bytes_are_the_same_examples) {
   std::array<float, 12> x;
   reader.read(std::array<int64_t, 2>{0, 5}, 0, 1, x.data(), nullptr);
   for (size_t k = 0; k < 6; ++k) EXPECT_EQ(x[k], x[k + 6]);
+}
+
+TEST(LoadExamples, jpegs_arrays_in_npz_and_folders_are_read_too) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder.path() + "/d");
+  const std::string grey = png(3, 2, kGrey, "abcdef");
+  folder.write("d/2.png", grey);
+  folder.write("d/1.jpg", jpeg(3, 2, std::string(6, 'a'), {.colours = JCS_GRAYSCALE}));
+  folder.write("d/notes.txt", "");
+  const std::string npz = folder.write(
+      "x.npz", zip({{"y.npy", npy("|u1", "(2,)", "ab")}, {"x.npy", npy("|u1", "(2, 2, 3)", "abcdefabcdef")}}));
+  const Dataset set = load_examples({folder.path() + "/d", npz}, {1, 2, 3});
+  EXPECT_EQ(set.example_names,
+            (std::vector<std::string>{folder.path() + "/d/1.jpg", folder.path() + "/d/2.png", npz + ":0", npz + ":1"}));
+  const auto values = set.values.values<uint8_t>();
+  EXPECT_EQ(std::string(values.begin(), values.end()), "aaaaaaabcdefabcdefabcdef");
+}
+
+TEST(LoadExamples, pictures_of_another_size_are_resized_where_that_is_stated) {
+  const TemporaryFolder folder;
+  const std::string picture = folder.write("a.png", png(4, 2, kGrey, "aaaaaaaa"));
+  const Dataset set = load_examples({picture}, {1, 3, 3}, {}, {.resize = ImageSize{3, 3}});
+  EXPECT_EQ(set.values.values<uint8_t>()[8], 'a');
+  EXPECT_SAYS(message_of<UsageError>([&] { load_examples({picture}, {1, 3, 3}); }), "--resize 3x3");
+  EXPECT_SAYS(message_of<UsageError>([&] {
+                load_examples({picture}, {1, 3, 3}, {}, {.resize = ImageSize{4, 4}});
+              }),
+              "--resize 4x4 makes no examples");
+}
+
+TEST(LoadExamples, stated_values_cannot_mean_bytes_and_floats_at_once) {
+  const TemporaryFolder folder;
+  const float half = 0.5f;
+  const std::vector<std::string> files = {
+      folder.write("a.png", png(1, 1, kGrey, "\xff")),
+      folder.write("b.npy", npy("<f4", "(1, 1)", std::string(reinterpret_cast<const char*>(&half), 4)))};
+  EXPECT_SAYS(message_of<UsageError>([&] {
+                load_examples(files, {1, 1, 1}, {}, {.mean = {0.5}});
+              }),
+              "one after the other");
 }
 
 TEST(LoadExamples, floats_beside_bytes_turn_all_into_floats) {

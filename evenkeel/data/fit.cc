@@ -104,9 +104,10 @@ void require_channels_first(const std::string& name, const Shape& shape) {
   const int64_t least_side = last == 3 ? 8 : 12;
   const bool picture = last == 1 ? a > 1 && 2 * a > b && 2 * b > a : a >= least_side && b >= least_side;
   if (!channels(last) || channels(a) || !picture) return;
-  throw UsageError(name + ": the shape " + to_string(shape) +
-                   " looks like channels last, expected [n, channels, height, width]; transpose it, for instance "
-                   "x.transpose(0, 3, 1, 2), or give [n, features] if the axes are right");
+  throw UsageError(
+      name + ": the shape " + to_string(shape) +
+      " looks like channels last, expected [n, channels, height, width]; give --layout nhwc, transpose it, for "
+      "instance x.transpose(0, 3, 1, 2), or give [n, features] if the axes are right");
 }
 
 void require_dense_labels(const std::string& name, std::span<const int32_t> labels, int64_t known_classes) {

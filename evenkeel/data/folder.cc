@@ -150,6 +150,13 @@ Splits load_idx(const std::string& folder, const std::map<std::string, std::stri
 
 // ---------------------------------------------------------------------------------------------- CIFAR
 
+bool holds_idx(const std::map<std::string, std::string>& files) {
+  return std::any_of(files.begin(), files.end(), [](const auto& file) {
+    const std::string& stem = file.first;
+    return contains(stem, "idx") && (contains(stem, "images") || contains(stem, "labels"));
+  });
+}
+
 struct CifarFiles {
   CifarKind kind = CifarKind::kCifar10;
   std::vector<std::string> train, test;
@@ -178,18 +185,41 @@ CifarFiles find_cifar(const std::map<std::string, std::string>& files) {
   return found;
 }
 
-Dataset read_cifar(const std::string& folder, const std::vector<std::string>& names, CifarKind kind) {
-  Bytes pixels;
+// Images and labels as parse_cifar gives them.
+Dataset dataset_of(const Bytes& pixels, std::vector<int32_t> labels) {
   Dataset set;
-  for (const std::string& name : names) {
-    const std::string path = join(folder, name);
-    parse_cifar(read_file(path), path, kind, pixels, set.labels);
-  }
+  set.labels = std::move(labels);
   set.count = static_cast<int64_t>(set.labels.size());
   set.example_shape = {3, 32, 32};
   set.values = Tensor(DType::kU8, {set.count, 3, 32, 32});
   std::memcpy(set.values.raw(), pixels.data(), pixels.size());
   return set;
+}
+
+Dataset read_cifar(const std::string& folder, const std::vector<std::string>& names, CifarKind kind) {
+  Bytes pixels;
+  std::vector<int32_t> labels;
+  for (const std::string& name : names) {
+    const std::string path = join(folder, name);
+    parse_cifar(read_file(path), path, kind, pixels, labels);
+  }
+  return dataset_of(pixels, std::move(labels));
+}
+
+// The kind of a single file, unpacked, by the length of its records; where both fit, by the first label that is none of CIFAR-10.
+CifarKind cifar_kind_of(std::span<const std::byte> file, const std::string& name) {
+  constexpr size_t kTen = 1 + kCifarPixels, kHundred = 2 + kCifarPixels;
+  const auto labels_fit = [&] {
+    for (size_t i = 0; i < file.size(); i += kTen) {
+      if (std::to_integer<int>(file[i]) > 9) return false;
+    }
+    return true;
+  };
+  if (file.size() % kTen == 0 && (file.size() % kHundred != 0 || labels_fit())) return CifarKind::kCifar10;
+  if (file.size() % kHundred == 0) return CifarKind::kCifar100;
+  throw FormatError(name + ": found " + std::to_string(file.size()) + " bytes, expected a CIFAR batch: a multiple of " +
+                    std::to_string(kTen) + " (CIFAR-10) or " + std::to_string(kHundred) +
+                    " (CIFAR-100); is the file cut?");
 }
 
 // The names of the classes, one a line, from CIFAR's own text file; numbers when it is not there.
@@ -200,17 +230,7 @@ std::vector<std::string> cifar_classes(const std::string& folder, const std::map
   const auto file = files.find(fine ? "fine_label_names.txt" : "batches.meta.txt");
   if (file == files.end()) return numbered_classes(count);
   const std::string path = join(folder, file->second);
-  const Bytes bytes = unpack(read_file(path), path, 1 << 20);
-  std::vector<std::string> names(1);
-  for (const std::byte b : bytes) {
-    const char c = static_cast<char>(b);
-    if (c == '\n') {
-      if (!names.back().empty()) names.emplace_back();
-    } else if (c != '\r') {
-      names.back() += c;
-    }
-  }
-  if (names.back().empty()) names.pop_back();
+  const std::vector<std::string> names = read_class_names(path);
   if (static_cast<int64_t>(names.size()) != count) {
     throw FormatError(path + ": found " + std::to_string(names.size()) + " names of classes, expected " +
                       std::to_string(count) + ", one a line");
@@ -243,24 +263,54 @@ std::vector<std::string> numbered_classes(int64_t count) {
   return names;
 }
 
+std::vector<std::string> read_class_names(const std::string& path) {
+  const Bytes bytes = unpack(read_file(path), path, 1 << 20);
+  std::vector<std::string> names(1);
+  for (const std::byte b : bytes) {
+    const char c = static_cast<char>(b);
+    if (c == '\n') {
+      if (!names.back().empty()) names.emplace_back();
+    } else if (c != '\r') {
+      names.back() += c;
+    }
+  }
+  if (names.back().empty()) names.pop_back();
+  return names;
+}
+
+bool holds_known_files(const std::string& path) {
+  const auto files = list_files(path);
+  const CifarFiles cifar = find_cifar(files);
+  return holds_idx(files) || !cifar.train.empty() || !cifar.test.empty();
+}
+
+Dataset load_cifar_file(const std::string& path) {
+  const Bytes file = unpack(read_file(path), path, kUnpackLimit);
+  const CifarKind kind = cifar_kind_of(file, path);
+  Bytes pixels;
+  std::vector<int32_t> labels;
+  parse_cifar(file, path, kind, pixels, labels);
+  Dataset set = dataset_of(pixels, std::move(labels));
+  set.name = path;
+  const std::string folder = fs::path(path).parent_path().string();
+  set.class_names = cifar_classes(folder, list_files(folder.empty() ? "." : folder), kind);
+  return set;
+}
+
 Splits load_folder(const std::string& path, const std::string& name, const std::vector<std::string>& class_names,
                    int64_t known_classes) {
   const auto files = list_files(path);
-  const bool idx = std::any_of(files.begin(), files.end(), [](const auto& file) {
-    const std::string& stem = file.first;
-    return contains(stem, "idx") && (contains(stem, "images") || contains(stem, "labels"));
-  });
   const CifarFiles cifar = find_cifar(files);
   Splits splits;
-  if (idx) {
+  if (holds_idx(files)) {
     splits = load_idx(path, files, class_names, known_classes);
   } else if (!cifar.train.empty() || !cifar.test.empty()) {
     splits = load_cifar(path, files, cifar);
   } else {
     throw UsageError("the folder " + path +
                      " holds no data set that is known here, expected the four IDX files "
-                     "(train-images-idx3-ubyte[.gz], ...) or CIFAR's binary batches "
-                     "(data_batch_1.bin, ..., test_batch.bin)");
+                     "(train-images-idx3-ubyte[.gz], ...), CIFAR's binary batches "
+                     "(data_batch_1.bin, ..., test_batch.bin), or folders of PNG or JPEG pictures, one for each class");
   }
   splits.train.name = splits.test.name = name;
   splits.test.class_names = splits.train.class_names;

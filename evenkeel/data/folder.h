@@ -14,6 +14,16 @@ namespace evenkeel::data {
 Splits load_folder(const std::string& path, const std::string& name, const std::vector<std::string>& class_names = {},
                    int64_t known_classes = 0);
 
+// Whether the folder holds files of either kind, by their names.
+bool holds_known_files(const std::string& path);
+
+// One CIFAR batch file, gzip or not: CIFAR-10's or, by its length and labels, CIFAR-100's. Classes have the names that a list beside the
+// file gives (batches.meta.txt), else numbers. Throws FormatError on bad bytes.
+Dataset load_cifar_file(const std::string& path);
+
+// The lines of a text file that are not empty: names of classes, in order; gzip or not. Throws UsageError, IoError, FormatError.
+std::vector<std::string> read_class_names(const std::string& path);
+
 // "0", "1", ...: the names of classes that have none.
 std::vector<std::string> numbered_classes(int64_t count);
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/data/bytes.h"
 
 namespace evenkeel::data {
 namespace {
@@ -86,30 +87,42 @@ struct Cleaner {
                     (source.cut ? "; is the file cut?" : ""));
 }
 
-}  // namespace
-
-std::vector<uint8_t> decode_png(std::span<const std::byte> file, const std::string& name, const Shape& shape) {
-  EK_ASSERT(shape.size() == 3);
-  const int64_t channels = shape[0], height = shape[1], width = shape[2];
-  if (channels != 1 && channels != 3) {
-    throw UsageError(name + ": the model wants " + std::to_string(channels) +
-                     " channels, a PNG can be turned into 1 or 3; give the example as NPY");
-  }
-  Source source{};
+// Opens the file and checks what its header says.
+PictureHeader read_header(Source& source, std::span<const std::byte> file, const std::string& name) {
   source.bytes = file.data();
   source.size = file.size();
-  const Cleaner cleaner{source};
-  if (file.size() < 8 || png_sig_cmp(reinterpret_cast<png_const_bytep>(file.data()), 0, 8) != 0) {
-    throw FormatError(name + ": expected a PNG's magic 89 50 4e 47 at offset 0, found other bytes");
+  if (!is_png(file)) {
+    throw FormatError(name +
+                      ": expected a PNG's magic 89 50 4e 47 (or a JPEG's, ff d8 ff) at offset 0, found other bytes");
   }
   if (!open_png(source)) fail(source, name);
-  const int64_t found_height = png_get_image_height(source.png, source.info);
-  const int64_t found_width = png_get_image_width(source.png, source.info);
-  if (found_height != height || found_width != width) {
-    throw UsageError(name + ": the picture is " + std::to_string(found_width) + " wide and " +
-                     std::to_string(found_height) + " high, the model expects " + std::to_string(width) + " by " +
-                     std::to_string(height) + "; resize it first");
-  }
+  const bool colour = (png_get_color_type(source.png, source.info) & PNG_COLOR_MASK_COLOR) != 0;
+  const PictureHeader header = {colour ? 3 : 1, png_get_image_height(source.png, source.info),
+                                png_get_image_width(source.png, source.info)};
+  // Lines are bits_a_pixel * width bits, packed by deflate.
+  const uint64_t bits_a_pixel =
+      uint64_t{png_get_bit_depth(source.png, source.info)} * png_get_channels(source.png, source.info);
+  require_possible(header, 8 * most_unpacked(file.size()) / bits_a_pixel, name);
+  return header;
+}
+
+}  // namespace
+
+bool is_png(std::span<const std::byte> file) {
+  return file.size() >= 8 && png_sig_cmp(reinterpret_cast<png_const_bytep>(file.data()), 0, 8) == 0;
+}
+
+PictureHeader png_header(std::span<const std::byte> file, const std::string& name) {
+  Source source{};
+  const Cleaner cleaner{source};
+  return read_header(source, file, name);
+}
+
+std::vector<uint8_t> decode_png(std::span<const std::byte> file, const std::string& name, const Shape& shape) {
+  Source source{};
+  const Cleaner cleaner{source};
+  require_size(read_header(source, file, name), shape, name);
+  const int64_t channels = shape[0], height = shape[1], width = shape[2];
   const size_t pixels = static_cast<size_t>(height) * static_cast<size_t>(width);
   std::vector<png_byte> rgba(pixels * 4);
   std::vector<png_bytep> rows;
@@ -122,7 +135,7 @@ std::vector<uint8_t> decode_png(std::span<const std::byte> file, const std::stri
     const uint32_t alpha = p[3];
     const uint32_t rgb[3] = {(p[0] * alpha + 127) / 255, (p[1] * alpha + 127) / 255, (p[2] * alpha + 127) / 255};
     if (channels == 1) {
-      out[i] = static_cast<uint8_t>((299 * rgb[0] + 587 * rgb[1] + 114 * rgb[2] + 500) / 1000);
+      out[i] = grey_of(rgb[0], rgb[1], rgb[2]);
     } else {
       for (size_t c = 0; c < 3; ++c) out[c * pixels + i] = static_cast<uint8_t>(rgb[c]);
     }

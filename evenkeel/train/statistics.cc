@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <set>
 
 #include <fmt/format.h>
@@ -177,6 +178,7 @@ class Passes {
     require_sound();
     // Epoch 0: an order that no epoch of a training run has.
     order_ = data::epoch_order(dataset.count, settings.seed, 0);
+    if (settings.in_order) std::iota(order_.begin(), order_.end(), int64_t{0});
     if (settings.examples > 0) order_.resize(static_cast<size_t>(settings.examples));
   }
 
@@ -340,6 +342,7 @@ std::map<std::string, std::string> record_of(const StatisticsSettings& s, const 
                                             {"examples", std::to_string(work.examples)},
                                             {"batch_size", std::to_string(s.batch_size)},
                                             {"seed", std::to_string(s.seed)}};
+  if (s.in_order) record["order"] = "file";
   if (s.augment.any()) record["augment"] = data::to_string(s.augment);
   if (s.corrupt.kind != data::Corrupt::Kind::kNone) record["corrupt"] = data::to_string(s.corrupt);
   return record;

@@ -46,7 +46,8 @@ ChannelStatistics statistics_of(const NormMoments& moments);
 struct StatisticsSettings {
   RunningStatistics kind = RunningStatistics::kPopulation;
   bool biased = false;       // the variance: m2 / n instead of m2 / (n - 1)
-  int64_t examples = 0;      // so many, drawn by the seed; 0: all
+  int64_t examples = 0;      // so many, drawn by the seed or, in_order, the first; 0: all
+  bool in_order = false;     // as the data set has them, not shuffled: batches are those of a loader without shuffling
   int64_t batch_size = 128;  // population: at most, and without effect beyond rounding
   data::Augment augment = {};
   data::Corrupt corrupt = {};

@@ -306,6 +306,26 @@ TEST(Statistics, of_some_examples_depend_on_the_seed_and_augmentation_counts) {
               1e-6);  // all of them: the order is only rounding
 }
 
+TEST(Statistics, in_the_order_of_the_data_are_those_of_the_first_examples) {
+  const data::Dataset dataset = random_data({2, 6, 5}, 130);
+  data::Dataset first = random_data({2, 6, 5}, 40);
+  std::memcpy(first.values.raw(), dataset.values.raw(), first.values.bytes());
+  for (const auto kind : {RunningStatistics::kPopulation, RunningStatistics::kMeanOfBatches}) {
+    const StatisticsSettings of_first{
+        .kind = kind, .examples = 40, .in_order = true, .batch_size = 16, .corrupt = {}, .seed = 3};
+    StatisticsSettings of_all = of_first;
+    of_all.examples = 0;
+    of_all.seed = 4;  // nothing is drawn
+    const std::vector<float> some = recomputed(residual_model(), dataset, of_first);
+    EXPECT_EQ(some, recomputed(residual_model(), first, of_all));
+    of_all.in_order = false;
+    EXPECT_NE(some, recomputed(residual_model(), first, of_all)) << name_of(kind);  // at least in the rounding
+  }
+  Model model = residual_model();
+  recompute_statistics(model, first, {.in_order = true});
+  EXPECT_EQ(model.statistics_made.at("order"), "file");
+}
+
 TEST(Statistics, what_was_done_is_kept_in_the_model_file) {
   Model model = mlp_model();
   EXPECT_EQ(model_from(to_tensor_file(model), "m").statistics_made, (std::map<std::string, std::string>{}));

@@ -1,0 +1,182 @@
+#include "evenkeel/data/arrays.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/data/bytes.h"
+#include "evenkeel/data/fit.h"
+#include "evenkeel/data/folder.h"
+
+namespace evenkeel::data {
+namespace {
+
+// {n, f} and {n} are tables, {n, h, w} grey images, {n, c, h, w} images, with the channels where `layout` says.
+Shape example_shape_of(const NpyArray& array, const std::string& path, Layout layout) {
+  Shape shape = array.shape;
+  if (shape.empty() || shape.size() > 4) {
+    throw FormatError(path + ": found the shape " + to_string(shape) +
+                      ", expected [n, features], [n, h, w] or [n, c, h, w]");
+  }
+  if (layout == Layout::kChannelsFirst) require_channels_first(path, shape);
+  shape.erase(shape.begin());
+  if (shape.empty()) shape = {1};
+  if (shape.size() == 2) shape.insert(shape.begin(), 1);
+  if (shape.size() == 3 && array.shape.size() == 4 && layout == Layout::kChannelsLast) {
+    std::rotate(shape.begin(), shape.end() - 1, shape.end());
+  }
+  if (element_count(shape) == 0) {
+    throw FormatError(path + ": found the shape " + to_string(array.shape) +
+                      ", expected examples of at least one value");
+  }
+  return shape;
+}
+
+// An array and what it is called in messages.
+struct NamedArray {
+  NpyArray array;
+  std::string name;
+};
+
+Dataset dataset_of(const std::string& name, const NamedArray& x, const NamedArray& y, const LoadOptions& options) {
+  Dataset all;
+  all.name = name;
+  all.example_shape = example_shape_of(x.array, x.name, options.preprocess.layout);
+  all.count = x.array.shape[0];
+  all.labels = npy_labels(y.array, y.name, kMostLabels);
+  const auto labels = static_cast<int64_t>(all.labels.size());
+  if (labels != all.count) {
+    throw FormatError(x.name + " holds " + std::to_string(all.count) + " examples and " + y.name + " holds " +
+                      std::to_string(labels) + " labels, expected as many of one as of the other");
+  }
+  if (all.count == 0) throw FormatError(x.name + ": holds 0 examples, expected at least two");
+  require_dense_labels(y.name, all.labels, options.known_classes);
+  const int64_t classes = *std::max_element(all.labels.begin(), all.labels.end()) + 1;
+  all.class_names = numbered_classes(std::max<int64_t>(classes, options.known_classes));
+
+  Shape shape = all.example_shape;
+  shape.insert(shape.begin(), all.count);
+  const bool as_bytes = all.is_image() && holds_pixels(x.array);
+  all.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
+  const ArrayReader reader{x.array, x.name, options.preprocess.layout, all.count, all.example_shape};
+  if (as_bytes) {
+    reader.bytes(all.values.values<uint8_t>());
+  } else {
+    reader.floats(all.values.values<float>());
+  }
+  return all;
+}
+
+using Names = std::array<std::string_view, 4>;  // examples and labels, and those of the test set or ""
+constexpr std::array<Names, 8> kKnownNames = {{{"x_train", "y_train", "x_test", "y_test"},
+                                               {"train_images", "train_labels", "test_images", "test_labels"},
+                                               {"x", "y", "", ""},
+                                               {"X", "y", "", ""},
+                                               {"images", "labels", "", ""},
+                                               {"data", "labels", "", ""},
+                                               {"data", "target", "", ""},
+                                               {"arr_0", "arr_1", "", ""}}};
+constexpr std::array<std::string_view, 7> kExampleNames = {"x",     "X",      "images",     "data",
+                                                           "arr_0", "x_test", "test_images"};
+
+const ZipMember* find_array(const ZipFile& zip, std::string_view name) {
+  for (const ZipMember& member : zip.members()) {
+    if (member.name.ends_with(".npy") && std::string_view(member.name).substr(0, member.name.size() - 4) == name) {
+      return &member;
+    }
+  }
+  return nullptr;
+}
+
+std::string members_text(const ZipFile& zip) {
+  constexpr size_t kShown = 10;
+  std::vector<std::string> names;
+  for (const ZipMember& member : zip.members()) {
+    names.push_back(member.name.substr(0, 60));
+    if (names.size() == kShown) break;
+  }
+  if (names.empty()) return "no arrays";
+  return fmt::format("the arrays {}{}", fmt::join(names, ", "), zip.members().size() > kShown ? ", ..." : "");
+}
+
+}  // namespace
+
+void ArrayReader::bytes(std::span<uint8_t> out) const {
+  const bool turn = layout == Layout::kChannelsLast && shape.size() == 3 && shape[0] > 1;
+  if (!turn) return npy_pixels(array, out);
+  std::vector<uint8_t> last(out.size());
+  npy_pixels(array, last);
+  to_channels_first(last.data(), n, shape[0], shape[1] * shape[2], out.data());
+}
+
+void ArrayReader::floats(std::span<float> out) const {
+  const bool turn = layout == Layout::kChannelsLast && shape.size() == 3 && shape[0] > 1;
+  if (!turn) return npy_floats(array, 0, name, out);
+  std::vector<float> last(out.size());
+  npy_floats(array, 0, name, last);
+  to_channels_first(last.data(), n, shape[0], shape[1] * shape[2], out.data());
+}
+
+NpyArray npz_array(const ZipFile& zip, const ZipMember& member, Bytes& storage) {
+  return parse_npy(zip.read(member, storage), zip.name() + ":" + member.name);
+}
+
+const ZipMember& npz_examples(const ZipFile& zip) {
+  if (zip.members().size() == 1) return zip.members()[0];
+  for (const std::string_view name : kExampleNames) {
+    if (const ZipMember* member = find_array(zip, name); member != nullptr) return *member;
+  }
+  throw UsageError(fmt::format("{}: found {}, expected a single one, or one of {}", zip.name(), members_text(zip),
+                               fmt::join(kExampleNames, ", ")));
+}
+
+Dataset read_npy_pair(const std::string& name, const std::string& x_path, const std::string& y_path,
+                      const LoadOptions& options) {
+  const Bytes x_bytes = unpack(read_file(x_path), x_path, kUnpackLimit);
+  const Bytes y_bytes = unpack(read_file(y_path), y_path, kUnpackLimit);
+  return dataset_of(name, {parse_npy(x_bytes, x_path), x_path}, {parse_npy(y_bytes, y_path), y_path}, options);
+}
+
+Splits read_npz(const std::string& path, const LoadOptions& options) {
+  const Bytes file = read_file(path);
+  const ZipFile zip(file, path);
+  const auto read_pair = [&](std::string_view x, std::string_view y) {
+    Bytes x_bytes, y_bytes;
+    const ZipMember &x_member = *find_array(zip, x), &y_member = *find_array(zip, y);
+    return dataset_of(path, {npz_array(zip, x_member, x_bytes), path + ":" + x_member.name},
+                      {npz_array(zip, y_member, y_bytes), path + ":" + y_member.name}, options);
+  };
+  for (const Names& names : kKnownNames) {
+    const bool all = std::all_of(names.begin(), names.end(), [&](std::string_view name) {
+      return name.empty() || find_array(zip, name) != nullptr;
+    });
+    if (!all) continue;
+    Splits splits;
+    splits.train = read_pair(names[0], names[1]);
+    if (names[2].empty()) return splits;
+    splits.test = read_pair(names[2], names[3]);
+    if (splits.test.example_shape != splits.train.example_shape ||
+        splits.test.values.dtype() != splits.train.values.dtype()) {
+      throw FormatError(fmt::format("{}: {} has examples of {} {}, expected {} {} as in {}", path, names[2],
+                                    to_string(splits.test.example_shape), name_of(splits.test.values.dtype()),
+                                    to_string(splits.train.example_shape), name_of(splits.train.values.dtype()),
+                                    names[0]));
+    }
+    if (splits.test.class_names.size() > splits.train.class_names.size()) {
+      throw FormatError(fmt::format("{}: {} has {} classes, expected at most the {} of {}", path, names[3],
+                                    splits.test.class_names.size(), splits.train.class_names.size(), names[1]));
+    }
+    splits.test.class_names = splits.train.class_names;
+    return splits;
+  }
+  throw UsageError(
+      fmt::format("{}: found {}, expected x and y, images and labels, arr_0 and arr_1, or x_train, y_train, x_test and "
+                  "y_test",
+                  path, members_text(zip)));
+}
+
+}  // namespace evenkeel::data

@@ -1,0 +1,24 @@
+// Data sets that are folders of pictures: one folder per class, perhaps below train and test.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "evenkeel/data/dataset.h"
+
+namespace evenkeel::data {
+
+// Whether `path` has folders with pictures in them, or has such folders below train. Nothing is opened.
+bool is_picture_folder(const std::string& path);
+
+// Reads PATH/CLASS/*.png, or PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or val, valid, validation in place of test); *.jpg and
+// *.jpeg alike. Classes are the folders' names, sorted; examples stand in the order of class and file name. Hidden files, and those
+// with other endings, are passed over. test is empty (count 0) where there is no folder for it.
+// All pictures must be of one size, unless options.preprocess.resize says one; they are grey when all of them are, unless
+// options.channels says 1 or 3. Throws UsageError, FormatError, IoError naming the file.
+Splits load_picture_folder(const std::string& path, const LoadOptions& options);
+
+// The pictures of a folder by name, sorted, with the folder in front; none of folders below it. Throws UsageError when there are none.
+std::vector<std::string> pictures_in(const std::string& path);
+
+}  // namespace evenkeel::data

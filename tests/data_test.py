@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""Pictures, arrays and folders of them, and stated preprocessing, as a user meets them; and files that lie.
+
+  tests/data_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
+"""
+import json
+import os
+import pathlib
+import resource
+import struct
+import sys
+import unittest
+import zipfile
+import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import cli_test  # noqa: E402
+from cli_test import ROOT, SIDE, CommandLine, npy, pictures, png, safetensors  # noqa: E402
+
+SHARED = pathlib.Path(os.environ.get("EVENKEEL_TEST_DATA", ROOT / "../shared/data")).resolve()
+NAMES = ("low", "middle", "top")
+
+
+def write_npz(path, compress=True, **arrays):
+    """As numpy writes it: headers in zip64 form in front of the members."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
+        for name, content in arrays.items():
+            with file.open(name + ".npy", "w", force_zip64=True) as member:
+                member.write(content)
+    return path
+
+
+def write_folders(folder, images, labels, side=SIDE):
+    for i, (image, label) in enumerate(zip(images, labels)):
+        place = folder / NAMES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:03}.png").write_bytes(png(side, side, image))
+    return folder
+
+
+def doubled(image):
+    """Every pixel four times: bilinear at half-pixel centres, without antialiasing, gives the picture back from it."""
+    rows = [image[y * SIDE:(y + 1) * SIDE] for y in range(SIDE)]
+    return b"".join(bytes(p for p in row for _ in range(2)) * 2 for row in rows)
+
+
+class Data(CommandLine):
+    """Its tools, not its tests (load_tests)."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        CommandLine.model = None  # where trained() keeps it
+
+    def predicted(self, *words):
+        return [(row["class_index"], row["probability"]) for row in self.json_of("predict", self.trained(), *words)["predictions"]]
+
+    def accuracy(self, *words):
+        return self.json_of("eval", self.trained(), *words)["accuracy"]
+
+    # --- what is read ---
+    def test_a_folder_of_pictures_is_a_data_set(self):
+        images, labels = pictures(30, 5)
+        folder = write_folders(self.folder / "set", images, labels)
+        info = self.json_of("data", "info", folder)
+        self.assertEqual(info["classes"], list(NAMES))
+        self.assertEqual((info["train"]["examples"], info["test"]["examples"]), (24, 6))
+        self.assertEqual(info["example_shape"], [1, SIDE, SIDE])
+        self.succeed(*self.train_words("run", data=folder, epochs=8))
+        self.assertGreater(self.json_of("eval", "run", "--split", "train")["accuracy"], 0.6)
+        # train and test below, and JPEG beside PNG
+        both = self.folder / "both"
+        write_folders(both / "train", images, labels)
+        write_folders(both / "test", *pictures(9, 6))
+        info = self.json_of("data", "info", both)
+        self.assertEqual((info["train"]["examples"], info["test"]["examples"]), (30, 9))
+
+    def test_npz_files_are_data_sets_and_files_to_predict(self):
+        images, labels = pictures(48, 2)  # those of the test set
+        x, y = npy((48, SIDE, SIDE), "|u1", b"".join(images)), npy((48,), "|u1", bytes(labels))
+        for compress in (False, True):
+            path = write_npz(self.folder / "set.npz", compress, x_train=x, y_train=y, x_test=x, y_test=y)
+            self.assertEqual(self.accuracy("--data", path), self.accuracy())
+        (self.folder / "x.npy").write_bytes(x)
+        write_npz(self.folder / "x.npz", x=x)
+        self.assertEqual(self.predicted("x.npz"), self.predicted("x.npy"))
+
+    def test_predict_takes_folders_and_names_of_classes(self):
+        images, labels = pictures(6, 2)
+        folder = self.folder / "loose"
+        folder.mkdir()
+        for i, image in enumerate(images):
+            (folder / f"{i}.png").write_bytes(png(SIDE, SIDE, image))
+        (folder / "notes.txt").write_text("no picture")
+        (self.folder / "names.txt").write_text("\n".join(NAMES) + "\n")
+        words = ("predict", self.trained(), folder, "--labels", "names.txt", "--top", 2)
+        result = self.json_of(*words, "--batch-size", 4)
+        self.assertEqual([row["name"] for row in result["predictions"]], [str(folder / f"{i}.png") for i in range(6)])
+        for row, label in zip(result["predictions"], labels):
+            self.assertEqual(row["class"], NAMES[row["class_index"]])
+            self.assertEqual(len(row["top"]), 2)
+        (self.folder / "names.txt").write_text("low\nmiddle\n")
+        self.refuse(2, *words, says=("found 2 names", "3 outputs"))
+        self.refuse(2, "predict", self.trained(), self.folder, says="holds no pictures")
+
+    def test_jpeg_is_read_wherever_png_is(self):
+        seeds = ROOT / "fuzz/corpus/jpeg"
+        place = self.folder / "set" / "a"
+        place.mkdir(parents=True)
+        (self.folder / "set" / "b").mkdir()
+        for i in range(3):
+            (place / f"{i}.jpg").write_bytes((seeds / "colour").read_bytes())
+            (self.folder / "set" / "b" / f"{i}.jpeg").write_bytes((seeds / "progressive").read_bytes())
+        self.assertEqual(self.json_of("data", "info", "set")["example_shape"], [3, 13, 19])
+        grey = (seeds / "grey").read_bytes()  # 8x8
+        (self.folder / "grey.jpg").write_bytes(grey)
+        self.assertEqual(len(self.predicted("grey.jpg")), 1)
+        (self.folder / "cut.jpg").write_bytes(grey[:-20])
+        self.refuse(3, "predict", self.trained(), "cut.jpg", says=("cut.jpg", "is the file cut?"))
+        (self.folder / "cmyk.jpg").write_bytes((seeds / "cmyk").read_bytes())
+        self.refuse(3, "predict", self.trained(), "cmyk.jpg", says="CMYK")
+
+    def test_one_cifar_batch_is_all_of_every_split_of_eval(self):
+        for name, records in (("some.bin", 10), ("other.bin", 7)):
+            (self.folder / name).write_bytes(b"".join(bytes([i % 10]) + bytes(range(256)) * 12 for i in range(records)))
+        info = self.json_of("data", "info", "some.bin")
+        self.assertEqual((info["train"]["examples"], info["test"]["examples"]), (8, 2))
+        self.succeed("train", "--data", "some.bin", "--model", "mlp", "--max-steps", 1, "--batch-size", 4, "--out", "run")
+        self.assertEqual(self.json_of("eval", "run")["examples"], 2)  # as it was split in training
+        for split in ("train", "test"):
+            self.assertEqual(self.json_of("eval", "run", "--data", "other.bin", "--split", split)["examples"], 7)
+        self.assertIn("the file", self.succeed("recalibrate", "run", "--data", "other.bin", "--out", "new.safetensors").stdout)
+
+    # --- stated preprocessing ---
+    def test_stated_preprocessing_is_that_of_the_model_file_where_they_agree(self):
+        metadata = safetensors(self.trained())[1]
+        stated = json.loads(metadata["standardization"])
+        mean, std = stated["mean"][0], stated["std"][0]
+        plain = self.json_of("eval", self.trained())
+        for words in (("--mean", repr(mean), "--std", repr(std)),
+                      ("--scale", 1, "--mean", repr(mean * 255), "--std", repr(std * 255))):
+            found = self.json_of("eval", self.trained(), *words)
+            self.assertEqual(found["accuracy"], plain["accuracy"])
+            self.assertAlmostEqual(found["loss"], plain["loss"], 5)
+        done = self.succeed("eval", self.trained(), "--mean", "0.9", "--std", "0.1")
+        self.assertIn("standardized as stated (mean 0.9, std 0.1), not as the model file says", done.stderr)
+        done = self.succeed("eval", self.trained(), "--mean", "127")
+        self.assertIn("--scale 1", done.stderr)
+        self.refuse(2, "eval", self.trained(), "--mean", "0.1,0.2,0.3", says=("--mean", "found 3 numbers"))
+        self.refuse(2, "eval", self.trained(), "--std", "0", says="above 0")
+        self.refuse(2, "eval", self.trained(), "--resize", "8by8", says="--resize")
+
+    def test_floats_are_taken_as_they_are_unless_a_scale_is_stated(self):
+        images, labels = pictures(48, 2)
+        flat = b"".join(images)
+        y = npy((48,), "|u1", bytes(labels))
+        whole = npy((48, 1, SIDE, SIDE), "<f4", struct.pack(f"<{len(flat)}f", *flat))
+        for name, x in (("bytes", npy((48, 1, SIDE, SIDE), "|u1", flat)), ("floats", whole)):
+            write_npz(self.folder / f"{name}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        words = ("--mean", "0.4", "--std", "0.25")
+        bytes_ = self.json_of("eval", self.trained(), "--data", "bytes.npz", *words)
+        floats = self.json_of("eval", self.trained(), "--data", "floats.npz", "--scale", 255, *words)
+        self.assertAlmostEqual(bytes_["loss"], floats["loss"], 5)
+        self.refuse(2, "eval", self.trained(), "--data", "floats.npz", says="divide them by 255")
+
+    def test_pictures_are_resized_where_that_is_stated(self):
+        images, labels = pictures(30, 2)
+        small = write_folders(self.folder / "small" / "train", images, labels).parent
+        large = write_folders(self.folder / "large" / "train", [doubled(i) for i in images], labels, 2 * SIDE).parent
+        for folder in (small, large):
+            os.symlink(folder / "train", folder / "test")
+        names = self.folder / "names.txt"
+        names.write_text("\n".join(NAMES) + "\n")
+        expected = self.accuracy("--data", small)
+        self.assertEqual(self.accuracy("--data", large, "--resize", f"{SIDE}x{SIDE}"), expected)
+        self.refuse(2, "eval", self.trained(), "--data", large)
+        first = sorted((large / "train" / "low").iterdir())[0]
+        same = small / "train" / "low" / first.name
+        self.assertEqual(self.predicted(first, "--resize", SIDE), self.predicted(same))
+        self.refuse(2, "predict", self.trained(), first, says=f"--resize {SIDE}x{SIDE}")
+        (small / "train" / "low" / "odd.png").write_bytes(png(5, 4, bytes(20)))
+        self.refuse(2, "data", "info", small, says=("odd.png", "5 wide and 4 high", "--resize"))
+
+    def test_channels_last_are_taken_where_that_is_stated(self):
+        images, _ = pictures(4, 2)
+        (self.folder / "first.npy").write_bytes(npy((4, 1, SIDE, SIDE), "|u1", b"".join(images)))
+        (self.folder / "last.npy").write_bytes(npy((4, SIDE, SIDE, 1), "|u1", b"".join(images)))
+        self.assertEqual(self.predicted("last.npy", "--layout", "nhwc"), self.predicted("first.npy"))
+        self.refuse(2, "predict", self.trained(), "last.npy", says="--layout nhwc")
+
+    # --- recalibrate ---
+    def test_recalibrate_takes_the_first_examples_in_the_order_of_the_file(self):
+        def recalibrated(*words):
+            self.json_of("recalibrate", self.trained(), "--running-statistics", "mean_of_batches", "--batch-size", 16, "--out",
+                         "new.safetensors", *words)
+            return {k: v for k, v in safetensors(self.folder / "new.safetensors")[0].items() if "running" in k}
+
+        first = recalibrated("--order", "file", "--examples", 32, "--seed", 1)
+        self.assertEqual(first, recalibrated("--order", "file", "--examples", 32, "--seed", 2))
+        self.assertNotEqual(first, recalibrated("--examples", 32))
+        images, labels = pictures(96, 1)  # those of the training set
+        x, y = npy((32, SIDE, SIDE), "|u1", b"".join(images[:32])), npy((32,), "|u1", bytes(labels[:32]))
+        write_npz(self.folder / "first.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        self.assertEqual(first, recalibrated("--data", "first.npz", "--order", "file"))
+
+    def test_recalibrate_writes_the_preprocessing_that_its_statistics_are_for(self):
+        stated = ("--mean", "0.3", "--std", "0.2")
+        self.json_of("recalibrate", self.trained(), "--out", "new.safetensors", *stated)
+        with_it = self.json_of("eval", "new.safetensors")
+        self.assertEqual(with_it["loss"], self.json_of("eval", "new.safetensors", *stated)["loss"])
+
+    # --- the figures of a trained ResNet-20 (shared/data/README.md) ---
+    def test_a_corrupted_test_set_and_new_statistics_have_the_known_accuracy(self):
+        weights, cifar = SHARED / "models/resnet20_cifar10.safetensors", SHARED / "cifar10"
+        for path in (weights, cifar / "test_2000.bin.gz", cifar / "train_4000.bin.gz"):
+            if not path.exists():
+                self.skipTest(f"{path} is absent (EVENKEEL_TEST_DATA names its folder)")
+        self.succeed("train", "--data", cifar, "--model", "resnet20", "--max-steps", 1, "--out", "run")
+        model, new = self.folder / "resnet20.safetensors", self.folder / "new.safetensors"
+        data = bytearray((self.folder / "run/model.safetensors").read_bytes())
+        start = 8 + struct.unpack("<Q", data[:8])[0]
+        places = {n: t["data_offsets"] for n, t in json.loads(data[8:start]).items() if n != "__metadata__"}
+        trained = {name.removeprefix("module."): value for name, (_, _, value) in safetensors(weights)[0].items()}
+        for name, (begin, end) in places.items():
+            if not name.endswith("num_batches_tracked"):  # the file is older than these
+                data[start + begin:start + end] = trained[name]
+        model.write_bytes(data)
+        stated = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+        for corrupt, before, after in (("none", 0.9180, 0.8880), ("contrast=0.3", 0.6625, 0.8790), ("brightness=0.3", 0.8595, 0.8485),
+                                       ("blur3", 0.5925, 0.8285), ("noise=0.1", 0.2335, 0.5800)):
+            within = 0.02 if corrupt.startswith("noise") else 0.005
+            words = ("--data", cifar / "test_2000.bin.gz", "--corrupt", corrupt)
+            found = self.json_of("eval", model, *words, *stated)
+            self.assertEqual(found["examples"], 2000)
+            self.assertAlmostEqual(found["accuracy"], before, delta=within, msg=corrupt)
+            self.succeed("recalibrate", model, "--data", cifar / "train_4000.bin.gz", "--examples", 2000, "--order", "file",
+                         "--batch-size", 250, "--running-statistics", "mean_of_batches", "--corrupt", corrupt, "--out", new, *stated)
+            self.assertAlmostEqual(self.json_of("eval", new, *words)["accuracy"], after, delta=within, msg=corrupt)
+
+    # --- hostile files ---
+    def test_files_that_promise_gigabytes_are_refused_in_little_memory(self):
+        def chunk(kind, body):
+            return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+        def huge_png(width, height):
+            return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) +
+                    chunk(b"IDAT", zlib.compress(bytes(1 << 20))) + chunk(b"IEND", b""))
+
+        x = npy((2, 2, 2), "|u1", bytes(8))
+        lying = write_npz(self.folder / "lies.npz", x=x, y=npy((2,), "|u1", b"\0\1")).read_bytes()
+        at = lying.index(b"PK\1\2") + 24
+        (self.folder / "lies.npz").write_bytes(lying[:at] + b"\xfe\xff\xff\xff" + lying[at + 4:])
+        (self.folder / "far.npz").write_bytes(lying[:-6] + b"\xff\xff\xff\x7f\0\0")  # where the directory begins
+        write_npz(self.folder / "shape.npz", x=x.replace(b"(2, 2, 2)", b"(2,1<<30)"), y=x)
+        (self.folder / "array.npy").write_bytes(npy((1 << 30, 2, 2), "|u1", bytes(8)))
+        (self.folder / "wide.png").write_bytes(huge_png(65535, 65535))
+        (self.folder / "thin.png").write_bytes(huge_png(1, (1 << 31) - 1))
+        (self.folder / "lies.jpg").write_bytes((ROOT / "fuzz/corpus/jpeg/lies").read_bytes())
+        (self.folder / "a.bin").write_bytes(zlib.compress(bytes(3073 * 4), wbits=31)[:-8])
+        place = self.folder / "set" / "a"
+        place.mkdir(parents=True)
+        (place / "wide.png").write_bytes(huge_png(65535, 65535))
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+        options = {} if "asan" in cli_test.PROGRAM or "tsan" in cli_test.PROGRAM else {"preexec_fn": limit}
+        for name in ("lies.npz", "far.npz", "shape.npz", "a.bin", "set"):
+            with self.subTest(name):
+                self.refuse(3, "data", "info", name, says=name, **options)
+        for name in ("wide.png", "thin.png", "lies.jpg", "array.npy", "lies.npz"):
+            with self.subTest(name):
+                self.refuse(3, "predict", self.trained(), name, "--resize", SIDE, says=name, **options)
+
+    def test_every_cut_of_an_npz_file_is_refused(self):
+        x, y = npy((20, 2, 2), "|u1", bytes(80)), npy((20,), "|u1", bytes(i % 2 for i in range(20)))
+        whole = write_npz(self.folder / "set.npz", x=x, y=y).read_bytes()
+        self.succeed("data", "info", "set.npz")
+        for cut in (0, 1, 4, 30, 60, len(whole) // 2, len(whole) - 23, len(whole) - 22, len(whole) - 1):
+            with self.subTest(cut=cut):
+                (self.folder / "set.npz").write_bytes(whole[:cut])
+                self.refuse(3, "data", "info", "set.npz", says="set.npz")
+        self.refuse(2, "data", "info", "gone.npz", says="gone.npz")
+
+
+def load_tests(loader, _tests, _pattern):
+    names = [name for name in loader.getTestCaseNames(Data) if name in vars(Data)]
+    return unittest.TestSuite(Data(name) for name in names)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
+        cli_test.PROGRAM = sys.argv.pop(1)
+    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
+    if not os.path.exists(cli_test.PROGRAM):
+        print(f"data_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
+        sys.exit(2)
+    unittest.main(verbosity=2)
