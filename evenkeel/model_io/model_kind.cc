@@ -43,7 +43,7 @@ bool is_old_pickle(std::string_view bytes) {
   return bytes.size() > 1 && bytes[0] == '\x80' && bytes[1] >= 2 && bytes[1] <= 5;
 }
 
-// The name of the first file in a zip archive. PyTorch's is ANYTHING/data.pkl.
+// The name of the first file in a zip archive.
 std::string_view first_name_in_zip(std::string_view bytes) {
   constexpr size_t kNameLengthAt = 26, kNameAt = 30;
   if (bytes.size() < kNameAt) return {};
@@ -52,11 +52,11 @@ std::string_view first_name_in_zip(std::string_view bytes) {
   return bytes.substr(kNameAt, length);
 }
 
+// What people bring as a model is PyTorch's, whose first file is NAME/data.pkl or, of old or of TorchScript, something else.
 ModelKind kind_of_zip(std::string_view bytes) {
   const std::string_view name = first_name_in_zip(bytes);
-  const bool torch = name.ends_with(".pkl") || name.ends_with("/.data/serialization_id") ||
-                     name.ends_with("/version") || name.ends_with("/byteorder") || name.ends_with("/.format_version");
-  return torch ? ModelKind::kPickle : ModelKind::kZip;
+  const bool keras = name == "metadata.json" || name == "config.json" || name.ends_with(".weights.h5");
+  return keras || name.ends_with(".npy") ? ModelKind::kZip : ModelKind::kPickle;
 }
 
 std::optional<uint64_t> take_varint(std::string_view& bytes) {

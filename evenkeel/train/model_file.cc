@@ -266,8 +266,8 @@ bool plausible(const std::string& name, const Tensor& tensor) {
 void take_tensors(const TensorFile& file, const Network& network, const MetadataReader& reader, ParameterStore* store) {
   std::map<std::string, const Tensor*> there;
   for (const auto& [name, tensor] : file.tensors) there[name] = &tensor;
-  if (!file.unread.empty()) {
-    const UnreadTensor& first = file.unread.front();
+  if (!file.carried.empty()) {
+    const CarriedTensor& first = file.carried.front();
     reader.fail("tensor '" + first.name + "' has the element type " + first.dtype + "; expected F32");
   }
   for (const Expected& expected : state_dict_of(network)) {

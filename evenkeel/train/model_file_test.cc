@@ -299,7 +299,7 @@ TEST(ModelFile, refuses_tensors_that_do_not_belong_to_the_architecture) {
   file.tensors.emplace_back("fc9.weight", Tensor(DType::kF32, {1}));
   EXPECT_NE(refusal_of(file).find("'fc9.weight' does not belong"), std::string::npos) << refusal_of(file);
   file = copy_of(good);
-  file.unread.push_back({"half", "BF16", {3}});
+  file.carried.push_back({"half", "BF16", {3}, std::vector<std::byte>(6)});
   EXPECT_NE(refusal_of(file).find("BF16"), std::string::npos) << refusal_of(file);
   file = copy_of(good);
   file.find("bn1.running_var")->values<float>()[5] = -1;
