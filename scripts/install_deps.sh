@@ -7,7 +7,7 @@ packages_of() {
   case "$1" in
     build) echo g++ cmake ninja-build ccache libdnnl-dev ocl-icd-opencl-dev libhwy-dev libcli11-dev nlohmann-json3-dev \
                 libtomlplusplus-dev libfmt-dev zlib1g-dev libpng-dev libprotobuf-dev protobuf-compiler libonnx-dev \
-                libgtest-dev libgmock-dev ;;
+                libhdf5-dev libgtest-dev libgmock-dev ;;
     run) echo dataset-fashion-mnist ;;
     test) echo clang-format librapidcheck-dev libbenchmark-dev pkg-config python3 git ;;
     all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy ;;
