@@ -75,7 +75,7 @@ std::string text_of(const data::Dataset& dataset, const Model& model, const Eval
 
 int run_predict(const Arguments& arguments) {
   const int threads = take_threads(arguments.threads);
-  Model model = load_model_of(arguments.model);
+  Model model = load_model_of(arguments);
   if (arguments.top > model.spec.classes) {
     throw UsageError(fmt::format("--top: found {}, but the model has {} classes", arguments.top, model.spec.classes));
   }
