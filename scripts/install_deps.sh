@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all aarch64)
+# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all npm aarch64)
 # Costs one call of dpkg-query when everything is there. docs/dependencies.md says what each package is for.
 set -euo pipefail
 
@@ -10,9 +10,10 @@ packages_of() {
                 libhdf5-dev libgtest-dev libgmock-dev ;;
     run) echo dataset-fashion-mnist ;;
     test) echo clang-format librapidcheck-dev libbenchmark-dev pkg-config python3 git ;;
-    all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy ;;
+    all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy python3-onnx ;;
+    npm) echo nodejs npm ;;
     aarch64) echo cmake ninja-build python3 g++-aarch64-linux-gnu qemu-user ;;
-    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all or aarch64." >&2; return 2 ;;
+    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, npm or aarch64." >&2; return 2 ;;
   esac
 }
 

@@ -247,6 +247,41 @@ class OnnxExport(CommandLine):
                 for p in prediction["top"]:
                     self.assertAlmostEqual(row[p["class_index"] if "class_index" in p else int(p["class"])], p["probability"], delta=1e-5)
 
+    def test_a_pickle_is_refused_with_a_line_that_converts_it(self):
+        """By zip and by the format before it. The package safetensors is none of Debian's: a stand-in writes what it would."""
+        if not has_module("torch"):
+            self.skipTest("PyTorch is not there")
+        package = self.folder / "site/safetensors"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "torch.py").write_text(SAVE_FILE)
+        weights = "{'module.fc.weight': torch.arange(6.).reshape(2, 3).T, 'module.fc.bias': torch.ones(3)}"
+        for old, value in ((False, "{'state_dict': %s, 'epoch': 3}" % weights), (True, weights)):
+            name = "old.th" if old else "new.pt"
+            subprocess.run([DEBIAN_PYTHON, "-c", f"import torch; torch.save({value}, '{name}', _use_new_zipfile_serialization={not old})"],
+                           cwd=self.folder, check=True)
+            for command in (["convert", name, "-o", "x.safetensors"], ["eval", name], ["inspect", name]):
+                message = self.refuse(3, *command, says=("pickle", "python3 -c \"")).stderr
+            line = message[message.index("python3 -c \""):].strip()
+            done = subprocess.run(line.replace("python3", DEBIAN_PYTHON, 1), shell=True, cwd=self.folder, capture_output=True, text=True,
+                                  env={**os.environ, "PYTHONPATH": str(package.parent)})
+            self.assertEqual(done.returncode, 0, f"{line}\n{done.stderr}")
+            tensors, _ = safetensors(self.folder / f"{name[:3]}.safetensors")
+            self.assertEqual(tensors["module.fc.weight"], ("F32", (3, 2), struct.pack("<6f", 0, 3, 1, 4, 2, 5)))
+
+
+SAVE_FILE = """
+import json, struct
+def save_file(tensors, path):
+    header, body = {}, b''
+    for name, t in tensors.items():
+        assert t.is_contiguous()
+        data = t.numpy().tobytes()
+        header[name] = {'dtype': 'F32', 'shape': list(t.shape), 'data_offsets': [len(body), len(body) + len(data)]}
+        body += data
+    text = json.dumps(header).encode()
+    open(path, 'wb').write(struct.pack('<Q', len(text)) + text + body)
+"""
 
 IN_TORCH = """
 import json, struct, sys
