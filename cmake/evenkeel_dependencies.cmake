@@ -17,6 +17,28 @@ elseif(NOT EVENKEEL_THREADS STREQUAL "std")
   message(FATAL_ERROR "EVENKEEL_THREADS is '${EVENKEEL_THREADS}'; expected openmp or std.")
 endif()
 
+# By header and library: CMake's own module needs a C compiler. Debian has a serial variant beside those for MPI.
+set(EVENKEEL_HAVE_HDF5 OFF)
+if(EVENKEEL_HDF5)
+  find_path(HDF5_INCLUDE_DIR hdf5.h PATH_SUFFIXES hdf5/serial)
+  find_library(HDF5_LIBRARY NAMES hdf5_serial hdf5)
+  mark_as_advanced(HDF5_INCLUDE_DIR HDF5_LIBRARY)
+  if(HDF5_INCLUDE_DIR AND HDF5_LIBRARY)
+    set(EVENKEEL_HAVE_HDF5 ON)
+    get_filename_component(EVENKEEL_HDF5_NAME "${HDF5_LIBRARY}" NAME_WE)
+    string(REGEX REPLACE "^lib" "" EVENKEEL_HDF5_NAME "${EVENKEEL_HDF5_NAME}")
+  else()
+    message(STATUS "libhdf5 is not found: Keras files (.h5) will not be read")
+  endif()
+endif()
+function(evenkeel_link_hdf5 target)
+  if(EVENKEEL_HAVE_HDF5)
+    target_include_directories(${target} SYSTEM PRIVATE "${HDF5_INCLUDE_DIR}")
+    target_link_libraries(${target} PRIVATE
+      "$<BUILD_INTERFACE:${HDF5_LIBRARY}>" "$<INSTALL_INTERFACE:${EVENKEEL_HDF5_NAME}>")
+  endif()
+endfunction()
+
 # Headers only, needed to compile and not to link: the installed package does not ask for them.
 function(evenkeel_link_header_libraries target)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
@@ -38,6 +60,7 @@ function(evenkeel_link_dependencies target)
     DNNL::dnnl fmt::fmt tomlplusplus::tomlplusplus ZLIB::ZLIB PNG::PNG JPEG::JPEG protobuf::libprotobuf-lite
     Threads::Threads)
   evenkeel_link_header_libraries(${target})
+  evenkeel_link_hdf5(${target})
 endfunction()
 
 # ONNX's schema, compiled for the lite runtime under a package of our own: a program that links libonnx too has no name twice.

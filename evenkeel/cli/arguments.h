@@ -41,6 +41,21 @@ struct RecalibrateArguments {
   std::string out;  // "": beside the model
 };
 
+// What a file of weights alone (a state dict) leaves open. Of every command that takes a model.
+struct WeightsArguments {
+  std::string architecture;  // a name of the zoo, or a TOML file; "": the model file has it
+  std::optional<Shape> input;
+  std::optional<int64_t> classes;
+};
+
+// What `evenkeel convert` is asked for, beside the model and its weights.
+struct ConvertArguments {
+  std::string out;
+  bool training = false;
+  bool no_standardization = false;
+  std::vector<double> mean, std;  // of pixels / 255; empty: as the file has it
+};
+
 struct Arguments {
   std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
   std::set<std::string> given;     // long names of the options that were there
@@ -50,6 +65,8 @@ struct Arguments {
   TrainSettings train;
   PlanArguments plan;
   RecalibrateArguments recalibrate;
+  WeightsArguments weights;
+  ConvertArguments convert;
 
   std::string model;  // eval, predict: the model file, or the folder of a run; plan: or a name, or a TOML file
   std::string data;   // eval: "" = what the model was trained on; data info, plan: the set

@@ -16,6 +16,7 @@ int run_eval(const Arguments& arguments);
 int run_recalibrate(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
 int run_predict(const Arguments& arguments);
+int run_convert(const Arguments& arguments);
 int run_data_info(const Arguments& arguments);
 int run_plan(const Arguments& arguments);
 int run_help(const Arguments& arguments);
@@ -38,6 +39,9 @@ void print_note(const std::string& message);
 
 // The model of a file or of the folder of a run.
 Model load_model_of(const std::string& path);
+// The same for arguments.model, which may also hold weights alone, for --architecture. Throws UsageError that names the option and the models
+// of the zoo that fit when it is missing.
+Model load_model_of(const Arguments& arguments);
 // The path that load_model_of reads.
 std::string model_path_of(const std::string& path);
 

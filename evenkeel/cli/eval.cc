@@ -88,7 +88,7 @@ std::string class_table(const EvalResult& result, const Model& model) {
 
 int run_eval(const Arguments& arguments) {
   const int threads = take_threads(arguments.threads);
-  Model model = load_model_of(arguments.model);
+  Model model = load_model_of(arguments);
   if (arguments.statistics != EvalMode::kRunning && !arguments.quiet && !has_norm(model))
     print_note("warning: --statistics has no effect: the network has no batch norm");
   const data::Dataset dataset = load_split(arguments, model, arguments.split);

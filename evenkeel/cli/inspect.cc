@@ -81,7 +81,7 @@ std::string text_of(const std::vector<Row>& rows, const Model& model) {
 }  // namespace
 
 int run_inspect(const Arguments& arguments) {
-  const Model model = load_model_of(arguments.model);
+  const Model model = load_model_of(arguments);
   std::vector<Row> rows;
   for (const NormLayer& layer : norm_layers(model.spec)) rows.push_back(row_of(layer, model.store));
   if (arguments.json) {

@@ -22,6 +22,7 @@ int dispatch(const Arguments& arguments) {
   if (arguments.command == "recalibrate") return run_recalibrate(arguments);
   if (arguments.command == "inspect") return run_inspect(arguments);
   if (arguments.command == "predict") return run_predict(arguments);
+  if (arguments.command == "convert") return run_convert(arguments);
   if (arguments.command == "data info") return run_data_info(arguments);
   if (arguments.command == "plan") return run_plan(arguments);
   if (arguments.command == "generate") return run_generate(arguments);

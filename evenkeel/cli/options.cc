@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "evenkeel/cli/bindings.h"
 #include "evenkeel/core/error.h"
@@ -19,7 +20,8 @@ namespace {
 
 const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"},
                                kPlan = {"plan"}, kRecalibrate = {"recalibrate"}, kEvalLike = {"eval", "recalibrate"};
-const std::vector<std::string> kEvery = {"", "train", "eval", "recalibrate", "inspect", "predict", "data info", "plan"};
+const std::vector<std::string> kEvery = {"",        "train",   "eval",      "recalibrate", "inspect",
+                                         "predict", "convert", "data info", "plan"};
 
 // The commands that read data for a model that may not say how.
 const std::vector<std::string> kPreprocessed = {"eval", "recalibrate", "predict"},
@@ -307,6 +309,53 @@ std::vector<Option> eval_options() {
   };
 }
 
+// Of weights that came without an architecture.
+std::vector<Option> weights_options() {
+  const std::vector<std::string> with_model = {"eval", "recalibrate", "inspect", "predict", "convert"};
+  const std::string group = "Model";
+  return {
+      {with_model, group, "architecture", 0, "A",
+       fmt::format("The network of a file that holds weights alone (a PyTorch state dict): {}, or a TOML file.",
+                   fmt::join(zoo_names(), ", ")),
+       text_or(EK_FIELD(weights.architecture), zoo_names()), "the model file has it", "file"},
+      {with_model, group, "input", 0, "SHAPE",
+       "Of an example of --architecture: channels x height x width, or features.",
+       read_by(EK_FIELD(weights.input), parse_shape), "what the weights fit"},
+      {with_model, group, "classes", 0, "N", "Outputs of --architecture.",
+       integer(EK_FIELD(weights.classes), 1, 1 << 24), "what the weights have"},
+  };
+}
+
+std::vector<double> parse_per_channel(const std::string& text) {
+  std::vector<double> numbers;
+  for (const std::string& word : words_between_commas(text)) {
+    const auto value = number_from<double>(word);
+    if (!value || !std::isfinite(*value))
+      throw UsageError("expected one number, or one per channel, such as 0.485,0.456,0.406; found '" + text + "'");
+    numbers.push_back(*value);
+  }
+  return numbers;
+}
+
+std::vector<Option> convert_options() {
+  const std::vector<std::string> only = {"convert"};
+  return {
+      {only, "Model", "MODEL", 0, "", "A model file, the folder of a run, a state dict, an ONNX or a Keras file.",
+       text(EK_FIELD(model)), "", "file", true, true},
+      {only, "Model", "mean", 0, "A,B,C", "Of a state dict: what is subtracted from pixels / 255.",
+       read_by(EK_FIELD(convert.mean), parse_per_channel), "0"},
+      {only, "Model", "std", 0, "A,B,C", "Of a state dict: what they are then divided by.",
+       read_by(EK_FIELD(convert.std), parse_per_channel), "1"},
+      {only, "Result", "out", 'o', "FILE", "What to write: .onnx or .safetensors.", text(EK_FIELD(convert.out)), "",
+       "file", false, true},
+      {only, "Result", "training", 0, "",
+       "ONNX in training mode: norms by the statistics of the batch, new running statistics as outputs.",
+       flag(EK_FIELD(convert.training))},
+      {only, "Result", "no-standardization", 0, "", "ONNX that takes standardized inputs, not pixels / 255.",
+       flag(EK_FIELD(convert.no_standardization))},
+  };
+}
+
 std::vector<Option> recalibrate_options() {
   return {
       {kRecalibrate, "Data", "split", 0, "NAME", "Which part of it the statistics are made from.",
@@ -424,8 +473,8 @@ std::vector<Option> plan_options() {
 
 std::vector<Option> common_options() {
   const std::string group = "Output";
-  const std::vector<std::string> with_result = {"train",   "eval",      "recalibrate", "inspect",
-                                                "predict", "data info", "plan"};
+  const std::vector<std::string> with_result = {"train",   "eval",    "recalibrate", "inspect",
+                                                "predict", "convert", "data info",   "plan"};
   return {
       {with_result, group, "json", 0, "", "Print one JSON object on standard output, and nothing else there.",
        flag(EK_FIELD(json))},
@@ -434,7 +483,8 @@ std::vector<Option> common_options() {
       {kEvery, group, "color", 0, "WHEN", "Colours: on terminals (auto), always or never.",
        choice(EK_FIELD(color),
               {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}})},
-      {{"", "train", "eval", "recalibrate", "inspect", "predict", "data", "data info", "plan", "help", "generate"},
+      {{"", "train", "eval", "recalibrate", "inspect", "predict", "convert", "data", "data info", "plan", "help",
+        "generate"},
        group,
        "help",
        'h',
@@ -449,8 +499,9 @@ std::vector<Option> common_options() {
 
 std::vector<Option> all_options() {
   std::vector<Option> all;
-  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, recalibrate_options,
-                    preprocess_options, plan_options, other_options, common_options}) {
+  for (auto make :
+       {data_options, network_options, optimization_options, run_options, eval_options, weights_options, convert_options,
+        recalibrate_options, preprocess_options, plan_options, other_options, common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;
@@ -516,6 +567,16 @@ const std::vector<Command>& commands() {
         {"evenkeel predict runs/mlp-1 rows.csv --top 3", "the three most probable classes of every row"},
         {"evenkeel predict runs/cnn-1 batch.npy --json", "all examples of an array"}},
        "CSV files hold features only. Lines are separated by tabs unless standard output is a terminal."},
+      {"convert",
+       "write a model as a file of another kind",
+       "evenkeel convert MODEL -o FILE [OPTIONS]",
+       {{"evenkeel convert runs/cnn-1 -o cnn.onnx", "for ONNX Runtime and other programs"},
+        {"evenkeel convert runs/cnn-1 -o weights.safetensors", "weights alone, for PyTorch"},
+        {"evenkeel convert net.safetensors --architecture resnet20 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o "
+         "model.safetensors",
+         "PyTorch's weights as a model of ours"},
+        {"evenkeel convert net.onnx -o weights.safetensors", "all that it has learned, by name"}},
+       "The ending of FILE says what is written. MODEL itself is never changed."},
       {"data",
        "look at data sets",
        "evenkeel data info DATA [OPTIONS]",

@@ -5,6 +5,7 @@
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::cli {
 
@@ -33,6 +34,25 @@ std::string model_path_of(const std::string& path) {
 }
 
 Model load_model_of(const std::string& path) { return load_model(model_path_of(path)); }
+
+Model load_model_of(const Arguments& arguments) {
+  const WeightsArguments& weights = arguments.weights;
+  const std::string path = model_path_of(arguments.model);
+  const TensorFile file = read_safetensors(path);
+  if (!tools::is_state_dict(file)) {
+    if (!weights.architecture.empty() || weights.input || weights.classes) {
+      throw UsageError(
+          fmt::format("'{}' has its architecture in it; --architecture, --input and --classes are for files of weights "
+                      "alone: leave "
+                      "them out",
+                      path));
+    }
+    return model_from(file, path);
+  }
+  if (weights.architecture.empty()) throw UsageError(tools::architecture_wanted(file, path));
+  return tools::model_from_state_dict(
+      file, path, {.architecture = weights.architecture, .input = weights.input, .classes = weights.classes});
+}
 
 std::string class_name(const std::vector<std::string>& names, int64_t index) {
   return index >= 0 && index < static_cast<int64_t>(names.size()) ? names[static_cast<size_t>(index)]

@@ -87,7 +87,7 @@ std::vector<std::string> labels_of(const std::string& path, int64_t classes) {
 
 int run_predict(const Arguments& arguments) {
   const int threads = take_threads(arguments.threads);
-  Model model = load_model_of(arguments.model);
+  Model model = load_model_of(arguments);
   if (arguments.top > model.spec.classes) {
     throw UsageError(fmt::format("--top: found {}, but the model has {} classes", arguments.top, model.spec.classes));
   }

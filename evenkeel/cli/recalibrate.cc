@@ -95,7 +95,7 @@ std::string text_of(const Outcome& o, const Model& model) {
 
 int run_recalibrate(const Arguments& arguments) {
   const int threads = take_threads(arguments.threads);
-  Model model = load_model_of(arguments.model);
+  Model model = load_model_of(arguments);
   if (!has_norm(model))
     throw UsageError(fmt::format("'{}' has no batch norm, and so no running statistics to make anew", arguments.model));
   const std::string out = out_path(arguments);

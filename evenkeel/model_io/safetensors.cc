@@ -12,6 +12,7 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/atomic_file.h"
+#include "evenkeel/model_io/model_kind.h"
 
 namespace evenkeel {
 namespace {
@@ -29,7 +30,7 @@ using nlohmann::json;
 struct KnownDType {
   std::string_view name;
   uint64_t bits;
-  std::optional<DType> dtype;  // none: read past
+  std::optional<DType> dtype;  // none: carried
 };
 constexpr KnownDType kDTypes[] = {
     {"F32", 32, DType::kF32},     {"F64", 64, DType::kF64},     {"I64", 64, DType::kI64},
@@ -281,29 +282,11 @@ class HeaderReader final : public nlohmann::json_sax<json> {
                     "; it may be cut off or damaged: copy or convert it again");
 }
 
-bool starts_with(std::span<const std::byte> bytes, std::string_view magic) {
-  return bytes.size() >= magic.size() && std::memcmp(bytes.data(), magic.data(), magic.size()) == 0;
-}
-
 // Files of other kinds that people try: say how to come from there to here.
 void refuse_other_formats(std::span<const std::byte> bytes, const std::string& file) {
-  using namespace std::string_view_literals;
-  // A safetensors file of just the length that spells a magic has '{' after it.
-  if (bytes.size() > kLengthBytes && bytes[kLengthBytes] == std::byte{'{'}) return;
-  const bool pickle =
-      bytes.size() > 1 && bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} && bytes[1] <= std::byte{5};
-  if (pickle || starts_with(bytes, "PK\x03\x04"sv)) {
-    throw FormatError(file +
-                      " looks like a PyTorch file (pickle), which can run any code when opened and is never "
-                      "read here; convert it once in Python: weights = torch.load(\"model.pt\", "
-                      "weights_only=True), "
-                      "then safetensors.torch.save_file(weights, \"model.safetensors\")");
-  }
-  if (starts_with(bytes, "\x89HDF\r\n\x1a\n"sv)) {
-    throw FormatError(file +
-                      " is an HDF5 file (Keras), which is not read here; convert it once in Python: read its "
-                      "arrays with h5py, then safetensors.numpy.save_file(arrays, \"model.safetensors\")");
-  }
+  const ModelKind kind = kind_of_bytes(bytes.first(std::min(bytes.size(), kKindBytes)), bytes.size());
+  if (kind == ModelKind::kSafetensors || kind == ModelKind::kUnknown) return;
+  throw FormatError(not_read(file, kind, "a safetensors file"));
 }
 
 uint64_t header_length(std::span<const std::byte> bytes, const std::string& file) {
@@ -333,6 +316,15 @@ Header parse_header(std::span<const std::byte> header_bytes, const std::string& 
   return std::move(reader.header);
 }
 
+// Whether so many elements take so many bytes. Of a type of tomorrow only the tiling can be checked.
+bool fits(const std::string& dtype, int64_t count, uint64_t bytes) {
+  const KnownDType* known = known_dtype(dtype);
+  uint64_t bits = 0;
+  if (known == nullptr) return true;
+  return !__builtin_mul_overflow(static_cast<uint64_t>(count), known->bits, &bits) && bits % 8 == 0 &&
+         bits / 8 == bytes;
+}
+
 // The range of one entry agrees with its shape and element type, and lies in the data.
 void check_range(const Entry& entry, uint64_t data_bytes, const std::string& file) {
   const std::string tensor = "tensor " + shown_name(entry.name);
@@ -346,11 +338,7 @@ void check_range(const Entry& entry, uint64_t data_bytes, const std::string& fil
       refuse(file, tensor + " of shape " + to_string(entry.shape) + " has too many elements");
     }
   }
-  const KnownDType* known = known_dtype(entry.dtype);
-  if (known == nullptr) return;  // a type of tomorrow: only the tiling can be checked
-  uint64_t bits = 0;
-  if (__builtin_mul_overflow(static_cast<uint64_t>(count), known->bits, &bits) || bits % 8 != 0 ||
-      bits / 8 != entry.end - entry.begin) {
+  if (!fits(entry.dtype, count, entry.end - entry.begin)) {
     refuse(file, tensor + " of shape " + to_string(entry.shape) + " and dtype " + entry.dtype + " has " +
                      std::to_string(entry.end - entry.begin) + " bytes, which do not fit its shape");
   }
@@ -379,9 +367,39 @@ void check_tiling(const std::vector<Entry>& entries, uint64_t data_bytes, const 
   }
 }
 
+// What is written of a tensor, of either kind.
+struct Piece {
+  const std::string& name;
+  std::string dtype;
+  const Shape& shape;
+  std::span<const std::byte> data;
+  uint64_t alignment = 1;  // of its elements
+};
+
+std::vector<Piece> pieces_of(const TensorFile& file) {
+  std::vector<Piece> pieces;
+  pieces.reserve(file.tensors.size() + file.carried.size());
+  for (const auto& [name, tensor] : file.tensors) {
+    pieces.push_back(
+        {name, name_of(tensor.dtype()), tensor.shape(), {tensor.raw(), tensor.bytes()}, size_bytes(tensor.dtype())});
+  }
+  for (const CarriedTensor& tensor : file.carried) {
+    if (!fits(tensor.dtype, element_count(tensor.shape), tensor.data.size())) {
+      throw UsageError("tensor " + shown_name(tensor.name) + " of shape " + to_string(tensor.shape) + " and dtype " +
+                       tensor.dtype + " has " + std::to_string(tensor.data.size()) +
+                       " bytes, which do not fit its shape");
+    }
+    const KnownDType* known = known_dtype(tensor.dtype);
+    const uint64_t alignment = known == nullptr ? 1 : std::max<uint64_t>(1, known->bits / 8);
+    pieces.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.data, alignment});
+  }
+  return pieces;
+}
+
 // The header's text, padded with spaces to the alignment of the data, and the order in which the
 // tensors' data follow.
 struct Layout {
+  std::vector<Piece> pieces;
   std::string head;  // length and header
   std::vector<size_t> order;
 };
@@ -393,47 +411,43 @@ void check_name(const std::string& name, std::unordered_set<std::string>& names)
   }
 }
 
-std::string header_text(const TensorFile& file, const std::vector<uint64_t>& begins) {
+std::string header_text(const std::map<std::string, std::string>& metadata, const std::vector<Piece>& pieces,
+                        const std::vector<uint64_t>& begins) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!file.metadata.empty()) header[kMetadataKey] = file.metadata;
+  if (!metadata.empty()) header[kMetadataKey] = metadata;
   // One text per entry: an ordered_json with thousands of keys looks each one up from the front.
   std::string text = header.dump();
   text.pop_back();
-  for (size_t i = 0; i < file.tensors.size(); ++i) {
-    const auto& [name, tensor] = file.tensors[i];
-    const nlohmann::ordered_json entry = {{"dtype", name_of(tensor.dtype())},
-                                          {"shape", tensor.shape()},
-                                          {"data_offsets", {begins[i], begins[i] + tensor.bytes()}}};
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    const nlohmann::ordered_json entry = {
+        {"dtype", piece.dtype}, {"shape", piece.shape}, {"data_offsets", {begins[i], begins[i] + piece.data.size()}}};
     if (text.size() > 1) text += ',';
-    text += nlohmann::ordered_json(name).dump() + ':' + entry.dump();
+    text += nlohmann::ordered_json(piece.name).dump() + ':' + entry.dump();
   }
   return text + '}';
 }
 
 Layout lay_out(const TensorFile& file) {
-  if (!file.unread.empty()) {
-    throw UsageError("tensor " + shown_name(file.unread.front().name) + " of dtype " + file.unread.front().dtype +
-                     " was read past and would be lost; convert it to F32 first");
-  }
+  Layout layout{.pieces = pieces_of(file), .head = {}, .order = {}};
+  const std::vector<Piece>& pieces = layout.pieces;
   std::unordered_set<std::string> names;
-  for (const auto& [name, tensor] : file.tensors) check_name(name, names);
+  for (const Piece& piece : pieces) check_name(piece.name, names);
 
-  Layout layout;
-  layout.order.resize(file.tensors.size());
+  layout.order.resize(pieces.size());
   std::iota(layout.order.begin(), layout.order.end(), size_t{0});
-  std::stable_sort(layout.order.begin(), layout.order.end(), [&](size_t a, size_t b) {
-    return size_bytes(file.tensors[a].second.dtype()) > size_bytes(file.tensors[b].second.dtype());
-  });
-  std::vector<uint64_t> begins(file.tensors.size());
+  std::stable_sort(layout.order.begin(), layout.order.end(),
+                   [&](size_t a, size_t b) { return pieces[a].alignment > pieces[b].alignment; });
+  std::vector<uint64_t> begins(pieces.size());
   uint64_t end = 0;
   for (const size_t i : layout.order) {
     begins[i] = end;
-    end += file.tensors[i].second.bytes();
+    end += pieces[i].data.size();
   }
 
   std::string header;
   try {
-    header = header_text(file, begins);
+    header = header_text(file.metadata, pieces, begins);
   } catch (const json::exception&) {
     throw UsageError("a tensor's name or a metadata text is not UTF-8; rename it");
   }
@@ -448,14 +462,11 @@ Layout lay_out(const TensorFile& file) {
   return layout;
 }
 
-std::vector<std::span<const std::byte>> pieces_of(const Layout& layout, const TensorFile& file) {
-  std::vector<std::span<const std::byte>> pieces;
-  pieces.push_back(std::as_bytes(std::span(layout.head)));
-  for (const size_t i : layout.order) {
-    const Tensor& tensor = file.tensors[i].second;
-    pieces.emplace_back(tensor.raw(), tensor.bytes());
-  }
-  return pieces;
+std::vector<std::span<const std::byte>> bytes_of(const Layout& layout) {
+  std::vector<std::span<const std::byte>> bytes;
+  bytes.push_back(std::as_bytes(std::span(layout.head)));
+  for (const size_t i : layout.order) bytes.push_back(layout.pieces[i].data);
+  return bytes;
 }
 
 }  // namespace
@@ -482,7 +493,9 @@ TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::string
   for (Entry& entry : header.entries) {
     const KnownDType* known = known_dtype(entry.dtype);
     if (known == nullptr || !known->dtype.has_value()) {
-      file.unread.push_back({std::move(entry.name), std::move(entry.dtype), std::move(entry.shape)});
+      const std::span<const std::byte> own = data.subspan(entry.begin, entry.end - entry.begin);
+      file.carried.push_back(
+          {std::move(entry.name), std::move(entry.dtype), std::move(entry.shape), {own.begin(), own.end()}});
       continue;
     }
     Tensor tensor(*known->dtype, std::move(entry.shape));
@@ -498,7 +511,7 @@ TensorFile read_safetensors(const std::string& path) { return parse_safetensors(
 std::vector<std::byte> serialize_safetensors(const TensorFile& file) {
   const Layout layout = lay_out(file);
   std::vector<std::byte> bytes;
-  for (const auto& piece : pieces_of(layout, file)) {
+  for (const auto& piece : bytes_of(layout)) {
     bytes.insert(bytes.end(), piece.begin(), piece.end());
   }
   return bytes;
@@ -506,7 +519,7 @@ std::vector<std::byte> serialize_safetensors(const TensorFile& file) {
 
 void write_safetensors(const std::string& path, const TensorFile& file) {
   const Layout layout = lay_out(file);
-  write_file_atomically(path, pieces_of(layout, file));
+  write_file_atomically(path, bytes_of(layout));
 }
 
 }  // namespace evenkeel

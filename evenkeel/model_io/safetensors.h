@@ -20,18 +20,19 @@
 
 namespace evenkeel {
 
-// A tensor that is in the file but not in the program: its element type (BF16, BOOL, F8_E4M3, one
-// of tomorrow) has no DType.
-struct UnreadTensor {
+// A tensor whose element type (F16, BF16, BOOL, F8_E4M3, one of tomorrow) has no DType: its bytes are
+// kept as they are, so that a tool that changes other tensors writes it back unharmed.
+struct CarriedTensor {
   std::string name;
   std::string dtype;  // as in the file
   Shape shape;
+  std::vector<std::byte> data;
 };
 
 struct TensorFile {
   std::map<std::string, std::string> metadata;
   std::vector<std::pair<std::string, Tensor>> tensors;  // in the order of the header; names differ
-  std::vector<UnreadTensor> unread;                     // read past, not kept
+  std::vector<CarriedTensor> carried;                   // likewise; no name is in both
 
   // The tensor of that name, or null. Valid until `tensors` changes. Linear in the number of
   // tensors.
@@ -43,19 +44,19 @@ struct TensorFile {
 // Refuses (FormatError): a header longer than 100 MB or than the file, JSON that is not what the
 // format asks for or is nested deeper, a key given twice, a range that is not product(shape) *
 // element size, lies outside the data or overflows, and ranges that do not tile the data: every
-// byte belongs to exactly one tensor. Empty tensors may share an offset, at a boundary. Pickles
-// (.pt, .pth, .th) and HDF5 files are refused with a sentence on how to convert them. Allocates in
-// proportion to bytes.size(), whatever the header says.
+// byte belongs to exactly one tensor. Empty tensors may share an offset, at a boundary. Files of
+// another kind (pickles, HDF5, ONNX) are refused with a sentence on what to do about them. Allocates
+// in proportion to bytes.size(), whatever the header says.
 TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::string& name_for_messages);
 
 // parse_safetensors of the file `path`; further UsageError when it is missing, IoError when it
 // cannot be read.
 TensorFile read_safetensors(const std::string& path);
 
-// The bytes of `file`, a pure function of it: header entries in the order given; data begin at a
-// multiple of 8 and are laid out by falling element size (equal sizes in the order given), so that
-// every tensor is aligned to its element. Throws UsageError when a name is given twice, is
-// "__metadata__" or is not UTF-8, or when `unread` is not empty: it would be lost.
+// The bytes of `file`, a pure function of it: header entries in the order given, carried ones last;
+// data begin at a multiple of 8 and are laid out by falling element size (equal sizes in the order
+// given), so that every tensor is aligned to its element. Throws UsageError when a name is given
+// twice, is "__metadata__" or is not UTF-8, or when the data of a carried tensor do not fit its shape.
 std::vector<std::byte> serialize_safetensors(const TensorFile& file);
 
 // Assigns those bytes to the file `path`, atomically and without a copy of the data; further throws

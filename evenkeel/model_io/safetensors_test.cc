@@ -42,6 +42,13 @@ std::string refusal(const std::string& header, size_t data_bytes) {
 
 void expect_equal(const TensorFile& a, const TensorFile& b) {
   EXPECT_EQ(a.metadata, b.metadata);
+  ASSERT_EQ(a.carried.size(), b.carried.size());
+  for (size_t i = 0; i < a.carried.size(); ++i) {
+    EXPECT_EQ(a.carried[i].name, b.carried[i].name);
+    EXPECT_EQ(a.carried[i].dtype, b.carried[i].dtype);
+    EXPECT_EQ(a.carried[i].shape, b.carried[i].shape);
+    EXPECT_EQ(a.carried[i].data, b.carried[i].data) << a.carried[i].name;
+  }
   ASSERT_EQ(a.tensors.size(), b.tensors.size());
   for (size_t i = 0; i < a.tensors.size(); ++i) {
     const Tensor& x = a.tensors[i].second;
@@ -265,28 +272,55 @@ TEST(Safetensors, empty_tensors_may_share_an_offset_at_a_boundary) {
   EXPECT_EQ(file.tensors.size(), 4u);
 }
 
-TEST(Safetensors, element_types_the_program_lacks_are_read_past) {
+TEST(Safetensors, element_types_the_program_lacks_are_carried_to_the_byte) {
   const std::vector<std::byte> bytes = raw_file(
       R"({"half":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"mask":{"dtype":"BOOL","shape":[],"data_offsets":[4,5]},)"
       R"("f8":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[5,8]},"f4":{"dtype":"F4","shape":[2],"data_offsets":[8,9]},)"
       R"("new":{"dtype":"Q7_X","shape":[100],"data_offsets":[9,10]},"kept":{"dtype":"F32","shape":[1],"data_offsets":[10,14]}})",
       14);
   const TensorFile file = parse_safetensors(bytes, "x");
-  ASSERT_EQ(file.unread.size(), 5u);
-  EXPECT_EQ(file.unread[0].name, "half");
-  EXPECT_EQ(file.unread[0].dtype, "BF16");
-  EXPECT_EQ(file.unread[0].shape, (Shape{2}));
-  EXPECT_EQ(file.unread[4].dtype, "Q7_X");
+  ASSERT_EQ(file.carried.size(), 5u);
+  EXPECT_EQ(file.carried[0].name, "half");
+  EXPECT_EQ(file.carried[0].dtype, "BF16");
+  EXPECT_EQ(file.carried[0].shape, (Shape{2}));
+  EXPECT_EQ(file.carried[4].dtype, "Q7_X");
+  EXPECT_EQ(file.carried[2].data, std::vector<std::byte>(bytes.end() - 9, bytes.end() - 6));
   ASSERT_EQ(file.tensors.size(), 1u);
   EXPECT_EQ(std::memcmp(file.find("kept")->raw(), bytes.data() + bytes.size() - 4, 4), 0);
-  EXPECT_THAT(message_of<UsageError>([&] { serialize_safetensors(file); }), HasSubstr("half"));
+  expect_equal(parse_safetensors(serialize_safetensors(file), "y"), file);
+}
+
+TEST(Safetensors, carried_tensors_are_aligned_among_the_others) {
+  TensorFile file;
+  file.tensors.emplace_back("bytes", Tensor(DType::kU8, {3}));
+  file.carried.push_back({"half", "F16", {1}, std::vector<std::byte>(2)});
+  file.tensors.emplace_back("floats", Tensor(DType::kF32, {1}));
+  file.carried.push_back({"long", "U64", {1}, std::vector<std::byte>(8, std::byte{7})});
+  const std::vector<std::byte> bytes = serialize_safetensors(file);
+  EXPECT_EQ(bytes[bytes.size() - 17], std::byte{7}) << "8 bytes an element, then 4, 2, and 3 of 1";
+  const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  for (const char* entry : {R"("long":{"dtype":"U64","shape":[1],"data_offsets":[0,8]})",
+                            R"("floats":{"dtype":"F32","shape":[1],"data_offsets":[8,12]})",
+                            R"("half":{"dtype":"F16","shape":[1],"data_offsets":[12,14]})",
+                            R"("bytes":{"dtype":"U8","shape":[3],"data_offsets":[14,17]})"})
+    EXPECT_THAT(text, HasSubstr(entry));
+  expect_equal(parse_safetensors(bytes, "x"), file);
+}
+
+TEST(Safetensors, a_carried_tensor_whose_data_do_not_fit_is_not_written) {
+  TensorFile file;
+  file.carried.push_back({"half", "F16", {3}, std::vector<std::byte>(4)});
+  EXPECT_THAT(message_of<UsageError>([&] { serialize_safetensors(file); }), HasSubstr("do not fit its shape"));
+  file.carried[0].shape = {2};
+  file.tensors.emplace_back("half", Tensor(DType::kU8, {1}));
+  EXPECT_THAT(message_of<UsageError>([&] { serialize_safetensors(file); }), HasSubstr("two tensors are named"));
 }
 
 TEST(Safetensors, pickles_and_hdf5_are_refused_with_a_way_to_convert_them) {
   using namespace std::string_view_literals;
   for (const std::string_view magic : {"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9"sv, "PK\x03\x04\0\0\0\0\0"sv}) {
     EXPECT_THAT(message_of<FormatError>([&] { parse_safetensors(bytes_of(magic), "m.pt"); }),
-                AllOf(HasSubstr("m.pt"), HasSubstr("safetensors.torch.save_file")));
+                AllOf(HasSubstr("m.pt"), HasSubstr("safetensors.torch as s"), HasSubstr("s.save_file")));
   }
   EXPECT_THAT(message_of<FormatError>([&] { parse_safetensors(bytes_of("\x89HDF\r\n\x1a\n\0\0\0"sv), "m.h5"); }),
               AllOf(HasSubstr("m.h5"), HasSubstr("h5py")));
@@ -345,7 +379,6 @@ TEST(Safetensors, mutated_files_are_refused_or_consistent) {
       size_t total = 0;
       for (const auto& [name, tensor] : file.tensors) total += tensor.bytes();
       EXPECT_LE(total, bytes.size());
-      file.unread.clear();
       expect_equal(parse_safetensors(serialize_safetensors(file), "y"), file);
     } catch (const FormatError&) {
       ++refused;
@@ -381,7 +414,7 @@ TEST(Safetensors, reads_a_network_written_by_the_reference_library) {
       std::string(data != nullptr ? data : "../shared/data") + "/models/resnet20_cifar10.safetensors";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there";
   const TensorFile file = read_safetensors(path);
-  EXPECT_EQ(file.tensors.size() + file.unread.size(), 97u);  // 98 keys, one of them the metadata
+  EXPECT_EQ(file.tensors.size() + file.carried.size(), 97u);  // 98 keys, one of them the metadata
   EXPECT_EQ(file.metadata.at("format"), "pt");
   const Tensor* conv = file.find("module.conv1.weight");
   ASSERT_NE(conv, nullptr);

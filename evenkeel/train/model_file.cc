@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "evenkeel/core/rng.h"
+#include "evenkeel/model_io/tensor_convert.h"
 
 namespace evenkeel {
 namespace {
@@ -263,23 +264,25 @@ bool plausible(const std::string& name, const Tensor& tensor) {
   return true;
 }
 
+// As the architecture has it: weights kept in F64, F16 or BF16 are made F32. None where that cannot be.
+std::optional<Tensor> taken(const AnyTensor& tensor, const Expected& expected) {
+  if (tensor.shape() != expected.shape) return {};
+  if (tensor.held != nullptr && tensor.held->dtype() == expected.dtype) return tensor.held->clone();
+  return expected.dtype == DType::kF32 ? tensor.f32() : std::nullopt;
+}
+
 void take_tensors(const TensorFile& file, const Network& network, const MetadataReader& reader, ParameterStore* store) {
-  std::map<std::string, const Tensor*> there;
-  for (const auto& [name, tensor] : file.tensors) there[name] = &tensor;
-  if (!file.unread.empty()) {
-    const UnreadTensor& first = file.unread.front();
-    reader.fail("tensor '" + first.name + "' has the element type " + first.dtype + "; expected F32");
-  }
+  std::map<std::string, AnyTensor> there = tensors_by_name(file);
   for (const Expected& expected : state_dict_of(network)) {
     const auto it = there.find(expected.name);
     if (it == there.end()) reader.fail("tensor '" + expected.name + "' of the architecture is missing");
-    const Tensor& tensor = *it->second;
-    if (tensor.shape() != expected.shape || tensor.dtype() != expected.dtype) {
+    std::optional<Tensor> tensor = taken(it->second, expected);
+    if (!tensor) {
       reader.fail("tensor '" + expected.name + "': expected " + name_of(expected.dtype) + " " +
-                  to_string(expected.shape) + ", found " + name_of(tensor.dtype()) + " " + to_string(tensor.shape()));
+                  to_string(expected.shape) + ", found " + it->second.dtype() + " " + to_string(it->second.shape()));
     }
-    if (!plausible(expected.name, tensor)) reader.fail("tensor '" + expected.name + "' has a negative value");
-    store->add(expected.name, tensor.clone());
+    if (!plausible(expected.name, *tensor)) reader.fail("tensor '" + expected.name + "' has a negative value");
+    store->add(expected.name, std::move(*tensor));
     there.erase(it);
   }
   if (!there.empty()) reader.fail("tensor '" + there.begin()->first + "' does not belong to the architecture");

@@ -293,17 +293,36 @@ TEST(ModelFile, refuses_tensors_that_do_not_belong_to_the_architecture) {
   EXPECT_NE(refusal_of(file).find("'fc2.weight': expected F32 [512, 512], found F32 [512, 511]"), std::string::npos)
       << refusal_of(file);
   file = copy_of(good);
-  *file.find("fc3.bias") = Tensor(DType::kF64, {3});
-  EXPECT_NE(refusal_of(file).find("expected F32 [3], found F64 [3]"), std::string::npos) << refusal_of(file);
+  *file.find("fc3.bias") = Tensor(DType::kI32, {3});
+  EXPECT_NE(refusal_of(file).find("expected F32 [3], found I32 [3]"), std::string::npos) << refusal_of(file);
   file = copy_of(good);
   file.tensors.emplace_back("fc9.weight", Tensor(DType::kF32, {1}));
   EXPECT_NE(refusal_of(file).find("'fc9.weight' does not belong"), std::string::npos) << refusal_of(file);
   file = copy_of(good);
-  file.unread.push_back({"half", "BF16", {3}});
-  EXPECT_NE(refusal_of(file).find("BF16"), std::string::npos) << refusal_of(file);
+  file.carried.push_back({"half", "BF16", {3}, std::vector<std::byte>(6)});
+  EXPECT_NE(refusal_of(file).find("tensor 'half' does not belong"), std::string::npos) << refusal_of(file);
   file = copy_of(good);
   file.find("bn1.running_var")->values<float>()[5] = -1;
   EXPECT_NE(refusal_of(file).find("'bn1.running_var' has a negative value"), std::string::npos) << refusal_of(file);
+}
+
+TEST(ModelFile, weights_that_were_made_wider_or_narrower_load_as_float32) {
+  TensorFile file = copy_of(to_tensor_file(small_model()));
+  Tensor wide(DType::kF64, {3});
+  wide.values<double>()[1] = 0.1;
+  *file.find("fc3.bias") = std::move(wide);
+  for (auto it = file.tensors.begin(); it != file.tensors.end(); ++it) {
+    if (it->first != "bn1.weight") continue;
+    const Shape shape = it->second.shape();
+    file.tensors.erase(it);
+    std::vector<std::byte> ones;  // 1.5 in bfloat16 is 3fc0
+    for (int64_t i = 0; i < shape[0]; ++i) ones.insert(ones.end(), {std::byte{0xc0}, std::byte{0x3f}});
+    file.carried.push_back({"bn1.weight", "BF16", shape, ones});
+    break;
+  }
+  const Model model = model_from(file, "m.safetensors");
+  EXPECT_EQ(model.store.at("fc3.bias").values<float>()[1], 0.1f);
+  EXPECT_EQ(model.store.at("bn1.weight").values<float>()[7], 1.5f);
 }
 
 TEST(ModelFile, cut_at_any_byte_is_refused) {

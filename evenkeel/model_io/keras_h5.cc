@@ -1,0 +1,255 @@
+// libhdf5, for Keras files. The library follows links and reads data wherever a file says: what leads out of the file is refused before the
+// library is asked for it.
+#include "evenkeel/model_io/keras_h5.h"
+
+#include <hdf5.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <set>
+#include <tuple>
+#include <utility>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/model_io/keras_config.h"
+#include "evenkeel/model_io/model_kind.h"
+
+namespace evenkeel {
+namespace {
+
+constexpr int kMostDepth = 64;  // of groups
+constexpr size_t kMostObjects = 1'000'000;
+constexpr uint64_t kMostPacking = 64;  // elements per byte of the file: compressed constants
+
+// An identifier of the library and the function that gives it back.
+class Id {
+ public:
+  Id(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  ~Id() {
+    if (id_ >= 0) close_(id_);
+  }
+  Id(const Id&) = delete;
+  Id& operator=(const Id&) = delete;
+  hid_t get() const { return id_; }
+  bool good() const { return id_ >= 0; }
+
+ private:
+  hid_t id_;
+  herr_t (*close_)(hid_t);
+};
+
+class H5Reader {
+ public:
+  explicit H5Reader(std::string path) : path_(std::move(path)), bytes_(std::filesystem::file_size(path_)) {}
+
+  KerasModel read() {
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // its errors are ours to tell
+    H5PLset_loading_state(0);                     // no filters from shared objects that an environment names
+    const Id file(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
+    if (!file.good()) fail("it cannot be opened as HDF5: it is cut off or damaged");
+    walk(file.get(), "", 0);
+    KerasModel model;
+    model.keras_version = text_attribute(file.get(), "keras_version");
+    const std::string config = text_attribute(file.get(), "model_config");
+    model.has_description = !config.empty();
+    const std::vector<KerasLayer> layers =
+        config.empty() ? std::vector<KerasLayer>() : norms_of_keras_config(config, path_);
+    model.norms = norms();
+    describe(layers, model.norms);
+    return model;
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& what) const { throw FormatError("'" + path_ + "': " + what); }
+
+  struct Link {
+    std::string name;
+    H5L_type_t type;
+  };
+
+  static herr_t add_link(hid_t, const char* name, const H5L_info_t* info, void* to) {
+    auto* links = static_cast<std::vector<Link>*>(to);
+    if (links->size() >= kMostObjects) return -1;
+    try {
+      links->push_back({name, info->type});
+    } catch (...) {  // must not pass through the library
+      return -1;
+    }
+    return 0;
+  }
+
+  void walk(hid_t group, const std::string& path, int depth) {
+    if (depth > kMostDepth) fail("its groups nest more than " + std::to_string(kMostDepth) + " deep");
+    std::vector<Link> links;
+    if (H5Literate(group, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add_link, &links) < 0)
+      fail("the group '/" + path + "' is damaged");
+    std::sort(links.begin(), links.end(), [](const Link& a, const Link& b) { return a.name < b.name; });
+    for (const Link& link : links) {
+      if (link.type != H5L_TYPE_HARD) continue;  // soft links name what is here anyway, external ones other files
+      const Id object(H5Oopen(group, link.name.c_str(), H5P_DEFAULT), H5Oclose);
+      H5O_info_t info;
+      if (!object.good() || H5Oget_info2(object.get(), &info, H5O_INFO_BASIC) < 0)
+        fail("'/" + path + link.name + "' is damaged");
+      if (info.type == H5O_TYPE_GROUP) {
+        if (!groups_.insert(info.addr).second) continue;  // seen: a group may be in itself
+        if (groups_.size() > kMostObjects) fail("it has more than " + std::to_string(kMostObjects) + " groups");
+        walk(object.get(), path + link.name + "/", depth + 1);
+      } else if (info.type == H5O_TYPE_DATASET) {
+        take(object.get(), path, link.name);
+      }
+    }
+  }
+
+  // "gamma:0" of Keras 2, "gamma" of Keras 3, "0" in the folder "vars" of its .weights.h5.
+  void take(hid_t dataset, const std::string& folder, const std::string& name) {
+    std::string part = name.substr(0, name.find(':'));
+    std::string owner = folder.substr(0, folder.empty() ? 0 : folder.size() - 1);
+    if (owner.starts_with("optimizer_weights") || owner.starts_with("optimizer")) return;
+    if (owner.ends_with("/vars") && owner.find("batch_normalization") != std::string::npos) {
+      owner.resize(owner.size() - std::string("/vars").size());
+      part = "var" + part;
+    } else if (part != "gamma" && part != "beta" && part != "moving_mean" && part != "moving_variance") {
+      return;
+    }
+    arrays_[owner][part] = values_of(dataset, folder + name);
+  }
+
+  std::vector<float> values_of(hid_t dataset, const std::string& path) const {
+    const std::string what = "the data set '/" + path + "'";
+    const Id layout(H5Dget_create_plist(dataset), H5Pclose);
+    const Id space(H5Dget_space(dataset), H5Sclose);
+    const Id type(H5Dget_type(dataset), H5Tclose);
+    if (!layout.good() || !space.good() || !type.good()) fail(what + " is damaged");
+    if (H5Pget_layout(layout.get()) == H5D_VIRTUAL || H5Pget_external_count(layout.get()) != 0)
+      fail(what + " keeps its data in another file, which is not read");
+    if (H5Sget_simple_extent_ndims(space.get()) != 1) fail(what + " should be a list of one number per channel");
+    const H5T_class_t kind = H5Tget_class(type.get());
+    if (kind != H5T_FLOAT && kind != H5T_INTEGER) fail(what + " should hold numbers");
+    const hssize_t count = H5Sget_simple_extent_npoints(space.get());
+    const bool packed = H5Pget_layout(layout.get()) == H5D_CHUNKED;
+    const uint64_t most = packed ? bytes_ * kMostPacking : bytes_ / std::max<size_t>(1, H5Tget_size(type.get()));
+    if (count < 0 || static_cast<uint64_t>(count) > most) {
+      fail(what + " says it has " + std::to_string(count) + " elements, which a file of " + std::to_string(bytes_) +
+           " bytes cannot hold");
+    }
+    std::vector<float> values(static_cast<size_t>(count));
+    if (count > 0 && H5Dread(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)
+      fail(what + " cannot be read: it is damaged, or packed by a filter that is not built in");
+    return values;
+  }
+
+  std::vector<KerasNorm> norms() const {
+    std::vector<KerasNorm> norms;
+    for (const auto& [owner, parts] : arrays_) {
+      std::map<std::string, std::vector<float>> named = parts;
+      if (parts.count("var0") > 0) named = named_by_number(parts);
+      if (named.count("moving_mean") == 0 || named.count("moving_variance") == 0) continue;  // a layer norm
+      KerasNorm norm;
+      norm.path = owner;
+      norm.name = owner.substr(owner.rfind('/') + 1);
+      norm.gamma = named["gamma"];
+      norm.beta = named["beta"];
+      norm.moving_mean = named["moving_mean"];
+      norm.moving_variance = named["moving_variance"];
+      const size_t channels = norm.moving_mean.size();
+      if (channels == 0 || norm.moving_variance.size() != channels ||
+          (!norm.gamma.empty() && norm.gamma.size() != channels) ||
+          (!norm.beta.empty() && norm.beta.size() != channels))
+        fail("the arrays of the norm '" + owner + "' have different numbers of channels");
+      norms.push_back(std::move(norm));
+    }
+    return norms;
+  }
+
+  // In a file of weights of Keras 3 the arrays have numbers, gamma first; of three it is not said which one is missing.
+  std::map<std::string, std::vector<float>> named_by_number(
+      const std::map<std::string, std::vector<float>>& parts) const {
+    std::vector<std::string> names;
+    if (parts.size() == 4) names = {"gamma", "beta", "moving_mean", "moving_variance"};
+    if (parts.size() == 2) names = {"moving_mean", "moving_variance"};
+    std::map<std::string, std::vector<float>> named;
+    for (size_t i = 0; i < names.size(); ++i) {
+      const auto it = parts.find("var" + std::to_string(i));
+      if (it != parts.end()) named[names[i]] = it->second;
+    }
+    return named;
+  }
+
+  // Adds what the description knows, and puts the norms in its order; those that it does not know come last, by name.
+  static void describe(const std::vector<KerasLayer>& layers, std::vector<KerasNorm>& norms) {
+    std::map<std::string, size_t> place;
+    for (size_t i = 0; i < layers.size(); ++i) place.emplace(layers[i].name, i);
+    for (KerasNorm& norm : norms) {
+      const auto it = place.find(norm.name);
+      if (it == place.end()) continue;
+      const KerasLayer& layer = layers[it->second];
+      norm.epsilon = layer.epsilon;
+      norm.momentum = layer.momentum;
+      norm.fed_by = layer.fed_by;
+      norm.feeds = layer.feeds;
+    }
+    const auto rank = [&](const KerasNorm& norm) {
+      const auto it = place.find(norm.name);
+      // By length first: batch_normalization_10 behind batch_normalization_9.
+      return std::tuple(it == place.end() ? layers.size() : it->second, norm.name.size(), norm.name);
+    };
+    std::stable_sort(norms.begin(), norms.end(),
+                     [&](const KerasNorm& a, const KerasNorm& b) { return rank(a) < rank(b); });
+  }
+
+  // A text attribute of the file itself or of its group model_weights, of fixed or variable length; "" where there is none.
+  std::string text_attribute(hid_t file, const char* name) const {
+    for (const char* owner : {"/", "/model_weights"}) {
+      if (H5Aexists_by_name(file, owner, name, H5P_DEFAULT) <= 0) continue;
+      const Id attribute(H5Aopen_by_name(file, owner, name, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+      const Id type(attribute.good() ? H5Aget_type(attribute.get()) : -1, H5Tclose);
+      const Id space(attribute.good() ? H5Aget_space(attribute.get()) : -1, H5Sclose);
+      if (!type.good() || !space.good() || H5Tget_class(type.get()) != H5T_STRING ||
+          H5Sget_simple_extent_npoints(space.get()) != 1)
+        continue;
+      return H5Tis_variable_str(type.get()) > 0 ? variable_text(attribute.get(), type.get(), space.get())
+                                                : fixed_text(attribute.get(), type.get(), name);
+    }
+    return "";
+  }
+
+  static std::string variable_text(hid_t attribute, hid_t type, hid_t space) {
+    const Id memory(H5Tcopy(H5T_C_S1), H5Tclose);
+    H5Tset_size(memory.get(), H5T_VARIABLE);
+    H5Tset_cset(memory.get(), H5Tget_cset(type));
+    char* text = nullptr;
+    if (H5Aread(attribute, memory.get(), &text) < 0 || text == nullptr) return "";
+    std::string copy(text);
+    H5Dvlen_reclaim(memory.get(), space, H5P_DEFAULT, &text);
+    return copy;
+  }
+
+  std::string fixed_text(hid_t attribute, hid_t type, const char* name) const {
+    const size_t size = H5Tget_size(type);
+    if (size > bytes_) fail(std::string("the attribute '") + name + "' says it is longer than the file");
+    std::string text(size, '\0');
+    if (size == 0 || H5Aread(attribute, type, text.data()) < 0) return "";
+    return text.substr(0, text.find('\0'));
+  }
+
+  std::string path_;
+  uint64_t bytes_;
+  std::set<haddr_t> groups_;
+  std::map<std::string, std::map<std::string, std::vector<float>>> arrays_;  // by group, then by name
+};
+
+}  // namespace
+
+bool reads_keras_h5() { return true; }
+
+KerasModel read_keras_h5(const std::string& path) {
+  const ModelKind kind = kind_of_file(path);
+  if (kind != ModelKind::kHdf5) throw FormatError(not_read(path, kind, "an HDF5 file (Keras)"));
+  static std::mutex mutex;  // Debian's library is not made for several threads
+  const std::lock_guard<std::mutex> lock(mutex);
+  return H5Reader(path).read();
+}
+
+}  // namespace evenkeel
