@@ -47,7 +47,7 @@ void force_inference(onnx::Node& node, int64_t opset, const std::map<std::string
 
 // One try at one norm; `reason` is assigned where it stays.
 bool fold_norm(Folding& folding, FoldGraph& graph, size_t index, const std::string& path, std::string& reason) {
-  const std::string label = path + short_name(graph.node(index));
+  const std::string label = path + norm_name(graph.node(index));
   const NormNode norm = graph.norm(index);
   const Affine affine = norm.computed.empty() ? affine_of(norm) : Affine{};
   reason = not_affine(norm, affine);
@@ -102,7 +102,7 @@ void fold_graph(Folding& folding, onnx::Graph& graph, const onnx::Constants* out
     }
   }
   for (const auto& [index, reason] : reasons)
-    folding.record.left.push_back({path + short_name(work.node(index)), reason});
+    folding.record.left.push_back({path + norm_name(work.node(index)), reason});
   work.finish(folding.unused);
 }
 

@@ -21,18 +21,18 @@ struct FoldOptions {
 
 // A norm that is gone. Those in the body of an If, Loop or Scan have its node and attribute in front: "If_3/then_branch/bn1".
 struct FoldedNorm {
-  std::string norm;
-  std::string pattern;               // "conv -> norm", "norm -> gemm", ...
-  std::vector<std::string> into;     // the nodes that took it in
-  std::vector<std::string> outputs;  // what they make: the same values before and after
+  std::string norm = {};
+  std::string pattern = {};               // "conv -> norm", "norm -> gemm", ...
+  std::vector<std::string> into = {};     // the nodes that took it in
+  std::vector<std::string> outputs = {};  // what they make: the same values before and after
   int64_t channels = 0;
 };
 struct LeftNorm {
-  std::string norm, reason;
+  std::string norm = {}, reason = {};
 };
 struct FoldRecord {
-  std::vector<FoldedNorm> folded;
-  std::vector<LeftNorm> left;
+  std::vector<FoldedNorm> folded = {};
+  std::vector<LeftNorm> left = {};
 };
 
 // Folds in place, in double precision, rounding each changed weight once to its own type. Weights that others share are copied. Nodes it does

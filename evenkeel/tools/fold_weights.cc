@@ -8,24 +8,6 @@
 namespace evenkeel::tools {
 namespace {
 
-// Calls f(output, input, first, last) for every run of values of one pair of channels.
-template <class F>
-void for_each_pair(const LinearForm& form, const Weights& weights, F f) {
-  const int64_t outer = weights.dims[0], inner = weights.dims[1];
-  if (outer == 0 || inner == 0) return;
-  const size_t kernel = weights.values.size() / static_cast<size_t>(outer * inner);
-  const int64_t per_group = std::max<int64_t>(1, outer / form.groups);
-  size_t at = 0;
-  for (int64_t i = 0; i < outer; ++i) {
-    const int64_t group = i / per_group;
-    for (int64_t j = 0; j < inner; ++j, at += kernel) {
-      const auto first = static_cast<size_t>(i), second = static_cast<size_t>(group * inner + j);
-      const bool outputs_first = form.form == WeightForm::kConv || form.form == WeightForm::kMatrixOfRows;
-      f(outputs_first ? first : second, outputs_first ? second : first, at, at + kernel);
-    }
-  }
-}
-
 // Half a step above the largest number of a type: from there on values round to infinity.
 double limit_of(onnx::ElementType type) {
   switch (type) {

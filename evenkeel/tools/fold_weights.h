@@ -1,6 +1,7 @@
 // The arithmetic of folding: weights as doubles, and what an affine map of their inputs or outputs makes of them.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,8 +14,8 @@ namespace evenkeel::tools {
 // A constant in work. It is rounded to its type once, when all folds are done.
 struct Weights {
   onnx::ElementType type = onnx::ElementType::kFloat;
-  Shape dims;
-  std::vector<double> values;
+  Shape dims = {};
+  std::vector<double> values = {};
 };
 
 // Where the channels are in a weight. G groups; the rest are the extents of the kernel.
@@ -32,6 +33,24 @@ struct LinearForm {
   // "" when a weight may have these extents, else what is wrong with them.
   std::string refusal(const Shape& dims) const;
 };
+
+// Calls f(output, input, first, last) for every run of values, one kernel, of a pair of channels.
+template <class F>
+void for_each_pair(const LinearForm& form, const Weights& weights, F f) {
+  const int64_t outer = weights.dims[0], inner = weights.dims[1];
+  if (outer == 0 || inner == 0) return;
+  const size_t kernel = weights.values.size() / static_cast<size_t>(outer * inner);
+  const int64_t per_group = std::max<int64_t>(1, outer / form.groups);
+  size_t at = 0;
+  for (int64_t i = 0; i < outer; ++i) {
+    const int64_t group = i / per_group;
+    for (int64_t j = 0; j < inner; ++j, at += kernel) {
+      const auto first = static_cast<size_t>(i), second = static_cast<size_t>(group * inner + j);
+      const bool outputs_first = form.form == WeightForm::kConv || form.form == WeightForm::kMatrixOfRows;
+      f(outputs_first ? first : second, outputs_first ? second : first, at, at + kernel);
+    }
+  }
+}
 
 // w *= scale[output]
 void scale_outputs(const LinearForm& form, std::span<const double> scale, Weights& weights);

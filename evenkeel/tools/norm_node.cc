@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "evenkeel/core/error.h"
 
@@ -25,6 +26,16 @@ bool is_batch_norm(const onnx::Node& node) { return node.domain.empty() && node.
 std::string short_name(const onnx::Node& node) {
   if (!node.name.empty()) return node.name;
   return node.outputs.empty() ? node.op_type : node.outputs[0];
+}
+
+std::string norm_name(const onnx::Node& node) {
+  if (node.inputs.size() > kNormMean) {
+    const std::string& mean = node.inputs[kNormMean];
+    for (const std::string_view ending : {".running_mean", "/moving_mean", "/moving_mean:0", "/moving_mean/read"}) {
+      if (mean.size() > ending.size() && mean.ends_with(ending)) return mean.substr(0, mean.size() - ending.size());
+    }
+  }
+  return short_name(node);
 }
 
 double epsilon_of(const onnx::Node& node) { return static_cast<double>(node.number("epsilon", 1e-5F)); }

@@ -11,12 +11,15 @@ namespace evenkeel::tools {
 
 // y = scale * x + shift, per channel.
 struct Affine {
-  std::vector<double> scale, shift;
+  std::vector<double> scale = {}, shift = {};
 };
 
 bool is_batch_norm(const onnx::Node& node);
 // For tables and records: the node's name or, where it has none, that of its first output.
 std::string short_name(const onnx::Node& node);
+// Of a norm: the prefix that the names of its parameters have in PyTorch's and Keras' exports ("layer1.0.bn1" of "layer1.0.bn1.running_mean"),
+// which stays the same from format to format, else the short name.
+std::string norm_name(const onnx::Node& node);
 
 // Inputs of the node, by their places.
 inline constexpr size_t kNormGamma = 1, kNormBeta = 2, kNormMean = 3, kNormVar = 4;
@@ -28,8 +31,8 @@ struct NormNode {
       false;  // it normalizes by the batch: training_mode, is_test = 0, or opset 7 to 13 with more than one output
   bool spatial = true;  // false (opset 6 and 7): one set of statistics for every pixel
   // gamma, beta, mean, variance; empty where they are computed at run time or are no floating numbers.
-  std::vector<double> gamma, beta, mean, var;
-  std::string computed;  // the first of them that is, as "the variance ('name')"; "" = all are constants
+  std::vector<double> gamma = {}, beta = {}, mean = {}, var = {};
+  std::string computed = {};  // the first of them that is, as "the variance ('name')"; "" = all are constants
 
   int64_t channels() const { return static_cast<int64_t>(gamma.size()); }
 };
