@@ -56,7 +56,7 @@ std::string bash_completion() {
       "      -*) ;;\n"
       "      data) command=data ;;\n"
       "      info) [[ $command == data ]] && command='data info' ;;\n"
-      "      train|eval|recalibrate|inspect|predict|plan|help) command=${COMP_WORDS[i]}; break ;;\n"
+      "      train|eval|recalibrate|inspect|diff|fold|explain|predict|convert|plan|help) command=${COMP_WORDS[i]}; break ;;\n"
       "      *) break ;;\n"
       "    esac\n"
       "  done\n"

@@ -87,9 +87,8 @@ class Judge {
           var.begin(), var.end(), [](double a, double b) { return (a >= 0 ? a : HUGE_VAL) < (b >= 0 ? b : HUGE_VAL); });
       const int64_t tiny = count_if(var, [](double v) { return v >= 0 && v < 1e-10; });
       add("EK102",
-          fmt::format("{} with a variance at or below eps = {:.3g}{}; the smallest is {:.3g} (channel {})",
-                      of_channels(n), eps, tiny > 0 ? fmt::format(", {} below 1e-10", tiny) : "", *smallest,
-                      smallest - var.begin()),
+          fmt::format("{} (eps {:.3g}){}; the smallest is {:.3g}, of channel {}", of_channels(n), eps,
+                      tiny > 0 ? fmt::format(", {} below 1e-10", tiny) : "", *smallest, smallest - var.begin()),
           n);
     }
     if (const int64_t n = count_if(var, is_denormal); n > 0) add("EK103", of_channels(n), n);
@@ -98,13 +97,12 @@ class Judge {
       const auto least = std::min_element(var.begin(), var.end());
       add("EK105", fmt::format("{}; the least is {:.3g} (channel {})", of_channels(n), *least, least - var.begin()), n);
     }
-    if (const int64_t n = not_finite_in(*norm_); n > 0)
-      add("EK106", fmt::format("{} with a value that is not finite", of_channels(n)), n);
+    if (const int64_t n = not_finite_in(*norm_); n > 0) add("EK106", of_channels(n), n);
   }
 
   void gammas() {
     const int64_t n = count_if(norm_->gamma, [](double g) { return std::abs(g) < kGammaNearZero; });
-    if (n > 0) add("EK107", fmt::format("{} with |gamma| below {}", of_channels(n), kGammaNearZero), n);
+    if (n > 0) add("EK107", of_channels(n), n);
   }
 
   void updates() {

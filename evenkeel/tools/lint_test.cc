@@ -57,10 +57,8 @@ TEST(Lint, channels_are_counted_by_their_variance) {
   const auto findings = after([](NormRecord& n) { n.var = {1e-5, 0, 1e-40, -1e-7}; });
   EXPECT_THAT(codes_of(findings), ElementsAre("EK102", "EK103", "EK104", "EK105"));
   EXPECT_EQ(findings[0].channels, 3);
-  EXPECT_THAT(
-      findings[0].reason,
-      HasSubstr(
-          "3 of 4 channels with a variance at or below eps = 1e-05, 2 below 1e-10; the smallest is 0 (channel 1)"));
+  EXPECT_THAT(findings[0].reason,
+              HasSubstr("3 of 4 channels (eps 1e-05), 2 below 1e-10; the smallest is 0, of channel 1"));
   EXPECT_EQ(findings[1].channels, 1);
   EXPECT_EQ(findings[2].channels, 1);
   EXPECT_EQ(findings[3].severity, Severity::kError);
