@@ -2,6 +2,7 @@
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/parallel_shares.h"
+#include "evenkeel/core/team.h"
 
 namespace evenkeel {
 namespace internal {
@@ -42,5 +43,10 @@ void parallel_take(int64_t count, int threads, LoopBody body, void* context) {
 
 SingleThreadScope::SingleThreadScope() : saved_(omp_get_max_threads()) { omp_set_num_threads(1); }
 SingleThreadScope::~SingleThreadScope() { omp_set_num_threads(saved_); }
+
+TeamScope::TeamScope(int threads) : saved_(omp_get_max_threads()) {
+  if (threads > 0) omp_set_num_threads(threads);
+}
+TeamScope::~TeamScope() { omp_set_num_threads(saved_); }
 
 }  // namespace evenkeel

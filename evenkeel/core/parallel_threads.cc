@@ -5,6 +5,7 @@
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/parallel_shares.h"
+#include "evenkeel/core/team.h"
 
 namespace evenkeel {
 namespace {
@@ -60,5 +61,8 @@ void parallel_take(int64_t count, int threads, LoopBody body, void* context) {
 
 SingleThreadScope::SingleThreadScope() : saved_(1) {}
 SingleThreadScope::~SingleThreadScope() { (void)saved_; }
+
+TeamScope::TeamScope(int) : saved_(1) {}
+TeamScope::~TeamScope() { (void)saved_; }
 
 }  // namespace evenkeel

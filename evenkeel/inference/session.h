@@ -24,8 +24,9 @@ struct Port {
   onnx::ElementType type = onnx::ElementType::kFloat;
   Shape shape;
 };
-// The inputs that a caller feeds. Throws UsageError naming one whose rank or type is not declared.
+// The inputs that a caller feeds. Throws BackendError naming one whose rank or type is not declared.
 std::vector<Port> input_ports(const onnx::Model& model);
+// Outputs; the shape is empty where the rank is not declared.
 std::vector<Port> output_ports(const onnx::Model& model);
 // The shape of `port` for a batch of n: the first open extent takes n, each other one `other`. A fixed first extent stays as it is.
 Shape bound_shape(const Port& port, int64_t n, int64_t other = 1);
@@ -61,12 +62,13 @@ class Program {
   // Throws UsageError when an input is missing.
   void run(const std::map<std::string, const void*>& inputs);
   // The same without a look-up: in the order of input_ports().
-  void run(std::span<const void* const> inputs);
+  void run_in_order(std::span<const void* const> inputs);
   // Of the last run: an output or a kept value, converted where it is no float32. Valid until the next run.
   std::span<const float> output(const std::string& name);
-  // Of the last run, in its own element type.
+  // The same of whole numbers and truth values. Throws UsageError when it is of a floating type.
+  std::span<const int64_t> integers(const std::string& name);
+  // The element type that the model gives it; floating types are computed in float32 here.
   onnx::ElementType type_of(const std::string& name) const;
-  std::span<const std::byte> bytes_of(const std::string& name);
   const Shape& shape_of(const std::string& name) const;
   // With Options::moments, of the last run: what came into each norm, per channel, by the name of the norm's first output.
   const std::map<std::string, std::vector<Moments>>& moments() const;
