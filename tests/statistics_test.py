@@ -103,8 +103,9 @@ class Statistics(CommandLine):
     def test_inspect_shows_a_line_for_every_norm(self):
         text = self.succeed("inspect", self.trained().parent).stdout
         self.assertIn("running statistics: ema, unbiased, new batch weight 0.1", text)
-        self.assertIn("momentum 0.1 in PyTorch, 0.9 in Keras and ONNX", text)
-        self.assertEqual([line.split()[0] for line in text.splitlines()[4:]], ["bn1"])
+        self.assertIn("PyTorch momentum 0.1, Keras/ONNX momentum 0.9", text)
+        rows = text.split("\n\n")[1].splitlines()
+        self.assertEqual([row.split()[0] for row in rows], ["norm", "bn1"])
         result = self.json_of("inspect", self.trained())
         norm = result["norms"][0]
         self.assertEqual((norm["name"], norm["channels"], norm["num_batches_tracked"]), ("bn1", 4, 30))

@@ -56,6 +56,20 @@ struct ConvertArguments {
   std::vector<double> mean, std;  // of pixels / 255; empty: as the file has it
 };
 
+// What inspect, diff, fold and explain are asked for, beside model, data, seed and threads.
+struct ToolArguments {
+  bool csv = false;
+  std::string html;                 // inspect: a file to write; "": none
+  std::string fail_on;              // inspect: "warning", "error"; "": nothing
+  std::string other;                // diff: the second model
+  std::optional<int64_t> random;    // diff: so many random inputs
+  std::string out;                  // fold: the file to write
+  int64_t verify = 8;               // fold: inputs of the proof; 0: none
+  std::optional<double> tolerance;  // fold, diff
+  bool dry_run = false, force_inference = false;
+  std::vector<std::string> codes;  // explain
+};
+
 struct Arguments {
   std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
   std::set<std::string> given;     // long names of the options that were there
@@ -67,6 +81,7 @@ struct Arguments {
   RecalibrateArguments recalibrate;
   WeightsArguments weights;
   ConvertArguments convert;
+  ToolArguments tools;
 
   std::string model;  // eval, predict: the model file, or the folder of a run; plan: or a name, or a TOML file
   std::string data;   // eval: "" = what the model was trained on; data info, plan: the set

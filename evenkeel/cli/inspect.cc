@@ -2,94 +2,98 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <span>
+#include <map>
 
 #include "evenkeel/cli/commands.h"
+#include "evenkeel/cli/inspect.h"
+#include "evenkeel/cli/model_data.h"
+#include "evenkeel/cli/process.h"
+#include "evenkeel/core/error.h"
+#include "evenkeel/model_io/atomic_file.h"
+#include "evenkeel/model_io/model_kind.h"
+#include "evenkeel/tools/norm_page.h"
 
 namespace evenkeel::cli {
 namespace {
 
-struct Span {
-  double low = 0, high = 0;
-};
+// One of evenkeel's own, or weights of a declared architecture: what it says about its statistics, and it can be run on data.
+void take_own_model(const Arguments& arguments, Inspected& inspected) {
+  Model model = load_model_of(arguments);
+  inspected.table = tools::norm_table(model);
+  inspected.running_statistics = json_of_statistics(model);
+  if (has_norm(model)) inspected.statistics_text = statistics_text(model);
+  if (arguments.data.empty() || inspected.table.norms.empty()) return;
 
-Span span_of(std::span<const float> values) {
-  if (values.empty()) return {};
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  return {*low, *high};
+  const data::Dataset dataset = load_split(arguments, model, arguments.split);
+  std::map<std::string, std::vector<Moments>> moments;
+  tools::Accuracies accuracies;
+  for (const EvalStatistics statistics : {EvalStatistics::kRunning, EvalStatistics::kBatch}) {
+    const EvalSettings settings{.statistics = statistics,
+                                .batch_size = arguments.batch_size,
+                                .threads = take_threads(arguments.threads),
+                                .corrupt = arguments.corrupt,
+                                .seed = seed_of(arguments, model)};
+    const EvalResult result = evaluate(model, dataset, settings);
+    (statistics == EvalStatistics::kBatch ? accuracies.batch : accuracies.stored) = result.accuracy;
+    for (const NormMoments& norm : result.moments) moments[norm.name] = norm.channels;
+  }
+  inspected.observations = tools::observe(inspected.table, moments);
+  inspected.accuracies = accuracies;
+  inspected.examples = dataset.count;
 }
 
-// A norm as the file has it.
-struct Row {
-  NormLayer layer;
-  Span gamma{1, 1}, beta{}, mean{}, var{};
-  int64_t batches = 0;
-};
-
-Row row_of(const NormLayer& layer, const ParameterStore& store) {
-  const auto values = [&](const char* name) { return span_of(store.at(layer.name + name).values<float>()); };
-  Row row{.layer = layer};
-  if (layer.affine) {
-    row.gamma = values(".weight");
-    row.beta = values(".bias");
-  }
-  row.mean = values(".running_mean");
-  row.var = values(".running_var");
-  row.batches = store.at(layer.name + ".num_batches_tracked").values<int64_t>()[0];
-  return row;
+void refuse_data(const Arguments& arguments, const char* what) {
+  if (arguments.data.empty()) return;
+  throw BackendError(
+      fmt::format("--data: {} cannot be run on data here; without --data inspect reads its numbers", what));
 }
 
-nlohmann::ordered_json json_of(const std::vector<Row>& rows, const Model& model, const Arguments& arguments) {
-  nlohmann::ordered_json json = json_result();
-  json["model"] = model_path_of(arguments.model);
-  json["running_statistics"] = json_of_statistics(model);
-  nlohmann::ordered_json& norms = json["norms"] = nlohmann::ordered_json::array();
-  const auto pair = [](const Span& span) { return nlohmann::ordered_json{span.low, span.high}; };
-  for (const Row& row : rows) {
-    norms.push_back({{"name", row.layer.name},
-                     {"channels", row.layer.channels},
-                     {"eps", row.layer.eps},
-                     {"affine", row.layer.affine},
-                     {"gamma", pair(row.gamma)},
-                     {"beta", pair(row.beta)},
-                     {"running_mean", pair(row.mean)},
-                     {"running_var", pair(row.var)},
-                     {"num_batches_tracked", row.batches}});
+Inspected inspect(const std::string& path, const Arguments& arguments) {
+  Inspected inspected;
+  const ModelKind kind = kind_of_file(path);
+  if (kind == ModelKind::kSafetensors) {
+    const TensorFile file = read_safetensors(path);
+    if (tools::is_own_model(file) || !arguments.weights.architecture.empty()) {
+      take_own_model(arguments, inspected);
+      return inspected;
+    }
+    refuse_data(arguments, "a state dict without --architecture");
+    inspected.table = tools::norm_table_of_state_dict(file);
+    return inspected;
   }
-  return json;
+  refuse_data(arguments, kind == ModelKind::kOnnx ? "an ONNX model" : "a Keras model");
+  inspected.table = tools::read_norm_table(path);
+  return inspected;
 }
 
-std::string text_of(const Span& span) { return fmt::format("{:.3g} .. {:.3g}", span.low, span.high); }
-
-std::string text_of(const std::vector<Row>& rows, const Model& model) {
-  const double w = model.spec.norm_options.new_batch_weight;
-  std::string text = fmt::format("running statistics: {}\n", statistics_text(model));
-  text += fmt::format("weight of a new batch in training: {} (momentum {} in PyTorch, {} in Keras and ONNX)\n\n", w, w,
-                      1 - w);
-  size_t width = 4;
-  for (const Row& row : rows) width = std::max(width, row.layer.name.size());
-  text += fmt::format("{:<{}}  {:>8}  {:>7}  {:>20}  {:>20}  {:>20}  {:>20}  {:>8}\n", "norm", width, "channels", "eps",
-                      "gamma", "beta", "running mean", "running variance", "batches");
-  for (const Row& row : rows) {
-    text += fmt::format("{:<{}}  {:>8}  {:>7.2g}  {:>20}  {:>20}  {:>20}  {:>20}  {:>8}\n", row.layer.name, width,
-                        row.layer.channels, row.layer.eps, row.layer.affine ? text_of(row.gamma) : "1",
-                        row.layer.affine ? text_of(row.beta) : "0", text_of(row.mean), text_of(row.var), row.batches);
-  }
-  return text;
+bool fails(const std::vector<tools::Finding>& findings, const std::string& fail_on) {
+  if (fail_on.empty()) return false;
+  const tools::Severity least = fail_on == "error" ? tools::Severity::kError : tools::Severity::kWarning;
+  return std::any_of(findings.begin(), findings.end(),
+                     [&](const tools::Finding& finding) { return finding.severity >= least; });
 }
 
 }  // namespace
 
 int run_inspect(const Arguments& arguments) {
-  const Model model = load_model_of(arguments);
-  std::vector<Row> rows;
-  for (const NormLayer& layer : norm_layers(model.spec)) rows.push_back(row_of(layer, model.store));
+  const std::string path = model_path_of(arguments.model);
+  Inspected inspected = inspect(path, arguments);
+  inspected.path = path;
+  inspected.findings = tools::lint(inspected.table);
+  for (tools::Finding& finding :
+       tools::lint_observations(inspected.table, inspected.observations, inspected.accuracies))
+    inspected.findings.push_back(std::move(finding));
+
+  if (!arguments.tools.html.empty())
+    write_file_atomically(arguments.tools.html, tools::norm_page(inspected.table, inspected.findings, path));
   if (arguments.json) {
-    print_json(json_of(rows, model, arguments));
+    print_json(inspect_json(inspected));
+  } else if (arguments.tools.csv) {
+    print(inspect_csv(inspected));
   } else {
-    print(rows.empty() ? "the network has no batch norm\n" : text_of(rows, model));
+    print(inspect_text(inspected, terminal_of(stdout, arguments.color), arguments.verbose));
   }
-  return kExitGood;
+  return fails(inspected.findings, arguments.tools.fail_on) ? kExitFindings : kExitGood;
 }
 
 }  // namespace evenkeel::cli

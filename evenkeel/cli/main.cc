@@ -21,6 +21,9 @@ int dispatch(const Arguments& arguments) {
   if (arguments.command == "eval") return run_eval(arguments);
   if (arguments.command == "recalibrate") return run_recalibrate(arguments);
   if (arguments.command == "inspect") return run_inspect(arguments);
+  if (arguments.command == "diff") return run_diff(arguments);
+  if (arguments.command == "fold") return run_fold(arguments);
+  if (arguments.command == "explain") return run_explain(arguments);
   if (arguments.command == "predict") return run_predict(arguments);
   if (arguments.command == "convert") return run_convert(arguments);
   if (arguments.command == "data info") return run_data_info(arguments);

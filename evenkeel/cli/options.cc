@@ -20,8 +20,8 @@ namespace {
 
 const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"},
                                kPlan = {"plan"}, kRecalibrate = {"recalibrate"}, kEvalLike = {"eval", "recalibrate"};
-const std::vector<std::string> kEvery = {"",        "train",   "eval",      "recalibrate", "inspect",
-                                         "predict", "convert", "data info", "plan"};
+const std::vector<std::string> kEvery = {"",     "train",   "eval",    "recalibrate", "inspect",   "diff",
+                                         "fold", "explain", "predict", "convert",     "data info", "plan"};
 
 // The commands that read data for a model that may not say how.
 const std::vector<std::string> kPreprocessed = {"eval", "recalibrate", "predict"},
@@ -271,17 +271,8 @@ std::vector<Option> run_options() {
 
 std::vector<Option> eval_options() {
   return {
-      {{"eval", "recalibrate", "inspect"},
-       "Model",
-       "MODEL",
-       0,
-       "",
-       "The model file, or the folder of a run.",
-       text(EK_FIELD(model)),
-       "",
-       "file",
-       true,
-       true},
+      {kEvalLike, "Model", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file",
+       true, true},
       {kEvalLike, "Data", "data", 'd', "D",
        fmt::format("The data set: {}. One CIFAR batch is all of every split, unless the model was trained on it.",
                    kDataWords),
@@ -311,7 +302,7 @@ std::vector<Option> eval_options() {
 
 // Of weights that came without an architecture.
 std::vector<Option> weights_options() {
-  const std::vector<std::string> with_model = {"eval", "recalibrate", "inspect", "predict", "convert"};
+  const std::vector<std::string> with_model = {"eval", "recalibrate", "inspect", "fold", "predict", "convert"};
   const std::string group = "Model";
   return {
       {with_model, group, "architecture", 0, "A",
@@ -394,12 +385,80 @@ std::vector<Option> preprocess_options() {
       {kLoaded, group, "layout", 0, "ORDER", "Of images in NPY and NPZ files: channels first or channels last.",
        choice(EK_FIELD(preprocess.layout),
               {{"nchw", data::Layout::kChannelsFirst}, {"nhwc", data::Layout::kChannelsLast}})},
-      {kPreprocessed, group, "scale", 0, "S", "Divide the values by S: x becomes (x / S - mean) / std, whatever the model file says.",
-       number(EK_FIELD(preprocess.scale), kPositive), "as the model file says; 255 for bytes, 1 for floats with --mean or --std"},
+      {kPreprocessed, group, "scale", 0, "S",
+       "Divide the values by S: x becomes (x / S - mean) / std, whatever the model file says.",
+       number(EK_FIELD(preprocess.scale), kPositive),
+       "as the model file says; 255 for bytes, 1 for floats with --mean or --std"},
       {kPreprocessed, group, "mean", 0, "A,B,C", "Then subtract this, one number or one per channel.",
-       read_by(EK_FIELD(preprocess.mean), data::parse_channel_values), "as the model file says; 0 with --scale or --std"},
+       read_by(EK_FIELD(preprocess.mean), data::parse_channel_values),
+       "as the model file says; 0 with --scale or --std"},
       {kPreprocessed, group, "std", 0, "A,B,C", "Then divide by this, one number or one per channel.",
-       read_by(EK_FIELD(preprocess.std), data::parse_channel_deviations), "as the model file says; 1 with --scale or --mean"},
+       read_by(EK_FIELD(preprocess.std), data::parse_channel_deviations),
+       "as the model file says; 1 with --scale or --mean"},
+  };
+}
+
+// Commands that look at models of any format.
+std::vector<Option> tool_options() {
+  const std::vector<std::string> inspect = {"inspect"}, diff = {"diff"}, fold = {"fold"};
+  const std::vector<std::string> with_data = {"inspect", "diff", "fold"}, compares = {"diff", "fold"};
+  return {
+      {inspect, "Model", "MODEL", 0, "", "An ONNX, safetensors or Keras (.h5) file, or the folder of a run.",
+       text(EK_FIELD(model)), "", "file", true, true},
+      {fold, "Model", "MODEL", 0, "", "An ONNX file, a model of evenkeel, or the folder of a run.",
+       text(EK_FIELD(model)), "", "file", true, true},
+      {diff, "Models", "A", 0, "", "The first model: ONNX, safetensors, Keras (.h5), or the folder of a run.",
+       text(EK_FIELD(model)), "", "file", true, true},
+      {diff, "Models", "B", 0, "", "The second, of the same or another format.", text(EK_FIELD(tools.other)), "",
+       "file", true, true},
+      {with_data, "Data", "data", 'd', "D", fmt::format("Examples to run the models on: {}.", kDataWords),
+       text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "none", "file"},
+      {with_data, "Data", "split", 0, "NAME", "Which part of the data.",
+       choice(EK_FIELD(split), {{"test", "test"}, {"validation", "validation"}, {"train", "train"}})},
+      {inspect, "Data", "label", 0, "COLUMN", "Column of a CSV file that holds the class.", text(EK_FIELD(label)),
+       "as in training"},
+      {inspect, "Data", "corrupt", 0, "WHAT",
+       "Change the images first: contrast=0.3, brightness=0.3, blur3, noise=0.1 or invert.",
+       read_by(EK_FIELD(corrupt), data::parse_corrupt)},
+      {inspect, "Data", "batch-size", 'b', "N", "Examples of a batch.", integer(EK_FIELD(batch_size), 1, kMostBatch)},
+      {diff, "Data", "random", 0, "N", "Compare the outputs on so many seeded random inputs.",
+       integer(EK_FIELD(tools.random), 1, 1 << 20), "none"},
+      {fold, "Proof", "verify", 0, "N",
+       "Run the model before and after on so many inputs, of --data or seeded random ones; 0: no proof.",
+       integer(EK_FIELD(tools.verify), 0, 1 << 20)},
+      {fold, "Proof", "tolerance", 0, "T",
+       "Write nothing, and exit with 1, when an output differs by more than this share of its largest value.",
+       number(EK_FIELD(tools.tolerance), kNotNegative), "1e-4"},
+      {diff, "Output", "tolerance", 0, "T",
+       "Exit with 1 when a norm or an output changes by more than this share of its size.",
+       number(EK_FIELD(tools.tolerance), kNotNegative), "none"},
+      {fold, "Output", "out", 'o', "FILE", "The ONNX file to write.", text(EK_FIELD(tools.out)), "", "file"},
+      {fold, "Output", "dry-run", 0, "", "Say what would be folded and prove it; write nothing.",
+       flag(EK_FIELD(tools.dry_run))},
+      {fold, "Folding", "force-inference", 0, "",
+       "Norms in training mode are taken to use their stored statistics, and folded.",
+       flag(EK_FIELD(tools.force_inference))},
+      {inspect, "Output", "csv", 0, "", "Print the table as CSV.", flag(EK_FIELD(tools.csv))},
+      {inspect, "Output", "html", 0, "FILE", "Draw the table in a page of its own.", text(EK_FIELD(tools.html)),
+       "not written", "file"},
+      {inspect, "Output", "fail-on", 0, "SEVERITY",
+       "Exit with 1 when there is a finding of this severity or a worse one.",
+       choice(EK_FIELD(tools.fail_on), {{"warning", "warning"}, {"error", "error"}}), "nothing"},
+      {{"explain"},
+       "",
+       "CODE",
+       0,
+       "",
+       "Codes of findings, such as EK101; without one, all are listed.",
+       texts(EK_FIELD(tools.codes)),
+       "",
+       "",
+       true},
+      {compares, "Run", "seed", 0, "N", "Of the random inputs.", integer(EK_FIELD(seed), 0), "1"},
+      {inspect, "Run", "seed", 0, "N", "Of the splits of a file without a test set, and of the noise.",
+       integer(EK_FIELD(seed), 0), "as in training"},
+      {with_data, "Run", "threads", 't', "N", "Threads.", integer(EK_FIELD(threads), 1, kMostThreads),
+       "the cores this process may use"},
   };
 }
 
@@ -473,8 +532,8 @@ std::vector<Option> plan_options() {
 
 std::vector<Option> common_options() {
   const std::string group = "Output";
-  const std::vector<std::string> with_result = {"train",   "eval",    "recalibrate", "inspect",
-                                                "predict", "convert", "data info",   "plan"};
+  const std::vector<std::string> with_result = {"train",   "eval",    "recalibrate", "inspect",   "diff", "fold",
+                                                "explain", "predict", "convert",     "data info", "plan"};
   return {
       {with_result, group, "json", 0, "", "Print one JSON object on standard output, and nothing else there.",
        flag(EK_FIELD(json))},
@@ -483,8 +542,8 @@ std::vector<Option> common_options() {
       {kEvery, group, "color", 0, "WHEN", "Colours: on terminals (auto), always or never.",
        choice(EK_FIELD(color),
               {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}})},
-      {{"", "train", "eval", "recalibrate", "inspect", "predict", "convert", "data", "data info", "plan", "help",
-        "generate"},
+      {{"", "train", "eval", "recalibrate", "inspect", "diff", "fold", "explain", "predict", "convert", "data",
+        "data info", "plan", "help", "generate"},
        group,
        "help",
        'h',
@@ -499,9 +558,9 @@ std::vector<Option> common_options() {
 
 std::vector<Option> all_options() {
   std::vector<Option> all;
-  for (auto make :
-       {data_options, network_options, optimization_options, run_options, eval_options, weights_options, convert_options,
-        recalibrate_options, preprocess_options, plan_options, other_options, common_options}) {
+  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, weights_options,
+                    convert_options, recalibrate_options, preprocess_options, tool_options, plan_options, other_options,
+                    common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;
@@ -555,10 +614,31 @@ const std::vector<Command>& commands() {
        "The weights stay. Accuracy and loss on the test set are shown with the old and the new statistics, and how "
        "far the two are from each other in every norm; the model itself is not changed."},
       {"inspect",
-       "the batch norms of a model: what they hold",
+       "the batch norms of any model: what they hold, and whether they are well",
        "evenkeel inspect MODEL [OPTIONS]",
-       {{"evenkeel inspect runs/cnn-1", "a line per norm: parameters, running statistics"},
-        {"evenkeel inspect runs/cnn-1/model.safetensors --json", "for a program to read"}},
+       {{"evenkeel inspect runs/cnn-1", "a line per norm, then the findings"},
+        {"evenkeel inspect detector.onnx --html norms.html --fail-on error",
+         "draw it; exit 1 when something is broken"},
+        {"evenkeel inspect runs/cnn-1 --data fashion-mnist", "are the stored statistics those of the data?"}},
+       "Every finding has a code that `evenkeel explain` tells more about."},
+      {"diff",
+       "what differs between the batch norms, and the outputs, of two models",
+       "evenkeel diff A B [OPTIONS]",
+       {{"evenkeel diff runs/cnn-1 runs/cnn-1/model.recalibrated.safetensors", "norm by norm, the most changed first"},
+        {"evenkeel diff model.onnx folded.onnx --random 8 --tolerance 1e-4", "are their outputs the same?"}},
+       "Norms are matched by name, else in their order."},
+      {"fold",
+       "fold the batch norms of a model into its other layers, and prove it",
+       "evenkeel fold MODEL -o OUT [OPTIONS]",
+       {{"evenkeel fold detector.onnx -o folded.onnx", "run before and after on 8 random inputs, then written"},
+        {"evenkeel fold detector.onnx --dry-run", "what could be folded, what not, and why"},
+        {"evenkeel fold runs/cnn-1 -o cnn.onnx --data fashion-mnist --verify 100", "proved on real examples"}},
+       "Only what is exact is folded; the record of what was and what was not, and why, stands in the metadata of the "
+       "file written."},
+      {"explain",
+       "what the findings of inspect mean, and what to do",
+       "evenkeel explain [CODE...] [OPTIONS]",
+       {{"evenkeel explain EK101", "the long text"}, {"evenkeel explain", "all codes"}},
        ""},
       {"predict",
        "classes and probabilities of examples",

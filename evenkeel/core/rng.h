@@ -11,7 +11,15 @@ namespace evenkeel {
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 // What a stream of random numbers is for: keeps streams with equal seeds apart.
-enum class RandomUse : uint32_t { kInitialize = 1, kShuffle = 2, kDropout = 3, kAugment = 4, kSplit = 5, kCorrupt = 6 };
+enum class RandomUse : uint32_t {
+  kInitialize = 1,
+  kShuffle = 2,
+  kDropout = 3,
+  kAugment = 4,
+  kSplit = 5,
+  kCorrupt = 6,
+  kProbe = 7
+};
 
 // A stream of numbers addressed by (seed, use, a, b): for instance a = epoch, b = global example index or node.
 class RandomStream {

@@ -1,0 +1,287 @@
+// The table of norms from every format, and what lint says about it.
+#include "evenkeel/tools/lint.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/model_io/test_folder.h"
+
+namespace evenkeel::tools {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::SizeIs;
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+NormRecord healthy(int64_t channels = 4) {
+  const auto n = static_cast<size_t>(channels);
+  NormRecord norm{.name = "bn", .output = "", .channels = channels};
+  norm.new_batch_weight = 0.1;
+  norm.gamma = std::vector<double>(n, 1.5);
+  norm.beta = std::vector<double>(n, 0.5);
+  norm.mean = std::vector<double>(n, 0.25);
+  norm.var = std::vector<double>(n, 2);
+  return norm;
+}
+
+std::vector<std::string> codes_of(const std::vector<Finding>& findings) {
+  std::vector<std::string> codes;
+  for (const Finding& f : findings) codes.push_back(f.code);
+  return codes;
+}
+
+// Of a healthy norm after a change.
+template <class Change>
+std::vector<Finding> after(Change change) {
+  NormTable table{.format = "test", .norms = {healthy()}, .notes = {}};
+  change(table.norms[0]);
+  return lint(table);
+}
+
+TEST(Lint, a_healthy_norm_has_no_findings) {
+  EXPECT_THAT(after([](NormRecord&) {}), IsEmpty());
+}
+
+TEST(Lint, channels_are_counted_by_their_variance) {
+  const auto findings = after([](NormRecord& n) { n.var = {1e-5, 0, 1e-40, -1e-7}; });
+  EXPECT_THAT(codes_of(findings), ElementsAre("EK102", "EK103", "EK104", "EK105"));
+  EXPECT_EQ(findings[0].channels, 3);
+  EXPECT_THAT(findings[0].reason,
+              HasSubstr("3 of 4 channels (eps 1e-05), 2 below 1e-10; the smallest is 0, of channel 1"));
+  EXPECT_EQ(findings[1].channels, 1);
+  EXPECT_EQ(findings[2].channels, 1);
+  EXPECT_EQ(findings[3].severity, Severity::kError);
+}
+
+TEST(Lint, values_that_are_not_finite_are_errors_wherever_they_are) {
+  for (auto values : {&NormRecord::gamma, &NormRecord::beta, &NormRecord::mean, &NormRecord::var}) {
+    const auto findings = after([&](NormRecord& n) { (n.*values)[2] = kNan; });
+    EXPECT_THAT(codes_of(findings), ElementsAre("EK106"));
+    EXPECT_EQ(findings[0].channels, 1);
+  }
+}
+
+TEST(Lint, gamma_near_0_is_counted) {
+  const auto findings = after([](NormRecord& n) { n.gamma = {1, 0, -9e-4, 1.1e-3}; });
+  ASSERT_THAT(codes_of(findings), Contains("EK107"));
+  EXPECT_EQ(findings[0].channels, 2);
+}
+
+TEST(Lint, start_values_beside_trained_weights_are_an_error_and_before_training_a_warning) {
+  const auto start = [](NormRecord& n) {
+    n.mean.assign(4, 0);
+    n.var.assign(4, 1);
+  };
+  const auto trained = after(start);
+  ASSERT_THAT(codes_of(trained), ElementsAre("EK108"));
+  EXPECT_EQ(trained[0].severity, Severity::kError);
+  const auto fresh = after([&](NormRecord& n) {
+    start(n);
+    n.gamma.assign(4, 1);
+    n.beta.assign(4, 0);
+  });
+  ASSERT_THAT(codes_of(fresh), ElementsAre("EK108"));
+  EXPECT_EQ(fresh[0].severity, Severity::kWarning);
+}
+
+TEST(Lint, too_few_updates_for_the_weight_are_told) {
+  const auto with = [](int64_t batches, double weight) {
+    return after([&](NormRecord& n) {
+      n.batches = batches;
+      n.new_batch_weight = weight;
+    });
+  };
+  EXPECT_THAT(codes_of(with(28, 0.1)), ElementsAre("EK109"));  // 0.9^28 = 0.0523
+  EXPECT_THAT(with(29, 0.1), IsEmpty());                       // 0.9^29 = 0.0471
+  EXPECT_THAT(codes_of(with(200, 0.01)), ElementsAre("EK109"));
+  const auto cumulative = after([](NormRecord& n) {
+    n.batches = 1;
+    n.new_batch_weight.reset();
+  });
+  EXPECT_THAT(cumulative, IsEmpty());
+}
+
+TEST(Lint, scales_that_spread_wide_are_told_unless_the_weights_make_up_for_it) {
+  const auto wide = [](NormRecord& n) { n.gamma = {1, 1, 1, 40}; };
+  EXPECT_THAT(codes_of(after(wide)), ElementsAre("EK110"));
+  EXPECT_THAT(after([&](NormRecord& n) {
+                wide(n);
+                n.weight_range = {40, 40, 40, 1};
+              }),
+              IsEmpty());
+}
+
+TEST(Lint, numbers_too_large_for_float16_are_told) {
+  EXPECT_THAT(codes_of(after([](NormRecord& n) { n.var.assign(4, 70000); })), ElementsAre("EK111"));
+  EXPECT_THAT(codes_of(after([](NormRecord& n) { n.weight_range.assign(4, 70000); })), ElementsAre("EK111"));
+}
+
+TEST(Lint, what_stands_around_a_norm_is_judged) {
+  const auto findings = after([](NormRecord& n) {
+    n.bias_in_front = "conv.bias";
+    n.training = true;
+    n.shares_with = "other";
+    n.fed_by = {"Add 'sum'"};
+    n.streams = {"Conv 'a'", "Conv 'b'"};
+    n.padded_behind = "Conv 'c'";
+    n.values_per_channel = 1;
+  });
+  EXPECT_THAT(codes_of(findings), ElementsAre("EK101", "EK112", "EK113", "EK114", "EK115", "EK116"));
+}
+
+TEST(Lint, every_rule_can_be_explained_and_a_code_is_given_once) {
+  std::string last;
+  for (const LintRule& rule : lint_rules()) {
+    EXPECT_LT(last, rule.code);
+    last = rule.code;
+    EXPECT_EQ(&lint_rule(rule.code), &rule);
+    for (const std::string* text : {&rule.title, &rule.explanation, &rule.remedy}) EXPECT_FALSE(text->empty());
+  }
+  EXPECT_EQ(lint_rule("ek101").code, "EK101");
+  EXPECT_THAT(message_of<UsageError>([] { lint_rule("EK999"); }), HasSubstr("EK999"));
+}
+
+// --- tables ---
+
+TEST(NormTable, of_an_onnx_model_knows_the_neighbours) {
+  onnx::Model model;
+  model.opsets[""] = 15;
+  onnx::Graph& graph = model.graph;
+  const auto node = [&](const std::string& op, std::vector<std::string> in, const std::string& out) -> onnx::Node& {
+    graph.nodes.push_back({.op_type = op,
+                           .domain = "",
+                           .name = op + "_" + out,
+                           .inputs = std::move(in),
+                           .outputs = {out},
+                           .attributes = {}});
+    return graph.nodes.back();
+  };
+  const auto constant = [&](const std::string& name, const Shape& dims, double value) {
+    graph.initializers.push_back(
+        onnx::make_tensor(name, dims, std::vector<double>(static_cast<size_t>(element_count(dims)), value)));
+  };
+  for (const char* name : {"bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}) constant(name, {2}, 0.5);
+  constant("w", {2, 2, 3, 3}, -3);
+  constant("b", {2}, 1);
+  graph.inputs.push_back({.name = "x", .type = onnx::ElementType::kDouble, .dims = {}});
+  node("Conv", {"x", "w", "b"}, "a");
+  node("BatchNormalization", {"a", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}, "n")
+      .set("momentum", 0.75F);
+  node("Conv", {"n", "w"}, "c").set("pads", std::vector<int64_t>{1, 1, 1, 1});
+  node("Add", {"c", "x"}, "s");
+  node("BatchNormalization", {"s", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}, "y")
+      .set("epsilon", 0.125F);
+  graph.outputs.push_back({.name = "y", .dims = {}});
+
+  const NormTable table = norm_table(model);
+  ASSERT_THAT(table.norms, SizeIs(2));
+  const NormRecord &first = table.norms[0], &second = table.norms[1];
+  EXPECT_EQ(first.name, "bn1");
+  EXPECT_EQ(first.output, "n");
+  EXPECT_THAT(first.fed_by, ElementsAre("Conv 'Conv_a'"));
+  EXPECT_THAT(first.feeds, ElementsAre("Conv 'Conv_c'"));
+  EXPECT_EQ(first.bias_in_front, "b");
+  EXPECT_THAT(first.weight_range, ElementsAre(3, 3));
+  EXPECT_EQ(first.padded_behind, "Conv 'Conv_c'");
+  EXPECT_EQ(first.new_batch_weight, 0.25);
+  EXPECT_EQ(second.eps, 0.125);
+  EXPECT_EQ(second.shares_with, "bn1");
+  EXPECT_EQ(second.name, "bn1 -> y");
+  EXPECT_THAT(second.streams, ElementsAre("Conv 'Conv_c'", "input 'x'"));
+  EXPECT_THAT(second.feeds, ElementsAre("output 'y'"));
+}
+
+TEST(NormTable, of_a_state_dict_finds_norms_by_their_names) {
+  TensorFile file;
+  const auto add = [&](const std::string& name, const std::vector<float>& values) {
+    Tensor tensor(DType::kF32, {std::ssize(values)});
+    std::copy(values.begin(), values.end(), tensor.values<float>().begin());
+    file.tensors.emplace_back(name, std::move(tensor));
+  };
+  add("module.layer1.0.conv1.bias", {0, 1});
+  add("module.layer1.0.bn1.weight", {1, 2});
+  add("module.layer1.0.bn1.bias", {3, 4});
+  add("module.layer1.0.bn1.running_mean", {5, 6});
+  add("module.layer1.0.bn1.running_var", {7, 8});
+  add("plain.running_mean", {1});
+  add("plain.running_var", {1});
+  add("lonely.running_mean", {1});
+  const NormTable table = norm_table_of_state_dict(file);
+  ASSERT_THAT(table.norms, SizeIs(2));
+  EXPECT_EQ(table.norms[0].name, "layer1.0.bn1");
+  EXPECT_THAT(table.norms[0].gamma, ElementsAre(1, 2));
+  EXPECT_THAT(table.norms[0].var, ElementsAre(7, 8));
+  EXPECT_EQ(table.norms[0].bias_in_front, "module.layer1.0.conv1.bias");
+  EXPECT_FALSE(table.norms[0].eps_known);
+  EXPECT_THAT(table.norms[1].gamma, IsEmpty());
+  EXPECT_THAT(table.norms[1].scale(), ElementsAre(1 / std::sqrt(1 + 1e-5)));
+  EXPECT_THAT(table.notes, ElementsAre(HasSubstr("are assumed")));
+  add("broken.running_mean", {1});
+  add("broken.running_var", {1, 2});
+  EXPECT_THROW(norm_table_of_state_dict(file), FormatError);
+}
+
+// The figures of shared/data/README.md.
+class RealModels : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* folder = std::getenv("EVENKEEL_TEST_DATA");
+    models_ = std::string(folder != nullptr ? folder : "../shared/data") + "/models/";
+    if (!std::filesystem::exists(models_)) GTEST_SKIP() << "no " << models_;
+  }
+  std::string models_;
+};
+
+TEST_F(RealModels, the_weak_channels_of_the_face_detectors_are_counted) {
+  const ChannelTotals rfb = totals_of(read_norm_table(models_ + "version-RFB-320.onnx"));
+  EXPECT_EQ(rfb.norms, 35);
+  EXPECT_EQ(rfb.channels, 2404);
+  EXPECT_EQ(rfb.variance_below_eps, 44);
+  const ChannelTotals slim = totals_of(read_norm_table(models_ + "version-slim-320.onnx"));
+  EXPECT_EQ(slim.norms, 25);
+  EXPECT_EQ(slim.channels, 2272);
+  EXPECT_EQ(slim.variance_below_eps, 263);
+  EXPECT_EQ(slim.variance_below_1e10, 27);
+  EXPECT_EQ(slim.variance_denormal, 27);  // one number, 5.6e-45, in all of them
+  EXPECT_EQ(slim.gamma_near_0, 52);
+}
+
+TEST_F(RealModels, a_model_is_the_same_in_onnx_and_in_safetensors) {
+  const NormTable a = read_norm_table(models_ + "resnet20_cifar10_bn.onnx");
+  const NormTable b = read_norm_table(models_ + "resnet20_cifar10.safetensors");
+  ASSERT_THAT(a.norms, SizeIs(19));
+  ASSERT_THAT(b.norms, SizeIs(19));
+  for (const NormRecord& norm : a.norms) {
+    const auto other = std::find_if(b.norms.begin(), b.norms.end(), [&](const auto& n) { return n.name == norm.name; });
+    ASSERT_NE(other, b.norms.end()) << norm.name;
+    EXPECT_EQ(norm.var, other->var);
+    EXPECT_EQ(norm.gamma, other->gamma);
+  }
+}
+
+TEST_F(RealModels, keras_files_are_read_where_the_library_is_there) {
+  if (!reads_keras_h5()) GTEST_SKIP() << "built without libhdf5";
+  const NormTable table = read_norm_table(models_ + "pretrainedResnet.h5");
+  EXPECT_THAT(table.norms, SizeIs(7));
+  EXPECT_EQ(totals_of(table).channels, 240);
+  EXPECT_DOUBLE_EQ(table.norms[0].eps, 1e-3);
+  EXPECT_EQ(table.norms[0].new_batch_weight, 0.01);
+}
+
+TEST_F(RealModels, a_pickle_is_refused) {
+  EXPECT_THROW(read_norm_table(models_ + "resnet20-12fca82f.th"), FormatError);
+}
+
+}  // namespace
+}  // namespace evenkeel::tools

@@ -1,0 +1,168 @@
+#include "evenkeel/tools/norm_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/model_io/model_kind.h"
+#include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/model_io/tensor_convert.h"
+#include "evenkeel/train/statistics.h"
+
+namespace evenkeel::tools {
+namespace {
+
+std::vector<double> doubles(std::span<const float> values) { return {values.begin(), values.end()}; }
+
+// The values of a tensor of one extent; empty where there is none of that name or its type is not read.
+std::vector<double> values_of(const std::map<std::string, AnyTensor>& tensors, const std::string& name) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) return {};
+  const std::optional<Tensor> tensor = found->second.f32();
+  return tensor ? doubles(tensor->values<float>()) : std::vector<double>();
+}
+
+std::optional<int64_t> batches_of(const TensorFile& file, const std::string& prefix) {
+  const Tensor* tensor = file.find(prefix + ".num_batches_tracked");
+  if (tensor == nullptr || tensor->dtype() != DType::kI64 || tensor->count() != 1) return std::nullopt;
+  return tensor->values<int64_t>()[0];
+}
+
+// By its name alone: "layer1.0.bn1" stands behind "layer1.0.conv1", as in torchvision's networks.
+std::string likely_conv(const std::string& prefix) {
+  const size_t dot = prefix.rfind('.');
+  const size_t begin = dot == std::string::npos ? 0 : dot + 1;
+  if (prefix.compare(begin, 2, "bn") != 0) return "";
+  return prefix.substr(0, begin) + "conv" + prefix.substr(begin + 2);
+}
+
+void require_lengths(const NormRecord& norm) {
+  const size_t channels = norm.mean.size();
+  for (const auto* values : {&norm.gamma, &norm.beta, &norm.var}) {
+    if ((values->empty() && values != &norm.var) || values->size() == channels) continue;
+    throw FormatError(
+        fmt::format("norm '{}': its running mean has {} values, gamma {}, beta {}, the running variance {}", norm.name,
+                    channels, norm.gamma.size(), norm.beta.size(), norm.var.size()));
+  }
+}
+
+NormRecord record_of(const NormLayer& layer, const Model& model) {
+  const auto values = [&](const char* name) { return doubles(model.store.at(layer.name + name).values<float>()); };
+  NormRecord norm{.name = layer.name, .channels = layer.channels};
+  norm.eps = layer.eps;
+  const NormOptions& o = model.spec.norm_options;
+  if (model.running_statistics == "ema") norm.new_batch_weight = o.new_batch_weight;
+  norm.start_removed = o.bias_corrected;
+  norm.variance_kind = o.biased ? RunningVariance::kBiased : RunningVariance::kUnbiased;
+  if (layer.affine) {
+    norm.gamma = values(".weight");
+    norm.beta = values(".bias");
+  }
+  norm.mean = values(".running_mean");
+  norm.var = values(".running_var");
+  norm.batches = model.store.at(layer.name + ".num_batches_tracked").values<int64_t>()[0];
+  return norm;
+}
+
+}  // namespace
+
+std::vector<double> NormRecord::scale() const {
+  std::vector<double> scale(var.size());
+  for (size_t c = 0; c < var.size(); ++c) scale[c] = (gamma.empty() ? 1.0 : gamma[c]) / std::sqrt(var[c] + eps);
+  return scale;
+}
+
+std::vector<double> NormRecord::shift() const {
+  std::vector<double> shift = scale();
+  for (size_t c = 0; c < var.size(); ++c) shift[c] = (beta.empty() ? 0.0 : beta[c]) - mean[c] * shift[c];
+  return shift;
+}
+
+NormTable norm_table(const Model& model) {
+  NormTable table{.format = "evenkeel", .norms = {}, .notes = {}};
+  for (const NormLayer& layer : norm_layers(model.spec)) table.norms.push_back(record_of(layer, model));
+  return table;
+}
+
+NormTable norm_table_of_state_dict(const TensorFile& file) {
+  constexpr std::string_view kMean = ".running_mean";
+  const std::map<std::string, AnyTensor> tensors = tensors_by_name(file);
+  NormTable table{.format = "PyTorch state dict", .norms = {}, .notes = {}};
+  const auto add = [&](const std::string& key) {
+    if (key.size() <= kMean.size() || !key.ends_with(kMean)) return;
+    const std::string prefix = key.substr(0, key.size() - kMean.size());
+    if (!tensors.contains(prefix + ".running_var")) return;
+    NormRecord norm{.name = prefix.starts_with("module.") ? prefix.substr(7) : prefix};
+    norm.eps_known = norm.weight_known = false;
+    norm.variance_kind = RunningVariance::kUnbiased;
+    norm.mean = values_of(tensors, key);
+    norm.var = values_of(tensors, prefix + ".running_var");
+    norm.gamma = values_of(tensors, prefix + ".weight");
+    norm.beta = values_of(tensors, prefix + ".bias");
+    norm.batches = batches_of(file, prefix);
+    norm.channels = static_cast<int64_t>(norm.mean.size());
+    if (norm.mean.empty()) norm.unreadable = "its element type is not read";
+    require_lengths(norm);
+    const std::string conv = likely_conv(prefix);
+    const std::vector<double> bias = values_of(tensors, conv + ".bias");
+    if (!conv.empty() && std::any_of(bias.begin(), bias.end(), [](double b) { return b != 0; }))
+      norm.bias_in_front = conv + ".bias";
+    table.norms.push_back(std::move(norm));
+  };
+  for (const auto& [name, tensor] : file.tensors) add(name);  // in the order of the file
+  for (const CarriedTensor& tensor : file.carried) add(tensor.name);
+  if (!table.norms.empty())
+    table.notes.push_back("a state dict does not say eps and momentum: PyTorch's defaults, 1e-05 and 0.1, are assumed");
+  return table;
+}
+
+NormTable norm_table(const KerasModel& model) {
+  NormTable table{
+      .format = model.keras_version.empty() ? "Keras" : "Keras " + model.keras_version, .norms = {}, .notes = {}};
+  for (const KerasNorm& layer : model.norms) {
+    NormRecord norm{.name = layer.name};
+    norm.gamma = doubles(layer.gamma);
+    norm.beta = doubles(layer.beta);
+    norm.mean = doubles(layer.moving_mean);
+    norm.var = doubles(layer.moving_variance);
+    norm.channels = static_cast<int64_t>(norm.mean.size());
+    norm.eps_known = layer.epsilon.has_value();
+    norm.eps = layer.epsilon.value_or(1e-3);
+    norm.weight_known = layer.momentum.has_value();
+    if (layer.momentum) norm.new_batch_weight = new_batch_weight_of(Dialect::kKeras, *layer.momentum);
+    norm.variance_kind = usual_running_variance(Dialect::kKeras);
+    norm.fed_by = layer.fed_by;
+    norm.feeds = layer.feeds;
+    require_lengths(norm);
+    table.norms.push_back(std::move(norm));
+  }
+  if (!model.has_description && !model.norms.empty())
+    table.notes.push_back(
+        "a file of weights alone does not say eps and momentum: Keras' defaults, 0.001 and 0.99, are assumed");
+  return table;
+}
+
+bool is_own_model(const TensorFile& file) {
+  const auto format = file.metadata.find("format");
+  return format != file.metadata.end() && format->second.starts_with("evenkeel");
+}
+
+NormTable read_norm_table(const std::string& path) {
+  const ModelKind kind = kind_of_file(path);
+  switch (kind) {
+    case ModelKind::kOnnx:
+      return norm_table(onnx::load(path));
+    case ModelKind::kHdf5:
+      return norm_table(read_keras_h5(path));
+    case ModelKind::kSafetensors: {
+      const TensorFile file = read_safetensors(path);
+      return is_own_model(file) ? norm_table(model_from(file, path)) : norm_table_of_state_dict(file);
+    }
+    default:
+      throw FormatError(not_read(path, kind, "an ONNX, a safetensors or a Keras file"));
+  }
+}
+
+}  // namespace evenkeel::tools

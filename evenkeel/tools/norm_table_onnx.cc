@@ -1,0 +1,188 @@
+// The norms of an ONNX model, with their neighbours.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "evenkeel/tools/fold_graph.h"
+#include "evenkeel/tools/fold_linear.h"
+#include "evenkeel/tools/norm_table.h"
+
+namespace evenkeel::tools {
+namespace {
+
+std::string named(const onnx::Node& node) { return fmt::format("{} '{}'", node.op_type, short_name(node)); }
+
+bool is_any(const onnx::Node& node, std::initializer_list<const char*> op_types) {
+  return node.domain.empty() &&
+         std::any_of(op_types.begin(), op_types.end(), [&](const char* op) { return node.op_type == op; });
+}
+
+// What stands around the norms of one graph.
+class Surroundings {
+ public:
+  Surroundings(onnx::Model& model, onnx::Graph& graph, const onnx::Constants& constants, FreshNames& names, bool body)
+      : model_(model), graph_(graph), constants_(constants), work_(model, graph, constants, names, body) {}
+
+  NormRecord record(size_t index, bool is_body) const {
+    const onnx::Node& node = graph_.nodes[index];
+    const int64_t opset = model_.opset();
+    const NormNode norm = read_norm(node, opset, constants_);
+    NormRecord record{.name = norm_name(node), .output = is_body ? "" : node.outputs[0]};
+    record.eps = norm.eps;
+    record.new_batch_weight = new_batch_weight_of(Dialect::kOnnx, norm.old_weight);
+    record.variance_kind = RunningVariance::kBiased;
+    record.training = norm.batch_statistics;
+    record.spatial = norm.spatial;
+    if (norm.computed.empty()) {
+      record.gamma = norm.gamma;
+      record.beta = norm.beta;
+      record.mean = norm.mean;
+      record.var = norm.var;
+    } else {
+      record.unreadable = norm.computed + " is computed at run time";
+    }
+    record.channels =
+        static_cast<int64_t>(std::max({norm.gamma.size(), norm.beta.size(), norm.mean.size(), norm.var.size()}));
+    add_front(node, record);
+    add_behind(node, record);
+    return record;
+  }
+
+ private:
+  void add_front(const onnx::Node& node, NormRecord& record) const {
+    const std::string& input = node.inputs[0];
+    const int64_t producer = work_.uses(input).producer;
+    record.values_per_channel = values_per_channel(input);
+    if (producer < 0) {
+      record.fed_by.push_back(fmt::format("input '{}'", input));
+      return;
+    }
+    const onnx::Node& front = graph_.nodes[static_cast<size_t>(producer)];
+    record.fed_by.push_back(named(front));
+    if (is_any(front, {"Add", "Sub", "Mul", "Sum", "Concat", "Max", "Min", "Mean"})) add_streams(front, record);
+    if (is_product(front)) add_product(static_cast<size_t>(producer), record);
+    if (front.op_type == "Add" && front.inputs.size() == 2) add_bias_of_sum(front, record);
+  }
+
+  void add_streams(const onnx::Node& front, NormRecord& record) const {
+    for (const std::string& input : front.inputs) {
+      if (constants_.find(input) != nullptr) continue;
+      const int64_t maker = work_.uses(input).producer;
+      record.streams.push_back(maker < 0 ? fmt::format("input '{}'", input)
+                                         : named(graph_.nodes[static_cast<size_t>(maker)]));
+    }
+    if (record.streams.size() < 2) record.streams.clear();
+  }
+
+  void add_product(size_t producer, NormRecord& record) const {
+    std::string reason;
+    const std::optional<Product> product = product_at(work_, producer, reason);
+    if (!product) return;
+    const onnx::Node& node = graph_.nodes[producer];
+    const bool biased = product->addend && std::any_of(product->addend->values.begin(), product->addend->values.end(),
+                                                       [](double value) { return value != 0; });
+    if (biased) record.bias_in_front = node.inputs[2];
+    if (product->outputs() == record.channels) record.weight_range = largest_per_output(*product);
+  }
+
+  // MatMul -> Add(constant) -> norm: a bias by another name.
+  void add_bias_of_sum(const onnx::Node& sum, NormRecord& record) const {
+    const size_t side = constants_.find(sum.inputs[0]) != nullptr ? 0 : 1;
+    const int64_t producer = work_.uses(sum.inputs[1 - side]).producer;
+    if (constants_.find(sum.inputs[side]) == nullptr || producer < 0) return;
+    if (!is_product(graph_.nodes[static_cast<size_t>(producer)])) return;
+    record.bias_in_front = sum.inputs[side];
+    const std::string bias = record.bias_in_front;
+    add_product(static_cast<size_t>(producer), record);
+    record.bias_in_front = bias;
+  }
+
+  void add_behind(const onnx::Node& node, NormRecord& record) const {
+    const onnx::Uses& use = work_.uses(node.outputs[0]);
+    std::set<size_t> seen;
+    for (const size_t reader : use.consumers) {
+      if (!seen.insert(reader).second) continue;
+      const onnx::Node& behind = graph_.nodes[reader];
+      record.feeds.push_back(named(behind));
+      std::string reason;
+      if (!is_any(behind, {"Conv"}) || behind.inputs[0] != node.outputs[0] || !record.padded_behind.empty()) continue;
+      const std::optional<Product> product = product_at(work_, reader, reason);
+      if (product && !is_unpadded(behind, *product)) record.padded_behind = named(behind);
+    }
+    if (use.graph_output) record.feeds.push_back(fmt::format("output '{}'", node.outputs[0]));
+  }
+
+  static std::vector<double> largest_per_output(const Product& product) {
+    std::vector<double> largest(static_cast<size_t>(product.outputs()), 0.0);
+    for_each_pair(product.form, product.weights, [&](size_t output, size_t, size_t first, size_t last) {
+      for (size_t i = first; i < last; ++i)
+        largest[output] = std::max(largest[output], std::abs(product.weights.values[i] * product.alpha));
+    });
+    return largest;
+  }
+
+  std::optional<int64_t> values_per_channel(const std::string& value) const {
+    for (const auto* list : {&graph_.value_infos, &graph_.inputs, &graph_.outputs}) {
+      for (const onnx::ValueInfo& info : *list) {
+        if (info.name != value || !info.dims || info.dims->size() < 2) continue;
+        int64_t count = 1;
+        for (size_t i = 0; i < info.dims->size(); ++i) {
+          const std::optional<int64_t> extent = (*info.dims)[i].value;
+          if (!extent || *extent < 0 || *extent > (int64_t{1} << 20) || count > (int64_t{1} << 40)) return std::nullopt;
+          if (i != 1) count *= *extent;
+        }
+        return count;
+      }
+    }
+    return std::nullopt;
+  }
+
+  onnx::Model& model_;
+  onnx::Graph& graph_;
+  const onnx::Constants& constants_;
+  FoldGraph work_;
+};
+
+struct Collected {
+  NormTable table;
+  std::map<std::string, std::string> by_statistics;  // the mean's name -> the norm that came first
+};
+
+void collect(onnx::Model& model, onnx::Graph& graph, const onnx::Constants* outer, const std::string& path,
+             FreshNames& names, Collected& all) {
+  const onnx::Constants constants(graph, outer);
+  const Surroundings around(model, graph, constants, names, outer != nullptr);
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    onnx::Node& node = graph.nodes[i];
+    for (onnx::Attribute& attribute : node.attributes) {
+      if (attribute.graph)
+        collect(model, *attribute.graph, &constants, path + short_name(node) + "/" + attribute.name + "/", names, all);
+    }
+    if (!is_batch_norm(node)) continue;
+    NormRecord record = around.record(i, outer != nullptr);
+    record.name = path + record.name;
+    const auto [first, is_new] = all.by_statistics.emplace(node.inputs[kNormMean], record.name);
+    if (!is_new) {
+      record.shares_with = first->second;
+      if (first->second == record.name) record.name += " -> " + node.outputs[0];
+    }
+    all.table.norms.push_back(std::move(record));
+  }
+}
+
+}  // namespace
+
+NormTable norm_table(const onnx::Model& model) {
+  onnx::Model copy = model;  // shares the tensors; nothing of it is changed
+  FreshNames names(copy.graph);
+  Collected all;
+  all.table.format = fmt::format("ONNX, opset {}, IR {}", model.opset(), model.ir_version);
+  if (!model.producer_name.empty()) all.table.format += ", made by " + model.producer_name;
+  collect(copy, copy.graph, nullptr, "", names, all);
+  return std::move(all.table);
+}
+
+}  // namespace evenkeel::tools
