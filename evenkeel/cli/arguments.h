@@ -38,7 +38,10 @@ struct RecalibrateArguments {
   bool in_order = false;
   data::Augment augment;
   std::string split = "train";
-  std::string out;  // "": beside the model
+  std::string out;   // "": beside the model
+  std::string test;  // data to judge by; "": the test split of the data
+  double blend = 1;  // share of the new statistics
+  bool undo = false, dry_run = false;
 };
 
 // What a file of weights alone (a state dict) leaves open. Of every command that takes a model.

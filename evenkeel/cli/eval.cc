@@ -7,9 +7,11 @@
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/model_data.h"
+#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/atomic_file.h"
+#include "evenkeel/tools/onnx_statistics.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -39,7 +41,15 @@ struct Row {
   EvalResult result;
 };
 
-// From the running statistics to those of the batches; empty unless both were used.
+// All that is printed, of a model of any kind.
+struct Report {
+  data::Dataset dataset;
+  std::vector<Row> rows;
+  std::vector<NormDistance> apart;  // from the running statistics to those of the batches; empty unless both were used
+  std::string statistics;           // in words; "" = there are none
+  nlohmann::ordered_json statistics_json;
+};
+
 std::vector<NormDistance> distances_of(const std::vector<Row>& rows, const Model& model) {
   if (rows.size() < 2) return {};
   std::vector<ChannelStatistics> batches;
@@ -47,10 +57,20 @@ std::vector<NormDistance> distances_of(const std::vector<Row>& rows, const Model
   return distances(model.spec, running_statistics_of(model.spec, model.store), batches);
 }
 
-nlohmann::ordered_json json_of(const std::vector<Row>& rows, const std::vector<NormDistance>& distances,
-                               const Model& model, const data::Dataset& dataset, const Arguments& arguments,
-                               double seconds) {
+std::vector<NormDistance> distances_of(const std::vector<Row>& rows, const onnx::Model& model) {
+  std::vector<NormDistance> all;
+  if (rows.size() < 2) return all;
+  for (const tools::OnnxNorm& norm : tools::onnx_norms(model)) {
+    for (const NormMoments& moments : rows[1].result.moments) {
+      if (moments.name == norm.output) all.push_back(distance(norm.stored, statistics_of(moments), norm.eps));
+    }
+  }
+  return all;
+}
+
+nlohmann::ordered_json json_of(const Report& report, const Arguments& arguments, double seconds) {
   nlohmann::ordered_json json = json_result();
+  const std::vector<Row>& rows = report.rows;
   const EvalResult& first = rows.front().result;
   json["examples"] = first.examples;
   json["loss"] = first.loss;
@@ -60,9 +80,9 @@ nlohmann::ordered_json json_of(const std::vector<Row>& rows, const std::vector<N
     json["statistics"] = "both";  // loss and accuracy above are those of the running statistics
     for (const Row& row : rows) json[row.statistics] = {{"loss", row.result.loss}, {"accuracy", row.result.accuracy}};
   }
-  if (!distances.empty()) json["norms"] = cli::json_of(distances);
-  json["running_statistics"] = json_of_statistics(model);
-  json["data"] = dataset.name;
+  if (!report.apart.empty()) json["norms"] = cli::json_of(report.apart);
+  json["running_statistics"] = report.statistics_json;
+  json["data"] = report.dataset.name;
   json["split"] = arguments.split;
   json["corrupt"] = data::to_string(arguments.corrupt);
   json["model"] = model_path_of(arguments.model);
@@ -84,16 +104,9 @@ std::string class_table(const EvalResult& result, const Model& model) {
   return text;
 }
 
-}  // namespace
-
-int run_eval(const Arguments& arguments) {
-  const int threads = take_threads(arguments.threads);
-  Model model = load_model_of(arguments);
-  if (arguments.statistics != EvalMode::kRunning && !arguments.quiet && !has_norm(model))
-    print_note("warning: --statistics has no effect: the network has no batch norm");
-  const data::Dataset dataset = load_split(arguments, model, arguments.split);
-
-  const auto start = std::chrono::steady_clock::now();
+// The statistics that were asked for, each by `evaluate`.
+template <class Evaluate>
+std::vector<Row> rows_of(const Arguments& arguments, const data::Dataset& dataset, uint64_t seed, Evaluate evaluate) {
   std::vector<Row> rows;
   for (const auto& [name, statistics] :
        {std::pair{"running", EvalStatistics::kRunning}, std::pair{"batch", EvalStatistics::kBatch}}) {
@@ -105,26 +118,70 @@ int run_eval(const Arguments& arguments) {
     }
     const EvalSettings settings{.statistics = statistics,
                                 .batch_size = arguments.batch_size,
-                                .threads = threads,
+                                .threads = take_threads(arguments.threads),
                                 .corrupt = arguments.corrupt,
-                                .seed = seed_of(arguments, model)};
-    rows.push_back({name, evaluate(model, dataset, settings)});
+                                .seed = seed};
+    rows.push_back({name, evaluate(settings)});
   }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (!arguments.predictions.empty()) write_predictions(arguments.predictions, dataset, model, rows.front().result);
+  return rows;
+}
 
-  const std::vector<NormDistance> apart = distances_of(rows, model);
+Report report_of(Model& model, const Arguments& arguments) {
+  if (arguments.statistics != EvalMode::kRunning && !arguments.quiet && !has_norm(model))
+    print_note("warning: --statistics has no effect: the network has no batch norm");
+  Report report;
+  report.dataset = load_split(arguments, model, arguments.split);
+  report.rows = rows_of(arguments, report.dataset, seed_of(arguments, model),
+                        [&](const EvalSettings& settings) { return evaluate(model, report.dataset, settings); });
+  report.apart = distances_of(report.rows, model);
+  if (has_norm(model)) report.statistics = statistics_text(model);
+  report.statistics_json = json_of_statistics(model);
+  return report;
+}
+
+Report report_of(OnnxSubject& subject, const Arguments& arguments) {
+  Report report;
+  data::Splits splits = load_splits(arguments, subject.shell);
+  subject.bind(arguments, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
+  report.dataset = subject.take(splits, arguments.split, arguments);
+  report.rows = rows_of(arguments, report.dataset, arguments.seed.value_or(1), [&](const EvalSettings& settings) {
+    return tools::evaluate(subject.model, subject.form, report.dataset, subject.shell.standardization, settings);
+  });
+  report.apart = distances_of(report.rows, subject.model);
+  if (!tools::onnx_norms(subject.model).empty()) report.statistics = "of the file";
+  return report;
+}
+
+}  // namespace
+
+int run_eval(const Arguments& arguments) {
+  const bool is_foreign = is_onnx(arguments.model);
+  OnnxSubject subject;
+  Model own;
+  if (is_foreign) {
+    subject = OnnxSubject::load(arguments);
+  } else {
+    own = load_model_of(arguments);
+  }
+  const Model& model = is_foreign ? subject.shell : own;  // for the names of classes
+  const auto start = std::chrono::steady_clock::now();
+  const Report report = is_foreign ? report_of(subject, arguments) : report_of(own, arguments);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const EvalResult& first = report.rows.front().result;
+  if (!arguments.predictions.empty()) write_predictions(arguments.predictions, report.dataset, model, first);
   if (arguments.json) {
-    print_json(json_of(rows, apart, model, dataset, arguments, seconds));
+    print_json(json_of(report, arguments, seconds));
     return kExitGood;
   }
-  print(fmt::format("{} {}, {} examples of {}\n", arguments.model, arguments.split, dataset.count, dataset.name));
-  print((has_norm(model) ? "running statistics: " + statistics_text(model) + "\n\n" : "\n"));
+  print(fmt::format("{} {}, {} examples of {}\n", arguments.model, arguments.split, report.dataset.count,
+                    report.dataset.name));
+  print(report.statistics.empty() ? "\n" : "running statistics: " + report.statistics + "\n\n");
   print("statistics      loss   accuracy\n");
-  for (const Row& row : rows)
+  for (const Row& row : report.rows)
     print(fmt::format("{:<10}{:>10.4f}  {:>9}\n", row.statistics, row.result.loss, percent_text(row.result.accuracy)));
-  if (!apart.empty()) print("\nfrom the running statistics to those of the batches\n" + cli::text_of(apart));
-  if (arguments.verbose && !rows.front().result.confusion.empty()) print(class_table(rows.front().result, model));
+  if (!report.apart.empty())
+    print("\nfrom the running statistics to those of the batches\n" + cli::text_of(report.apart));
+  if (arguments.verbose && !first.confusion.empty()) print(class_table(first, model));
   return kExitGood;
 }
 

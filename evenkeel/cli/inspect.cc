@@ -7,6 +7,7 @@
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/inspect.h"
 #include "evenkeel/cli/model_data.h"
+#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/atomic_file.h"
@@ -42,6 +43,32 @@ void take_own_model(const Arguments& arguments, Inspected& inspected) {
   inspected.examples = dataset.count;
 }
 
+// An ONNX model on data: what came into its norms, with the stored statistics and with those of the batches.
+void run_onnx(const Arguments& arguments, Inspected& inspected) {
+  OnnxSubject subject = OnnxSubject::load(arguments);
+  data::Splits splits = load_splits(arguments, subject.shell);
+  subject.bind(arguments, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
+  const data::Dataset dataset = subject.take(splits, arguments.split, arguments);
+  std::map<std::string, std::vector<Moments>> moments;
+  tools::Accuracies accuracies;
+  int64_t labelled = 0;
+  for (const EvalStatistics statistics : {EvalStatistics::kRunning, EvalStatistics::kBatch}) {
+    const EvalSettings settings{.statistics = statistics,
+                                .batch_size = arguments.batch_size,
+                                .threads = take_threads(arguments.threads),
+                                .corrupt = arguments.corrupt,
+                                .seed = arguments.seed.value_or(1)};
+    const EvalResult result =
+        tools::evaluate(subject.model, subject.form, dataset, subject.shell.standardization, settings);
+    (statistics == EvalStatistics::kBatch ? accuracies.batch : accuracies.stored) = result.accuracy;
+    for (const NormMoments& norm : result.moments) moments[norm.name] = norm.channels;
+    labelled = result.labelled;
+  }
+  inspected.observations = tools::observe(inspected.table, moments);
+  if (labelled > 0) inspected.accuracies = accuracies;
+  inspected.examples = dataset.count;
+}
+
 void refuse_data(const Arguments& arguments, const char* what) {
   if (arguments.data.empty()) return;
   throw BackendError(
@@ -61,8 +88,10 @@ Inspected inspect(const std::string& path, const Arguments& arguments) {
     inspected.table = tools::norm_table_of_state_dict(file);
     return inspected;
   }
-  refuse_data(arguments, kind == ModelKind::kOnnx ? "an ONNX model" : "a Keras model");
+  if (kind != ModelKind::kOnnx) refuse_data(arguments, "a Keras model");
   inspected.table = tools::read_norm_table(path);
+  if (kind == ModelKind::kOnnx && !arguments.data.empty() && !inspected.table.norms.empty())
+    run_onnx(arguments, inspected);
   return inspected;
 }
 

@@ -98,9 +98,11 @@ void state_preprocessing(const Arguments& arguments, data::Dataset& dataset, Mod
   data::Standardization standardization = data::standardize_as(dataset, stated);
   const bool same =
       standardization.mean == model.standardization.mean && standardization.std == model.standardization.std;
+  const bool says_itself = !model.standardization.mean.empty();
   if (!same && !arguments.quiet) {
-    print_note(
-        fmt::format("the inputs are standardized as stated ({}), not as the model file says", data::to_string(stated)));
+    if (says_itself)
+      print_note(fmt::format("the inputs are standardized as stated ({}), not as the model file says",
+                             data::to_string(stated)));
     if (const std::string doubt = data::doubt_about(stated, dataset); !doubt.empty()) print_note("warning: " + doubt);
   }
   model.standardization = std::move(standardization);

@@ -370,8 +370,17 @@ std::vector<Option> recalibrate_options() {
       {kRecalibrate, "Statistics", "batch-size", 'b', "N",
        "Examples of a batch; population gives the same answer for any number.",
        integer(EK_FIELD(recalibrate.batch_size), 1, kMostBatch), "as in training"},
-      {kRecalibrate, "Run", "out", 'o', "FILE", "The model file to write.", text(EK_FIELD(recalibrate.out)),
-       "model.recalibrated.safetensors beside MODEL", "file"},
+      {kRecalibrate, "Statistics", "blend", 0, "A", "Write A * new + (1 - A) * old.",
+       number(EK_FIELD(recalibrate.blend), kShare)},
+      {kRecalibrate, "Statistics", "undo", 0, "",
+       "Bring back the statistics from before: every file that recalibrate writes has them in its metadata.",
+       flag(EK_FIELD(recalibrate.undo))},
+      {kRecalibrate, "Data", "test", 0, "D", "Other data to judge the result by, changed by --corrupt as well.",
+       text(EK_FIELD(recalibrate.test)), "the test set of the data", "file"},
+      {kRecalibrate, "Run", "dry-run", 0, "", "Say what would change; write nothing.",
+       flag(EK_FIELD(recalibrate.dry_run))},
+      {kRecalibrate, "Run", "out", 'o', "FILE", "The model file to write, in the format of MODEL.",
+       text(EK_FIELD(recalibrate.out)), "model.recalibrated.safetensors beside MODEL; needed for ONNX", "file"},
   };
 }
 

@@ -6,6 +6,7 @@
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/model_data.h"
+#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/cli/terminal.h"
 #include "evenkeel/core/error.h"
@@ -83,11 +84,29 @@ std::vector<std::string> labels_of(const std::string& path, int64_t classes) {
   return names;
 }
 
+// The extents of an example that a model leaves open: of --resize, else none.
+Shape example_wanted(const Arguments& arguments, const onnx::Model& model) {
+  const std::vector<inference::Port> ports = inference::input_ports(model);
+  if (ports.empty() || ports[0].shape.size() != 4 || !arguments.preprocess.resize) return {};
+  const bool last = arguments.preprocess.layout == data::Layout::kChannelsLast;
+  const int64_t channels = ports[0].shape[last ? 3 : 1];
+  return {channels > 0 ? channels : 3, arguments.preprocess.resize->height, arguments.preprocess.resize->width};
+}
+
 }  // namespace
 
 int run_predict(const Arguments& arguments) {
   const int threads = take_threads(arguments.threads);
-  Model model = load_model_of(arguments);
+  const bool is_foreign = is_onnx(arguments.model);
+  OnnxSubject subject;
+  Model own;
+  if (is_foreign) {
+    subject = OnnxSubject::load(arguments);
+    subject.bind(arguments, example_wanted(arguments, subject.model));
+  } else {
+    own = load_model_of(arguments);
+  }
+  Model& model = is_foreign ? subject.shell : own;
   if (arguments.top > model.spec.classes) {
     throw UsageError(fmt::format("--top: found {}, but the model has {} classes", arguments.top, model.spec.classes));
   }
@@ -97,7 +116,11 @@ int run_predict(const Arguments& arguments) {
       arguments.files, model.spec.input,
       {.range = stated ? std::nullopt : model.input_range, .feature_names = model.feature_names}, arguments.preprocess);
   state_preprocessing(arguments, dataset, model);
-  const EvalResult result = evaluate(model, dataset, {.batch_size = arguments.batch_size, .threads = threads});
+  const EvalSettings settings{.batch_size = arguments.batch_size, .threads = threads};
+  if (is_foreign) subject.complete(dataset);
+  const EvalResult result = is_foreign
+                                ? tools::evaluate(subject.model, subject.form, dataset, model.standardization, settings)
+                                : evaluate(model, dataset, settings);
   if (arguments.json) {
     print_json(json_of(dataset, model, result, arguments.top));
   } else {

@@ -7,8 +7,12 @@
 #include "evenkeel/cli/bindings.h"
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/model_data.h"
+#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/tools/lint_data.h"
+#include "evenkeel/tools/onnx_statistics.h"
 #include "evenkeel/train/profile.h"
 
 namespace evenkeel::cli {
@@ -16,37 +20,155 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string out_path(const Arguments& arguments) {
-  if (!arguments.recalibrate.out.empty()) return arguments.recalibrate.out;
-  const std::string model = model_path_of(arguments.model);
-  const fs::path out = fs::path(model).parent_path() / "model.recalibrated.safetensors";
-  std::error_code error;
-  if (fs::equivalent(out, model, error)) {
-    throw UsageError(
-        fmt::format("the new model would take the place of '{}', which it is made from; give --out FILE", model));
+// A model of ours: what recalibrate does with any model.
+class OwnModel {
+ public:
+  explicit OwnModel(const Arguments& arguments) : model_(load_model_of(arguments)) {
+    if (!has_norm(model_)) {
+      throw UsageError(
+          fmt::format("'{}' has no batch norm, and so no running statistics to make anew", arguments.model));
+    }
   }
-  return out.string();
+  Model& shell() { return model_; }
+  void bind(const Arguments&, const Shape&) {}
+  data::Dataset take(data::Splits& splits, const std::string& split, const Arguments& arguments) {
+    return take_split(splits, split, arguments, model_);
+  }
+  std::vector<ChannelStatistics> statistics() const { return running_statistics_of(model_.spec, model_.store); }
+  std::vector<NormDistance> moved(const std::vector<ChannelStatistics>& from) const {
+    return distances(model_.spec, from, statistics());
+  }
+  EvalResult evaluate(const data::Dataset& dataset, const EvalSettings& settings) {
+    return evenkeel::evaluate(model_, dataset, settings);
+  }
+  StatisticsWork recompute(const data::Dataset& dataset, const StatisticsSettings& settings) {
+    return recompute_statistics(model_, dataset, settings);
+  }
+  void assign(const std::vector<ChannelStatistics>& statistics) { assign_statistics(model_, statistics); }
+  // The text of statistics from before, in the model's metadata; "" takes it away.
+  std::string before() const {
+    const auto found = model_.statistics_made.find("before");
+    return found == model_.statistics_made.end() ? "" : found->second;
+  }
+  void keep_before(const std::string& text) {
+    if (text.empty()) {
+      model_.statistics_made.clear();
+      model_.running_statistics = name_of(RunningStatistics::kEma);
+    } else {
+      model_.statistics_made["before"] = text;
+    }
+  }
+  std::string words() const { return statistics_text(model_); }
+  nlohmann::ordered_json json() const { return json_of_statistics(model_); }
+  bool biased() const { return model_.spec.norm_options.biased; }
+  void save(const std::string& path) const { save_model(path, model_); }
+  std::string default_out(const std::string& path) const {
+    return (fs::path(path).parent_path() / "model.recalibrated.safetensors").string();
+  }
+
+ private:
+  Model model_;
+};
+
+class ForeignModel {
+ public:
+  explicit ForeignModel(const Arguments& arguments) : subject_(OnnxSubject::load(arguments)) {
+    if (tools::onnx_norms(subject_.model).empty()) {
+      throw UsageError(
+          fmt::format("'{}' has no batch norm with statistics of its own, and so none to make anew", arguments.model));
+    }
+  }
+  Model& shell() { return subject_.shell; }
+  void bind(const Arguments& arguments, const Shape& example) { subject_.bind(arguments, example); }
+  data::Dataset take(data::Splits& splits, const std::string& split, const Arguments& arguments) {
+    return subject_.take(splits, split, arguments);
+  }
+  std::vector<ChannelStatistics> statistics() const {
+    std::vector<ChannelStatistics> all;
+    for (tools::OnnxNorm& norm : tools::onnx_norms(subject_.model)) all.push_back(std::move(norm.stored));
+    return all;
+  }
+  std::vector<NormDistance> moved(const std::vector<ChannelStatistics>& from) const {
+    std::vector<NormDistance> all;
+    const std::vector<tools::OnnxNorm> norms = tools::onnx_norms(subject_.model);
+    for (size_t i = 0; i < norms.size(); ++i) all.push_back(distance(from.at(i), norms[i].stored, norms[i].eps));
+    return all;
+  }
+  EvalResult evaluate(const data::Dataset& dataset, const EvalSettings& settings) {
+    return tools::evaluate(subject_.model, subject_.form, dataset, subject_.shell.standardization, settings);
+  }
+  StatisticsWork recompute(const data::Dataset& dataset, const StatisticsSettings& settings) {
+    words_ = fmt::format("{}, {}, of {} examples of {} in batches of {}", name_of(settings.kind),
+                         settings.biased ? "biased" : "unbiased",
+                         settings.examples > 0 ? settings.examples : dataset.count, dataset.name, settings.batch_size);
+    return tools::recompute_statistics(subject_.model, subject_.form, dataset, subject_.shell.standardization,
+                                       settings);
+  }
+  void assign(const std::vector<ChannelStatistics>& statistics) {
+    tools::assign_statistics(subject_.model, statistics);
+  }
+  std::string before() const {
+    const auto found = subject_.model.metadata.find(tools::kStatisticsBefore);
+    return found == subject_.model.metadata.end() ? "" : found->second;
+  }
+  void keep_before(const std::string& text) {
+    if (text.empty()) {
+      subject_.model.metadata.erase(tools::kStatisticsBefore);
+      subject_.model.metadata.erase("evenkeel.statistics");
+    } else {
+      subject_.model.metadata[tools::kStatisticsBefore] = text;
+      subject_.model.metadata["evenkeel.statistics"] = words_;
+    }
+  }
+  std::string words() const { return words_; }
+  nlohmann::ordered_json json() const { return words_; }
+  bool biased() const { return false; }
+  void save(const std::string& path) const { onnx::save(path, subject_.model); }
+  std::string default_out(const std::string&) const {
+    throw UsageError("say where to write the model: --out FILE.onnx");
+  }
+
+ private:
+  OnnxSubject subject_;
+  std::string words_ = "of the file";
+};
+
+template <class AnyModel>
+std::string out_path(const AnyModel& model, const Arguments& arguments) {
+  if (arguments.recalibrate.dry_run) return "";
+  const std::string path = model_path_of(arguments.model);
+  const std::string out = arguments.recalibrate.out.empty() ? model.default_out(path) : arguments.recalibrate.out;
+  std::error_code error;
+  if (fs::equivalent(out, path, error)) {
+    throw UsageError(
+        fmt::format("the new model would take the place of '{}', which it is made from; give --out FILE", path));
+  }
+  require_writable(out);
+  return out;
 }
 
-StatisticsSettings settings_of(const Arguments& arguments, const Model& model, int threads) {
+template <class AnyModel>
+StatisticsSettings settings_of(const Arguments& arguments, AnyModel& model, int threads) {
   const RecalibrateArguments& r = arguments.recalibrate;
-  const int64_t trained = number_from<int64_t>(setting(model, "batch-size")).value_or(StatisticsSettings{}.batch_size);
+  const int64_t trained =
+      number_from<int64_t>(setting(model.shell(), "batch-size")).value_or(StatisticsSettings{}.batch_size);
   return {.kind = r.kind,
-          .biased = r.biased.value_or(model.spec.norm_options.biased),
+          .biased = r.biased.value_or(model.biased()),
           .examples = r.examples,
           .in_order = r.in_order,
           .batch_size = r.batch_size.value_or(std::max<int64_t>(1, trained)),
           .augment = r.augment,
           .corrupt = arguments.corrupt,
-          .seed = seed_of(arguments, model),
+          .seed = seed_of(arguments, model.shell()),
           .threads = threads};
 }
 
 // On the test set; nothing where it has no labels.
-std::optional<EvalResult> tested(Model& model, const data::Dataset& test, const Arguments& arguments, int threads) {
+template <class AnyModel>
+std::optional<EvalResult> tested(AnyModel& model, const data::Dataset& test, const Arguments& arguments, int threads) {
   if (test.count == 0) return {};
-  EvalResult result =
-      evaluate(model, test, {.threads = threads, .corrupt = arguments.corrupt, .seed = seed_of(arguments, model)});
+  EvalResult result = model.evaluate(
+      test, {.threads = threads, .corrupt = arguments.corrupt, .seed = seed_of(arguments, model.shell())});
   if (result.labelled == 0) return {};
   return result;
 }
@@ -62,12 +184,16 @@ struct Outcome {
   std::string judged_on = "test set";
 };
 
-nlohmann::ordered_json json_of(const Outcome& o, const Model& model, const Arguments& arguments,
+template <class AnyModel>
+nlohmann::ordered_json json_of(const Outcome& o, const AnyModel& model, const Arguments& arguments,
                                const std::string& out) {
   nlohmann::ordered_json json = json_result();
   json["model"] = model_path_of(arguments.model);
-  json["out"] = out;
-  json["running_statistics"] = json_of_statistics(model);
+  json["out"] = out.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(out);
+  json["running_statistics"] = model.json();
+  if (json["running_statistics"].is_object() && json["running_statistics"].contains("made_from"))
+    json["running_statistics"]["made_from"].erase("before");
+  json["blend"] = arguments.recalibrate.blend;
   json["examples"] = o.work.examples;
   json["passes"] = o.work.passes;
   json["seconds"] = o.work.seconds;
@@ -80,10 +206,12 @@ nlohmann::ordered_json json_of(const Outcome& o, const Model& model, const Argum
   return json;
 }
 
-std::string text_of(const Outcome& o, const Model& model) {
-  std::string text = fmt::format(
-      "new statistics: {}; {} pass{}, {:.1f} s\n\nfrom the old statistics to the new ones\n{}", statistics_text(model),
-      o.work.passes, o.work.passes == 1 ? "" : "es", o.work.seconds, cli::text_of(o.moved));
+template <class AnyModel>
+std::string text_of(const Outcome& o, const AnyModel& model, double blend) {
+  std::string text =
+      fmt::format("new statistics: {}{}; {} pass{}, {:.1f} s\n\nfrom the old statistics to the new ones\n{}",
+                  model.words(), blend < 1 ? fmt::format(", {} of them and {} of the old ones", blend, 1 - blend) : "",
+                  o.work.passes, o.work.passes == 1 ? "" : "es", o.work.seconds, cli::text_of(o.moved));
   if (!o.before) return text + "\nno labels of a test set: the result cannot be judged here\n";
   text += fmt::format("\n{:<10}{:>10}   accuracy\n", o.judged_on, "loss");
   for (const auto& [name, result] : {std::pair{"before", &o.before}, std::pair{"after", &o.after}})
@@ -91,43 +219,100 @@ std::string text_of(const Outcome& o, const Model& model) {
   return text;
 }
 
-}  // namespace
-
-int run_recalibrate(const Arguments& arguments) {
-  const int threads = take_threads(arguments.threads);
-  Model model = load_model_of(arguments);
-  if (!has_norm(model))
-    throw UsageError(fmt::format("'{}' has no batch norm, and so no running statistics to make anew", arguments.model));
-  const std::string out = out_path(arguments);
-  require_writable(out);
-  data::Splits splits = load_splits(arguments, model);
-  const data::Dataset dataset = take_split(splits, arguments.recalibrate.split, arguments, model);
-  data::Dataset rest;
-  if (arguments.recalibrate.split != "test" && splits.test.count > 0)
-    rest = take_split(splits, "test", arguments, model);
-  const data::Dataset& test = arguments.recalibrate.split == "test" ? dataset : rest;
-
-  Outcome o;
-  if (splits.one_set) o.judged_on = "the file";
-  const std::vector<ChannelStatistics> old = running_statistics_of(model.spec, model.store);
-  o.before = tested(model, test, arguments, threads);
-  o.work = recompute_statistics(model, dataset, settings_of(arguments, model, threads));
-  o.moved = distances(model.spec, old, running_statistics_of(model.spec, model.store));
-  o.after = tested(model, test, arguments, threads);
-
-  if (!arguments.json) print(text_of(o, model));
+void warn_about(const Outcome& o, const std::string& judged_on) {
   if (o.before && is_worse(*o.after, *o.before)) {
     print_note(fmt::format("warning: {} is judged worse with the new statistics: {} after {}, loss {:.4f} after {:.4f}",
-                           splits.one_set ? "the file" : "the test set", percent_text(o.after->accuracy),
-                           percent_text(o.before->accuracy), o.after->loss, o.before->loss));
+                           judged_on, percent_text(o.after->accuracy), percent_text(o.before->accuracy), o.after->loss,
+                           o.before->loss));
   }
-  save_model(out, model);
+  if (const auto finding = tools::preprocessing_suspicion(o.moved)) {
+    print_note(
+        fmt::format("warning: your preprocessing looks different from that of training: {}: {} (evenkeel explain {})",
+                    finding->norm, finding->reason, finding->code));
+  }
+}
+
+template <class AnyModel>
+int undo(AnyModel& model, const Arguments& arguments) {
+  const std::string text = model.before();
+  if (text.empty()) {
+    throw UsageError(fmt::format(
+        "'{}' holds no statistics from before: recalibrate did not write it, or they were brought back already",
+        arguments.model));
+  }
+  const std::string out = out_path(model, arguments);
+  const std::vector<ChannelStatistics> now = model.statistics();
+  model.assign(tools::unpacked(text));
+  model.keep_before("");
+  const std::vector<NormDistance> moved = model.moved(now);
+  if (!out.empty()) model.save(out);
+  if (arguments.json) {
+    nlohmann::ordered_json json = json_result();
+    json["model"] = model_path_of(arguments.model);
+    json["out"] = out.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(out);
+    json["norms"] = cli::json_of(moved);
+    print_json(json);
+    return kExitGood;
+  }
+  print(fmt::format("the statistics from before are back\n\n{}", cli::text_of(moved)));
+  if (!out.empty()) print(fmt::format("\nmodel     {}\n", out));
+  return kExitGood;
+}
+
+template <class AnyModel>
+int recalibrate(AnyModel&& model, const Arguments& arguments) {
+  if (arguments.recalibrate.undo) return undo(model, arguments);
+  const int threads = take_threads(arguments.threads);
+  const std::string out = out_path(model, arguments);
+  data::Splits splits = load_splits(arguments, model.shell());
+  model.bind(arguments, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
+  const data::Dataset dataset = model.take(splits, arguments.recalibrate.split, arguments);
+  Outcome o;
+  std::string judged_on = "the test set";
+  data::Dataset rest;
+  if (!arguments.recalibrate.test.empty()) {
+    Arguments other = arguments;
+    other.data = arguments.recalibrate.test;
+    data::Splits test_splits = load_splits(other, model.shell());
+    Arguments quiet = other;
+    quiet.quiet = true;  // the note about the preprocessing was printed
+    rest = model.take(test_splits, "test", quiet);
+    judged_on = arguments.recalibrate.test;
+  } else if (arguments.recalibrate.split != "test" && splits.test.count > 0) {
+    rest = model.take(splits, "test", arguments);
+  }
+  const bool on_itself = arguments.recalibrate.test.empty() && arguments.recalibrate.split == "test";
+  if (splits.one_set && arguments.recalibrate.test.empty()) {
+    o.judged_on = "the file";
+    judged_on = "the file";
+  }
+  const data::Dataset& test = on_itself ? dataset : rest;
+
+  const std::vector<ChannelStatistics> old = model.statistics();
+  o.before = tested(model, test, arguments, threads);
+  o.work = model.recompute(dataset, settings_of(arguments, model, threads));
+  if (arguments.recalibrate.blend < 1)
+    model.assign(tools::blended(old, model.statistics(), arguments.recalibrate.blend));
+  model.keep_before(tools::packed(old));
+  o.moved = model.moved(old);
+  o.after = tested(model, test, arguments, threads);
+
+  if (!arguments.json) print(text_of(o, model, arguments.recalibrate.blend));
+  warn_about(o, judged_on);
+  if (!out.empty()) model.save(out);
   if (arguments.json) {
     print_json(json_of(o, model, arguments, out));
-  } else {
+  } else if (!out.empty()) {
     print(fmt::format("\nmodel     {}\n", out));
   }
   return kExitGood;
+}
+
+}  // namespace
+
+int run_recalibrate(const Arguments& arguments) {
+  if (is_onnx(arguments.model)) return recalibrate(ForeignModel(arguments), arguments);
+  return recalibrate(OwnModel(arguments), arguments);
 }
 
 }  // namespace evenkeel::cli

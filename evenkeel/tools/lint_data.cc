@@ -75,6 +75,12 @@ std::vector<NormObservation> observe(const NormTable& table,
   return observations;
 }
 
+std::optional<Finding> preprocessing_suspicion(const std::vector<NormDistance>& distances) {
+  std::vector<NormObservation> observations;
+  for (const NormDistance& d : distances) observations.push_back({.distance = d, .constant_channels = 0});
+  return preprocessing(observations);
+}
+
 std::vector<Finding> lint_observations(const NormTable& table, const std::vector<NormObservation>& observations,
                                        const std::optional<Accuracies>& accuracies) {
   std::vector<Finding> findings;

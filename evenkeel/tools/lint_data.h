@@ -25,6 +25,9 @@ struct NormObservation {
 std::vector<NormObservation> observe(const NormTable& table,
                                      const std::map<std::string, std::vector<Moments>>& moments);
 
+// The finding that the inputs are other ones than in training, when the first norms moved most; nothing else. In the order of the network.
+std::optional<Finding> preprocessing_suspicion(const std::vector<NormDistance>& distances);
+
 // Shares of right answers with the stored statistics and with those of the batches.
 struct Accuracies {
   double stored = 0, batch = 0;

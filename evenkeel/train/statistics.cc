@@ -13,6 +13,7 @@
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/graph/prune.h"
 #include "evenkeel/train/batches.h"
+#include "evenkeel/train/estimate.h"
 #include "evenkeel/train/evaluator.h"
 
 namespace evenkeel {
@@ -75,82 +76,6 @@ ChannelStatistics held_by(const NormInGraph& norm, const ParameterStore& store) 
   for (const float mean : store.at(name + ".running_mean").values<float>()) held.mean.push_back(mean / weight);
   for (const float var : store.at(name + ".running_var").values<float>()) held.var.push_back(var / weight);
   return held;
-}
-
-// The statistics of one norm, batch by batch.
-class Estimate {
- public:
-  Estimate(const StatisticsSettings& settings, const NormInGraph& norm, const ChannelStatistics& held)
-      : settings_(settings), norm_(norm), result_{norm.layer.name, 0, {}, {}} {
-    const auto channels = static_cast<size_t>(norm.layer.channels);
-    if (merges()) {
-      merged_.resize(channels);
-    } else if (settings.kind == RunningStatistics::kEma && !norm.op.bias_corrected) {
-      result_ = held;
-      weight_ = 1;
-    } else {
-      result_.mean.assign(channels, 0);
-      result_.var.assign(channels, 0);
-    }
-    before_ = result_.batches;
-  }
-
-  void add(const std::vector<Moments>& batch) {
-    ++result_.batches;
-    const double w = weight_of_batch();
-    weight_ += w * (1 - weight_);
-    for (size_t c = 0; c < batch.size(); ++c) {
-      if (merges()) {
-        merged_[c].push(batch[c]);
-      } else {
-        result_.mean[c] += w * (batch[c].mean - result_.mean[c]);
-        result_.var[c] += w * (variance(batch[c]) - result_.var[c]);
-      }
-    }
-  }
-
-  ChannelStatistics result() const {
-    ChannelStatistics result = result_;
-    for (const TreeFold<Moments>& channel : merged_) {
-      const Moments all = channel.fold();
-      result.mean.push_back(all.mean);
-      result.var.push_back(variance(all));
-    }
-    if (merges()) return result;
-    for (double& mean : result.mean) mean /= weight_;
-    for (double& var : result.var) var /= weight_;
-    return result;
-  }
-
- private:
-  bool merges() const {
-    return settings_.kind == RunningStatistics::kPopulation || settings_.kind == RunningStatistics::kPopulationOnePass;
-  }
-  double variance(const Moments& moments) const {
-    return settings_.biased ? moments.var_population() : moments.var_sample();
-  }
-  double weight_of_batch() const {
-    if (settings_.kind == RunningStatistics::kEma) return norm_.op.new_batch_weight;
-    return 1 / static_cast<double>(result_.batches - before_);
-  }
-
-  const StatisticsSettings& settings_;
-  const NormInGraph& norm_;
-  ChannelStatistics result_;
-  int64_t before_ = 0;
-  double weight_ = 0;  // of all batches and what was there before, together
-  std::vector<TreeFold<Moments>> merged_;
-};
-
-void require_finite(const ChannelStatistics& s) {
-  for (size_t c = 0; c < s.mean.size(); ++c) {
-    const auto mean = static_cast<float>(s.mean[c]), var = static_cast<float>(s.var[c]);
-    if (std::isfinite(mean) && std::isfinite(var) && var >= 0) continue;
-    throw Error(fmt::format("the statistics of norm '{}' are not finite (channel {}: mean {}, variance {}): weights or "
-                            "examples overflow below it; nothing was changed",
-                            s.name, c, s.mean[c], s.var[c]),
-                kExitNotFinite);
-  }
 }
 
 void assign(const ChannelStatistics& s, ParameterStore& store) {
@@ -260,8 +185,8 @@ class Passes {
 
   void run_pass(Graph graph, const std::vector<const NormInGraph*>& norms, const std::vector<int64_t>& sizes,
                 int64_t largest, std::vector<ChannelStatistics>* all) {
-    std::vector<Estimate> estimates;
-    for (const NormInGraph* norm : norms) estimates.emplace_back(settings_, *norm, held_by(*norm, store_));
+    std::vector<StatisticsEstimate> estimates;
+    for (const NormInGraph* norm : norms) estimates.push_back(estimate_of(*norm));
     const auto executable = cpu_backend(threads_)->compile(make_plan(std::move(graph), {.batch = largest}), store_);
     std::vector<float> x(static_cast<size_t>(largest * reader_.example_size()));
     std::vector<int32_t> labels(static_cast<size_t>(largest));
@@ -283,13 +208,20 @@ class Passes {
         estimates[i].add(executable->moments(moments_name(norms[i]->layer.name)));
       first += static_cast<size_t>(n);
     }
-    for (const Estimate& estimate : estimates) {
+    for (const StatisticsEstimate& estimate : estimates) {
       all->push_back(estimate.result());
       require_finite(all->back());
       assign(all->back(), store_);
     }
   }
 
+  StatisticsEstimate estimate_of(const NormInGraph& norm) const {
+    ChannelStatistics held = held_by(norm, store_);
+    const bool from_held = settings_.kind == RunningStatistics::kEma && !norm.op.bias_corrected;
+    if (!from_held)
+      held = {norm.layer.name, 0, std::vector<double>(held.mean.size()), std::vector<double>(held.mean.size())};
+    return {settings_.kind, settings_.biased, norm.op.new_batch_weight, std::move(held), from_held};
+  }
   bool is_weighted() const { return !dataset_.weights.empty(); }
   // False when all of them are 0.
   bool weights_of(std::span<const int64_t> indices, std::vector<float>& weights) const {
@@ -386,6 +318,22 @@ StatisticsWork recompute_statistics(Model& model, const data::Dataset& dataset, 
   model.running_statistics = name_of(settings.kind);
   model.statistics_made = record_of(settings, dataset, work);
   return work;
+}
+
+void assign_statistics(Model& model, const std::vector<ChannelStatistics>& statistics) {
+  const std::vector<ChannelStatistics> held = running_statistics_of(model.spec, model.store);
+  for (const ChannelStatistics& s : statistics) {
+    const auto here =
+        std::find_if(held.begin(), held.end(), [&](const ChannelStatistics& h) { return h.name == s.name; });
+    if (here == held.end()) throw UsageError(fmt::format("the model has no norm '{}' with running statistics", s.name));
+    if (here->mean.size() != s.mean.size() || here->var.size() != s.var.size()) {
+      throw UsageError(fmt::format("norm '{}': expected statistics of {} channels, found {}", s.name, here->mean.size(),
+                                   s.mean.size()));
+    }
+  }
+  for (const ChannelStatistics& s : held) assign(s, model.store);
+  for (const ChannelStatistics& s : statistics) assign(s, model.store);
+  model.spec.norm_options.bias_corrected = false;
 }
 
 NormDistance distance(const ChannelStatistics& from, const ChannelStatistics& to, double eps) {

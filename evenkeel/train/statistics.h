@@ -70,6 +70,10 @@ struct StatisticsWork {
 // "not finite" naming norm and channel. The model is then as it was.
 StatisticsWork recompute_statistics(Model& model, const data::Dataset& dataset, const StatisticsSettings& settings);
 
+// Assigns statistics by norm names, and that nothing is left to correct in them (bias_corrected = false). Throws UsageError naming a norm that
+// is not there or has another number of channels; the model is then as it was.
+void assign_statistics(Model& model, const std::vector<ChannelStatistics>& statistics);
+
 // How far the statistics `to` of a norm are from `from`, in the norm's own units (docs/statistics.md).
 struct NormDistance {
   std::string name;

@@ -1,0 +1,57 @@
+#include "evenkeel/cli/onnx_subject.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "evenkeel/cli/commands.h"
+#include "evenkeel/cli/model_data.h"
+#include "evenkeel/core/error.h"
+#include "evenkeel/model_io/model_kind.h"
+#include "evenkeel/model_io/onnx_file.h"
+
+namespace evenkeel::cli {
+
+bool is_onnx(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return false;
+  return kind_of_file(path) == ModelKind::kOnnx;
+}
+
+OnnxSubject OnnxSubject::load(const Arguments& arguments) {
+  if (!arguments.weights.architecture.empty()) {
+    throw UsageError(
+        "--architecture is for safetensors files of weights alone; an ONNX model has its own: leave it out");
+  }
+  OnnxSubject subject{.model = onnx::load(arguments.model), .form = {}, .shell = {}};
+  const auto classes = subject.model.metadata.find("evenkeel.classes");
+  if (classes == subject.model.metadata.end()) return subject;
+  const auto names = nlohmann::json::parse(classes->second, nullptr, false);
+  if (!names.is_array()) return subject;  // somebody else's words
+  for (const auto& name : names)
+    subject.shell.class_names.push_back(name.is_string() ? name.get<std::string>() : name.dump());
+  return subject;
+}
+
+void OnnxSubject::bind(const Arguments& arguments, const Shape& example) {
+  form = tools::classifier_form(
+      model, {.example = example, .channels_last = arguments.preprocess.layout == data::Layout::kChannelsLast});
+  shell.spec.input = form.example;
+  shell.spec.classes = form.classes;
+  if (static_cast<int64_t>(shell.class_names.size()) != form.classes) shell.class_names.clear();
+}
+
+data::Dataset OnnxSubject::take(data::Splits& splits, const std::string& split, const Arguments& arguments) {
+  data::Dataset dataset = take_split(splits, split, arguments, shell);
+  complete(dataset);
+  return dataset;
+}
+
+void OnnxSubject::complete(const data::Dataset& dataset) {
+  const size_t channels = static_cast<size_t>(dataset.example_shape.empty() ? 1 : dataset.example_shape[0]);
+  if (shell.standardization.mean.empty())
+    shell.standardization = {std::vector<double>(channels, 0), std::vector<double>(channels, 1)};
+  if (shell.class_names.empty() && static_cast<int64_t>(dataset.class_names.size()) == form.classes)
+    shell.class_names = dataset.class_names;
+}
+
+}  // namespace evenkeel::cli
