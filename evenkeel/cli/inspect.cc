@@ -12,6 +12,7 @@
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/model_io/model_kind.h"
 #include "evenkeel/tools/norm_page.h"
+#include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -53,7 +54,7 @@ Inspected inspect(const std::string& path, const Arguments& arguments) {
   const ModelKind kind = kind_of_file(path);
   if (kind == ModelKind::kSafetensors) {
     const TensorFile file = read_safetensors(path);
-    if (tools::is_own_model(file) || !arguments.weights.architecture.empty()) {
+    if (!tools::is_state_dict(file) || !arguments.weights.architecture.empty()) {
       take_own_model(arguments, inspected);
       return inspected;
     }
