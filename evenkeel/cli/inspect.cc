@@ -8,10 +8,13 @@
 #include "evenkeel/cli/inspect.h"
 #include "evenkeel/cli/model_data.h"
 #include "evenkeel/cli/process.h"
+#include "evenkeel/cli/tool_models.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/model_io/model_kind.h"
+#include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/norm_page.h"
+#include "evenkeel/tools/run_norms.h"
 #include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::cli {
@@ -43,6 +46,23 @@ void take_own_model(const Arguments& arguments, Inspected& inspected) {
   inspected.examples = dataset.count;
 }
 
+// An ONNX model on data: every norm normalizes by the batch, so that each is judged by itself, as with models of evenkeel.
+void run_onnx(const onnx::Model& model, const Arguments& arguments, Inspected& inspected) {
+  const StatedData stated = load_stated(arguments);
+  const data::BatchReader reader(stated.dataset, stated.standardization, {}, arguments.corrupt,
+                                 arguments.seed.value_or(1));
+  tools::NormRunOptions options{.norms = inference::NormMode::kStored,
+                                .batch_size = arguments.batch_size,
+                                .threads = take_threads(arguments.threads)};
+  const tools::NormRun as_stored = tools::run_norms(model, stated.dataset, reader, options);
+  options.norms = inference::NormMode::kBatch;
+  const tools::NormRun by_batch = tools::run_norms(model, stated.dataset, reader, options);
+  inspected.observations = tools::observe(inspected.table, by_batch.moments);
+  if (as_stored.accuracy && by_batch.accuracy)
+    inspected.accuracies = tools::Accuracies{*as_stored.accuracy, *by_batch.accuracy};
+  inspected.examples = by_batch.examples;
+}
+
 void refuse_data(const Arguments& arguments, const char* what) {
   if (arguments.data.empty()) return;
   throw BackendError(
@@ -62,7 +82,13 @@ Inspected inspect(const std::string& path, const Arguments& arguments) {
     inspected.table = tools::norm_table_of_state_dict(file);
     return inspected;
   }
-  refuse_data(arguments, kind == ModelKind::kOnnx ? "an ONNX model" : "a Keras model");
+  if (kind == ModelKind::kOnnx) {
+    const onnx::Model model = onnx::load(path);
+    inspected.table = tools::norm_table(model);
+    if (!arguments.data.empty()) run_onnx(model, arguments, inspected);
+    return inspected;
+  }
+  refuse_data(arguments, "a Keras model");
   inspected.table = tools::read_norm_table(path);
   return inspected;
 }

@@ -26,19 +26,36 @@ onnx::Model load_as_onnx(const std::string& path, const Arguments& arguments) {
   return tools::to_onnx(load_model_of(of_this));
 }
 
-std::vector<float> examples_of(const Arguments& arguments, int64_t n) {
-  if (arguments.data.empty()) return {};
+StatedData load_stated(const Arguments& arguments) {
   data::LoadOptions options;
   options.seed = arguments.seed.value_or(1);
+  options.preprocess = arguments.preprocess;
+  options.whole_file = true;
+  if (arguments.label) options.label_column = *arguments.label;
   data::Splits splits = data::load(arguments.data, options);
-  const data::Dataset& dataset = arguments.split == "train"        ? splits.train
-                                 : arguments.split == "validation" ? splits.validation
-                                                                   : splits.test;
-  n = std::min(n, dataset.count);
-  if (n == 0)
+  StatedData stated{std::move(arguments.split == "train"        ? splits.train
+                              : arguments.split == "validation" ? splits.validation
+                                                                : splits.test),
+                    {}};
+  data::Dataset& dataset = stated.dataset;
+  if (dataset.count == 0)
     throw UsageError(fmt::format("data '{}' has no examples in its {} split", arguments.data, arguments.split));
-  const auto channels = static_cast<size_t>(dataset.example_shape[0]);
-  const data::BatchReader reader(dataset, {std::vector<double>(channels, 0.0), std::vector<double>(channels, 1.0)});
+  if (arguments.preprocess.normalizes()) {
+    stated.standardization = data::standardize_as(dataset, arguments.preprocess);
+    const std::string doubt = data::doubt_about(arguments.preprocess, dataset);
+    if (!doubt.empty() && !arguments.quiet) print_note("warning: " + doubt);
+  } else {
+    const auto channels = static_cast<size_t>(dataset.example_shape[0]);
+    stated.standardization = {std::vector<double>(channels, 0.0), std::vector<double>(channels, 1.0)};
+  }
+  return stated;
+}
+
+std::vector<float> examples_of(const Arguments& arguments, int64_t n) {
+  if (arguments.data.empty()) return {};
+  const StatedData stated = load_stated(arguments);
+  n = std::min(n, stated.dataset.count);
+  const data::BatchReader reader(stated.dataset, stated.standardization);
   std::vector<int64_t> indices(static_cast<size_t>(n));
   std::iota(indices.begin(), indices.end(), 0);
   std::vector<float> values(static_cast<size_t>(n * reader.example_size()));

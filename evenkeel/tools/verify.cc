@@ -57,12 +57,21 @@ onnx::Bytes bytes_of(const Port& port, const Shape& shape, const std::vector<dou
   }
 }
 
+// As many at a time as divide the inputs, if that is not next to none.
+int64_t batch_for(int64_t inputs) {
+  if (inputs <= kMostBatch) return inputs;
+  for (int64_t batch = kMostBatch; batch >= kMostBatch / 4; --batch) {
+    if (inputs % batch == 0) return batch;
+  }
+  return kMostBatch;
+}
+
 class Inputs {
  public:
   Inputs(const onnx::Model& model, const CompareOptions& options)
       : options_(options), ports_(inference::input_ports(model)) {
     if (ports_.empty()) throw UsageError("the model has no inputs: there is nothing to compare it on");
-    const int64_t wanted = std::clamp<int64_t>(options.inputs, 1, kMostBatch);
+    const int64_t wanted = batch_for(std::max<int64_t>(options.inputs, 1));
     for (const Port& port : ports_) shapes_[port.name] = inference::bound_shape(port, wanted, kOpenExtent);
     const Shape& first = shapes_.at(ports_[0].name);
     batch_ = first.empty() ? 1 : std::max<int64_t>(first[0], 1);
