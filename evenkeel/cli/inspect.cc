@@ -7,12 +7,15 @@
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/inspect.h"
 #include "evenkeel/cli/model_data.h"
-#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/cli/process.h"
+#include "evenkeel/cli/tool_models.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/model_io/model_kind.h"
+#include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/norm_page.h"
+#include "evenkeel/tools/run_norms.h"
+#include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -43,30 +46,21 @@ void take_own_model(const Arguments& arguments, Inspected& inspected) {
   inspected.examples = dataset.count;
 }
 
-// An ONNX model on data: what came into its norms, with the stored statistics and with those of the batches.
-void run_onnx(const Arguments& arguments, Inspected& inspected) {
-  OnnxSubject subject = OnnxSubject::load(arguments);
-  data::Splits splits = load_splits(arguments, subject.shell);
-  subject.bind(arguments, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
-  const data::Dataset dataset = subject.take(splits, arguments.split, arguments);
-  std::map<std::string, std::vector<Moments>> moments;
-  tools::Accuracies accuracies;
-  int64_t labelled = 0;
-  for (const EvalStatistics statistics : {EvalStatistics::kRunning, EvalStatistics::kBatch}) {
-    const EvalSettings settings{.statistics = statistics,
+// An ONNX model on data: every norm normalizes by the batch, so that each is judged by itself, as with models of evenkeel.
+void run_onnx(const onnx::Model& model, const Arguments& arguments, Inspected& inspected) {
+  const StatedData stated = load_stated(arguments);
+  const data::BatchReader reader(stated.dataset, stated.standardization, {}, arguments.corrupt,
+                                 arguments.seed.value_or(1));
+  tools::NormRunOptions options{.norms = inference::NormMode::kStored,
                                 .batch_size = arguments.batch_size,
-                                .threads = take_threads(arguments.threads),
-                                .corrupt = arguments.corrupt,
-                                .seed = arguments.seed.value_or(1)};
-    const EvalResult result =
-        tools::evaluate(subject.model, subject.form, dataset, subject.shell.standardization, settings);
-    (statistics == EvalStatistics::kBatch ? accuracies.batch : accuracies.stored) = result.accuracy;
-    for (const NormMoments& norm : result.moments) moments[norm.name] = norm.channels;
-    labelled = result.labelled;
-  }
-  inspected.observations = tools::observe(inspected.table, moments);
-  if (labelled > 0) inspected.accuracies = accuracies;
-  inspected.examples = dataset.count;
+                                .threads = take_threads(arguments.threads)};
+  const tools::NormRun as_stored = tools::run_norms(model, stated.dataset, reader, options);
+  options.norms = inference::NormMode::kBatch;
+  const tools::NormRun by_batch = tools::run_norms(model, stated.dataset, reader, options);
+  inspected.observations = tools::observe(inspected.table, by_batch.moments);
+  if (as_stored.accuracy && by_batch.accuracy)
+    inspected.accuracies = tools::Accuracies{*as_stored.accuracy, *by_batch.accuracy};
+  inspected.examples = by_batch.examples;
 }
 
 void refuse_data(const Arguments& arguments, const char* what) {
@@ -80,7 +74,7 @@ Inspected inspect(const std::string& path, const Arguments& arguments) {
   const ModelKind kind = kind_of_file(path);
   if (kind == ModelKind::kSafetensors) {
     const TensorFile file = read_safetensors(path);
-    if (tools::is_own_model(file) || !arguments.weights.architecture.empty()) {
+    if (!tools::is_state_dict(file) || !arguments.weights.architecture.empty()) {
       take_own_model(arguments, inspected);
       return inspected;
     }
@@ -88,10 +82,14 @@ Inspected inspect(const std::string& path, const Arguments& arguments) {
     inspected.table = tools::norm_table_of_state_dict(file);
     return inspected;
   }
-  if (kind != ModelKind::kOnnx) refuse_data(arguments, "a Keras model");
+  if (kind == ModelKind::kOnnx) {
+    const onnx::Model model = onnx::load(path);
+    inspected.table = tools::norm_table(model);
+    if (!arguments.data.empty()) run_onnx(model, arguments, inspected);
+    return inspected;
+  }
+  refuse_data(arguments, "a Keras model");
   inspected.table = tools::read_norm_table(path);
-  if (kind == ModelKind::kOnnx && !arguments.data.empty() && !inspected.table.norms.empty())
-    run_onnx(arguments, inspected);
   return inspected;
 }
 

@@ -24,8 +24,8 @@ const std::vector<std::string> kEvery = {"",     "train",   "eval",    "recalibr
                                          "fold", "explain", "predict", "convert",     "data info", "plan"};
 
 // The commands that read data for a model that may not say how.
-const std::vector<std::string> kPreprocessed = {"eval", "recalibrate", "predict"},
-                               kLoaded = {"eval", "recalibrate", "predict", "data info"};
+const std::vector<std::string> kPreprocessed = {"eval", "recalibrate", "predict", "inspect", "diff", "fold"},
+                               kLoaded = {"eval", "recalibrate", "predict", "inspect", "diff", "fold", "data info"};
 
 constexpr const char* kDataWords =
     "fashion-mnist, mnist, a folder of IDX or CIFAR files, a folder of pictures in one folder per class, FILE.csv, "

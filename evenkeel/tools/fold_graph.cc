@@ -228,8 +228,9 @@ void FoldGraph::set_initializer(const std::string& name, const Weights& weights)
 }
 
 void FoldGraph::finish(std::set<std::string>& unused) {
-  for (const auto& [name, weights] : changed_) {
+  for (auto& [name, weights] : changed_) {
     if (!uses(name).consumers.empty()) set_initializer(name, weights);
+    weights.values = {};  // doubles of a large model: gone as soon as they are rounded
   }
   std::vector<onnx::Node> kept;
   kept.reserve(graph_.nodes.size());

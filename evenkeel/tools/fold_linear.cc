@@ -104,9 +104,9 @@ std::optional<Product> product_at(const FoldGraph& graph, size_t index, std::str
   return product;
 }
 
-void assign(FoldGraph& graph, const Product& product) {
+void assign(FoldGraph& graph, Product product) {
   onnx::Node& node = graph.node(product.node);
-  graph.assign(product.node, kWeight, product.weights);
+  graph.assign(product.node, kWeight, std::move(product.weights));
   if (!product.addend) return;
   if (node.op_type == "MatMul") {
     node.op_type = "Gemm";
@@ -114,7 +114,7 @@ void assign(FoldGraph& graph, const Product& product) {
   }
   if (product.matrix && static_cast<double>(node.number("beta", 1)) != product.beta)
     node.set("beta", static_cast<float>(product.beta));
-  graph.assign(product.node, kBias, *product.addend);
+  graph.assign(product.node, kBias, std::move(*product.addend));
 }
 
 bool is_unpadded(const onnx::Node& node, const Product& product) {

@@ -36,7 +36,7 @@ struct Product {
 // The product at that node. Nothing where it is none of the four or has no constants; `reason` then says why.
 std::optional<Product> product_at(const FoldGraph& graph, size_t node, std::string& reason);
 // Writes it back. A MatMul that got an addend becomes a Gemm: its operands must be matrices.
-void assign(FoldGraph& graph, const Product& product);
+void assign(FoldGraph& graph, Product product);
 
 // True where every input that a Conv or ConvTranspose meets counts with its whole kernel: no padding in any form.
 bool is_unpadded(const onnx::Node& node, const Product& product);

@@ -70,7 +70,7 @@ FoldAttempt into_product(FoldGraph& graph, size_t producer, size_t norm, const A
   if (const std::string why = product->unstorable(); !why.empty()) return refuse(why);
 
   FoldAttempt attempt{.done = true, .pattern = word_of_product(node) + " -> norm", .into = {short_name(node)}};
-  assign(graph, *product);
+  assign(graph, std::move(*product));
   graph.remove_behind(producer, norm);
   attempt.outputs = {graph.node(producer).outputs[0]};
   return attempt;
@@ -115,7 +115,7 @@ FoldAttempt into_sum(FoldGraph& graph, size_t sum, size_t norm, const Affine& af
 
   FoldAttempt attempt{
       .done = true, .pattern = word_of_product(node) + "+add -> norm", .into = {short_name(node), short_name(add)}};
-  assign(graph, *product);
+  assign(graph, std::move(*product));
   graph.assign(sum, side, std::move(sum_constant));
   graph.remove_behind(sum, norm);
   attempt.outputs = {graph.node(sum).outputs[0]};
@@ -208,10 +208,10 @@ FoldAttempt fold_in_front(FoldGraph& graph, size_t norm, const Affine& affine) {
     products.push_back(std::move(*product));
   }
   FoldAttempt attempt{.done = true, .pattern = "norm -> " + word_of_product(graph.node(products[0].node))};
-  for (const Product& product : products) {
+  for (Product& product : products) {
     attempt.into.push_back(short_name(graph.node(product.node)));
     attempt.outputs.push_back(graph.node(product.node).outputs[0]);
-    assign(graph, product);
+    assign(graph, std::move(product));
   }
   graph.remove_in_front(norm);
   return attempt;

@@ -11,6 +11,8 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/test_folder.h"
+#include "evenkeel/tools/lint_data.h"
+#include "evenkeel/tools/norm_page.h"
 
 namespace evenkeel::tools {
 namespace {
@@ -150,6 +152,71 @@ TEST(Lint, every_rule_can_be_explained_and_a_code_is_given_once) {
   }
   EXPECT_EQ(lint_rule("ek101").code, "EK101");
   EXPECT_THAT(message_of<UsageError>([] { lint_rule("EK999"); }), HasSubstr("EK999"));
+}
+
+// --- with data ---
+
+// Norms "a", "b", ... and moments whose means are so many stored deviations off.
+std::pair<NormTable, std::map<std::string, std::vector<Moments>>> shifted(const std::vector<double>& shifts) {
+  NormTable table{.format = "test", .norms = {}, .notes = {}};
+  std::map<std::string, std::vector<Moments>> moments;
+  for (size_t i = 0; i < shifts.size(); ++i) {
+    NormRecord norm = healthy();
+    norm.name = std::string(1, static_cast<char>('a' + i));
+    table.norms.push_back(norm);
+    moments[norm.name].assign(4, {.count = 100, .mean = 0.25 + shifts[i] * std::sqrt(2.0 + 1e-5), .m2 = 200});
+  }
+  return {table, moments};
+}
+
+TEST(LintData, statistics_that_fit_have_no_findings) {
+  const auto [table, moments] = shifted({0.1, 0, 0.2});
+  const auto observations = observe(table, moments);
+  ASSERT_THAT(observations, SizeIs(3));
+  EXPECT_NEAR(observations[0].distance.mean_shift, 0.1, 1e-6);
+  EXPECT_THAT(lint_observations(table, observations, Accuracies{0.9, 0.91}), IsEmpty());
+}
+
+TEST(LintData, first_layers_that_move_most_point_at_the_preprocessing) {
+  const auto [table, moments] = shifted({2, 0.7, 0.1, 0.1, 0.1});
+  EXPECT_THAT(codes_of(lint_observations(table, observe(table, moments), {})), ElementsAre("EK119", "EK118", "EK118"));
+  const auto [late, late_moments] = shifted({0.1, 0.1, 0.1, 0.1, 2});
+  EXPECT_THAT(codes_of(lint_observations(late, observe(late, late_moments), {})), ElementsAre("EK118"));
+}
+
+TEST(LintData, channels_that_stand_still_are_counted_and_accuracies_compared) {
+  auto [table, moments] = shifted({0});
+  moments["a"][1].m2 = 0;
+  moments["a"][2].m2 = 1e-9;
+  const auto findings = lint_observations(table, observe(table, moments), Accuracies{0.66, 0.88});
+  ASSERT_THAT(codes_of(findings), ElementsAre("EK119", "EK118", "EK120", "EK121"));
+  EXPECT_EQ(findings[2].channels, 2);
+}
+
+TEST(LintData, moments_are_found_by_the_name_of_the_output_too) {
+  auto [table, moments] = shifted({0.1});
+  table.norms[0].output = "value";
+  moments["value"] = moments["a"];
+  moments.erase("a");
+  EXPECT_THAT(observe(table, moments), SizeIs(1));
+}
+
+// --- the page ---
+
+TEST(NormPage, draws_every_norm_and_shows_nothing_of_a_name_as_markup) {
+  NormTable table{.format = "test", .norms = {healthy(), healthy()}, .notes = {}};
+  table.norms[0].name = "<script>alert(1)</script>";
+  table.norms[1].gamma = {kNan, 1, 2, 3};
+  const std::string page = norm_page(table, lint(table), "model & co");
+  EXPECT_THAT(page, HasSubstr("&lt;script&gt;"));
+  EXPECT_THAT(page, Not(HasSubstr("<script")));
+  EXPECT_THAT(page, HasSubstr("model &amp; co"));
+  EXPECT_THAT(page, Not(HasSubstr("nan")));
+  EXPECT_THAT(page, HasSubstr("EK106"));
+  size_t drawings = 0;
+  for (size_t at = 0; (at = page.find("<svg", at)) != page.npos; ++at) ++drawings;
+  EXPECT_EQ(drawings, 10U);
+  EXPECT_THAT(page, HasSubstr("prefers-color-scheme: dark"));
 }
 
 // --- tables ---

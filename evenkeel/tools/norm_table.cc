@@ -9,6 +9,8 @@
 #include "evenkeel/model_io/model_kind.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/tensor_convert.h"
+#include "evenkeel/tools/export_onnx.h"
+#include "evenkeel/tools/state_dict.h"
 #include "evenkeel/train/statistics.h"
 
 namespace evenkeel::tools {
@@ -66,6 +68,17 @@ NormRecord record_of(const NormLayer& layer, const Model& model) {
   return norm;
 }
 
+void take_surroundings(NormRecord& norm, NormRecord& exported) {
+  norm.output = exported.output;
+  norm.fed_by = std::move(exported.fed_by);
+  norm.feeds = std::move(exported.feeds);
+  norm.bias_in_front = std::move(exported.bias_in_front);
+  norm.weight_range = std::move(exported.weight_range);
+  norm.shares_with = std::move(exported.shares_with);
+  norm.streams = std::move(exported.streams);
+  norm.padded_behind = std::move(exported.padded_behind);
+}
+
 }  // namespace
 
 std::vector<double> NormRecord::scale() const {
@@ -83,6 +96,12 @@ std::vector<double> NormRecord::shift() const {
 NormTable norm_table(const Model& model) {
   NormTable table{.format = "evenkeel", .norms = {}, .notes = {}};
   for (const NormLayer& layer : norm_layers(model.spec)) table.norms.push_back(record_of(layer, model));
+  if (table.norms.empty()) return table;
+  for (NormRecord& exported : norm_table(to_onnx(model)).norms) {
+    const auto norm = std::find_if(table.norms.begin(), table.norms.end(),
+                                   [&](const NormRecord& known) { return known.name == exported.name; });
+    if (norm != table.norms.end()) take_surroundings(*norm, exported);
+  }
   return table;
 }
 
@@ -144,11 +163,6 @@ NormTable norm_table(const KerasModel& model) {
   return table;
 }
 
-bool is_own_model(const TensorFile& file) {
-  const auto format = file.metadata.find("format");
-  return format != file.metadata.end() && format->second.starts_with("evenkeel");
-}
-
 NormTable read_norm_table(const std::string& path) {
   const ModelKind kind = kind_of_file(path);
   switch (kind) {
@@ -158,7 +172,7 @@ NormTable read_norm_table(const std::string& path) {
       return norm_table(read_keras_h5(path));
     case ModelKind::kSafetensors: {
       const TensorFile file = read_safetensors(path);
-      return is_own_model(file) ? norm_table(model_from(file, path)) : norm_table_of_state_dict(file);
+      return is_state_dict(file) ? norm_table_of_state_dict(file) : norm_table(model_from(file, path));
     }
     default:
       throw FormatError(not_read(path, kind, "an ONNX, a safetensors or a Keras file"));

@@ -60,13 +60,11 @@ struct NormTable {
 };
 
 NormTable norm_table(const onnx::Model& model);
+// What stands around the norms is taken from the model as ONNX.
 NormTable norm_table(const Model& model);
 // Of bare tensors: prefixes that have running_mean and running_var.
 NormTable norm_table_of_state_dict(const TensorFile& file);
 NormTable norm_table(const KerasModel& model);
-
-// True where the metadata says that evenkeel wrote it: load_model reads it.
-bool is_own_model(const TensorFile& file);
 
 // Of a file of any of these formats, told by its bytes. Throws what the readers throw.
 NormTable read_norm_table(const std::string& path);

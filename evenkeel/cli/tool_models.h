@@ -1,0 +1,33 @@
+// What fold and diff share: models as ONNX, whatever their file, examples for them, and how far their values are apart.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+#include <vector>
+
+#include "evenkeel/cli/arguments.h"
+#include "evenkeel/data/dataset.h"
+#include "evenkeel/tools/verify.h"
+
+namespace evenkeel::cli {
+
+// An ONNX file; or a model of evenkeel, or weights for --architecture, written as ONNX. Throws FormatError for other kinds of files.
+onnx::Model load_as_onnx(const std::string& path, const Arguments& arguments);
+
+// The split of --data that is asked for, and how its values become inputs: as stated (--scale, --mean, --std), else pixels / 255 and other
+// values as they are.
+struct StatedData {
+  data::Dataset dataset;
+  data::Standardization standardization;
+};
+StatedData load_stated(const Arguments& arguments);
+
+// The first n of those examples, packed. Empty without --data.
+std::vector<float> examples_of(const Arguments& arguments, int64_t n);
+
+nlohmann::ordered_json json_of(const std::vector<tools::Difference>& differences);
+// A table; at most `most` rows, those that differ the most.
+std::string text_of(const std::vector<tools::Difference>& differences, const char* what, size_t most);
+
+}  // namespace evenkeel::cli
