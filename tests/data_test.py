@@ -181,6 +181,14 @@ class Data(CommandLine):
         (small / "train" / "low" / "odd.png").write_bytes(png(5, 4, bytes(20)))
         self.refuse(2, "data", "info", small, says=("odd.png", "5 wide and 4 high", "--resize"))
 
+    def test_a_model_trained_on_resized_pictures_resizes_them(self):
+        large = write_folders(self.folder / "large", [doubled(i) for i in pictures(30, 2)[0]], pictures(30, 2)[1], 2 * SIDE)
+        self.succeed(*self.train_words("run", "--resize", SIDE, data=large))
+        here = self.json_of("eval", "run")
+        self.assertEqual(here["accuracy"], self.json_of("eval", "run", "--resize", SIDE, "--data", large)["accuracy"])
+        self.json_of("predict", "run", large / "low" / "000.png")
+        self.refuse(2, "predict", "run", large / "low" / "000.png", "--resize", 4, says="--resize 4x4 makes no examples")
+
     def test_channels_last_are_taken_where_that_is_stated(self):
         images, _ = pictures(4, 2)
         (self.folder / "first.npy").write_bytes(npy((4, 1, SIDE, SIDE), "|u1", b"".join(images)))
