@@ -181,6 +181,14 @@ class Data(CommandLine):
         (small / "train" / "low" / "odd.png").write_bytes(png(5, 4, bytes(20)))
         self.refuse(2, "data", "info", small, says=("odd.png", "5 wide and 4 high", "--resize"))
 
+    def test_a_model_trained_on_resized_pictures_resizes_them(self):
+        large = write_folders(self.folder / "large", [doubled(i) for i in pictures(30, 2)[0]], pictures(30, 2)[1], 2 * SIDE)
+        self.succeed(*self.train_words("run", "--resize", SIDE, data=large))
+        here = self.json_of("eval", "run")
+        self.assertEqual(here["accuracy"], self.json_of("eval", "run", "--resize", SIDE, "--data", large)["accuracy"])
+        self.json_of("predict", "run", large / "low" / "000.png")
+        self.refuse(2, "predict", "run", large / "low" / "000.png", "--resize", 4, says="--resize 4x4 makes no examples")
+
     def test_channels_last_are_taken_where_that_is_stated(self):
         images, _ = pictures(4, 2)
         (self.folder / "first.npy").write_bytes(npy((4, 1, SIDE, SIDE), "|u1", b"".join(images)))
@@ -271,6 +279,26 @@ class Data(CommandLine):
         for name in ("wide.png", "thin.png", "lies.jpg", "array.npy", "lies.npz"):
             with self.subTest(name):
                 self.refuse(3, "predict", self.trained(), name, "--resize", SIDE, says=name, **options)
+
+    def test_hostile_models_are_refused_in_one_sentence(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+        options = {} if "asan" in cli_test.PROGRAM or "tsan" in cli_test.PROGRAM else {"preexec_fn": limit}
+        for name, says in (("cut", "cut short"), ("cycle", "cycle"), ("external", "own folder"), ("lies", "elements"),
+                           ("negative", "found -4"), ("twice", "made twice")):
+            with self.subTest(name):
+                (self.folder / "model.onnx").write_bytes((ROOT / "fuzz/corpus/onnx" / name).read_bytes())
+                self.refuse(3, "inspect", "model.onnx", says=("model.onnx", says), **options)
+        for path in sorted((ROOT / "fuzz/corpus/safetensors").glob("bad_*")):
+            with self.subTest(path.name):
+                (self.folder / "model.safetensors").write_bytes(path.read_bytes())
+                self.refuse(3, "inspect", "model.safetensors", says="model.safetensors", **options)
+        # A header of 4 GiB, and one that is longer than the file.
+        for length in (1 << 32, 1 << 63, 1000):
+            with self.subTest(length=length):
+                (self.folder / "model.safetensors").write_bytes(struct.pack("<Q", length) + b'{"a":1}')
+                self.refuse(3, "inspect", "model.safetensors", says="model.safetensors", **options)
 
     def test_every_cut_of_an_npz_file_is_refused(self):
         x, y = npy((20, 2, 2), "|u1", bytes(80)), npy((20,), "|u1", bytes(i % 2 for i in range(20)))

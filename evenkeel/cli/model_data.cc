@@ -19,6 +19,13 @@ uint64_t seed_of(const Arguments& arguments, const Model& model) {
   return number_from<uint64_t>(setting(model, "seed")).value_or(1);
 }
 
+data::Preprocess preprocess_of(const Arguments& arguments, const Model& model) {
+  data::Preprocess preprocess = arguments.preprocess;
+  const std::string trained = setting(model, "resize");
+  if (!preprocess.resize && !trained.empty()) preprocess.resize = data::parse_image_size(trained);
+  return preprocess;
+}
+
 namespace {
 
 // What the model was trained on is the default of everything: the same seed makes the same splits.
@@ -30,7 +37,11 @@ data::LoadOptions load_options(const Arguments& arguments, const Model& model, b
   options.seed = seed_of(arguments, model);
   options.feature_names = model.feature_names;
   options.known_classes = model.spec.classes;
-  options.preprocess = arguments.preprocess;
+  options.preprocess = preprocess_of(arguments, model);
+  const bool says_layout = arguments.given.count("layout") > 0;
+  if (same_data && !says_layout && setting(model, "layout") == "nhwc") {
+    options.preprocess.layout = data::Layout::kChannelsLast;
+  }
   options.whole_file = !same_data;  // what it was trained on is split as it was then
   const Shape& input = model.spec.input;
   if (input.size() == 3 && (input[0] == 1 || input[0] == 3)) options.channels = input[0];

@@ -15,6 +15,9 @@ std::string setting(const Model& model, const std::string& name);
 // --seed, else the seed of the training.
 uint64_t seed_of(const Arguments& arguments, const Model& model);
 
+// What is stated on the command line; the size of images where that says nothing and the model was trained on resized ones.
+data::Preprocess preprocess_of(const Arguments& arguments, const Model& model);
+
 // The splits of --data, or of what the model was trained on.
 data::Splits load_splits(const Arguments& arguments, const Model& model);
 

@@ -384,16 +384,26 @@ std::vector<Option> recalibrate_options() {
   };
 }
 
+constexpr const char* kResizeHelp =
+    "Bring images to this height and width: bilinear, half-pixel centres, no antialiasing; bytes stay bytes.";
+constexpr const char* kAsLarge = "images stay as large as they are";
+constexpr const char* kLayoutHelp = "Of images in NPY and NPZ files: channels first or channels last.";
+
+template <class Field>
+Binding layout_of(Field field) {
+  return choice(field, {{"nchw", data::Layout::kChannelsFirst}, {"nhwc", data::Layout::kChannelsLast}});
+}
+
 // How data become inputs, where the model file does not say it.
 std::vector<Option> preprocess_options() {
   const std::string group = "Preprocessing";
   return {
-      {kLoaded, group, "resize", 0, "HxW",
-       "Bring images to this height and width: bilinear, half-pixel centres, no antialiasing; bytes stay bytes.",
-       read_by(EK_FIELD(preprocess.resize), data::parse_image_size), "images are taken as large as they are"},
-      {kLoaded, group, "layout", 0, "ORDER", "Of images in NPY and NPZ files: channels first or channels last.",
-       choice(EK_FIELD(preprocess.layout),
-              {{"nchw", data::Layout::kChannelsFirst}, {"nhwc", data::Layout::kChannelsLast}})},
+      {kTrain, "Data", "resize", 0, "HxW", kResizeHelp,
+       read_by(EK_FIELD(train.load.preprocess.resize), data::parse_image_size), kAsLarge},
+      {kTrain, "Data", "layout", 0, "ORDER", kLayoutHelp, layout_of(EK_FIELD(train.load.preprocess.layout))},
+      {kLoaded, group, "resize", 0, "HxW", kResizeHelp, read_by(EK_FIELD(preprocess.resize), data::parse_image_size),
+       "as in training, else images stay as large as they are"},
+      {kLoaded, group, "layout", 0, "ORDER", kLayoutHelp, layout_of(EK_FIELD(preprocess.layout))},
       {kPreprocessed, group, "scale", 0, "S",
        "Divide the values by S: x becomes (x / S - mean) / std, whatever the model file says.",
        number(EK_FIELD(preprocess.scale), kPositive),

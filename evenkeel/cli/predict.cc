@@ -112,9 +112,10 @@ int run_predict(const Arguments& arguments) {
   }
   if (!arguments.labels.empty()) model.class_names = labels_of(arguments.labels, model.spec.classes);
   const bool stated = arguments.preprocess.normalizes();
-  data::Dataset dataset = data::load_examples(
-      arguments.files, model.spec.input,
-      {.range = stated ? std::nullopt : model.input_range, .feature_names = model.feature_names}, arguments.preprocess);
+  data::Dataset dataset =
+      data::load_examples(arguments.files, model.spec.input,
+                          {.range = stated ? std::nullopt : model.input_range, .feature_names = model.feature_names},
+                          preprocess_of(arguments, model));
   state_preprocessing(arguments, dataset, model);
   const EvalSettings settings{.batch_size = arguments.batch_size, .threads = threads};
   if (is_foreign) subject.complete(dataset);

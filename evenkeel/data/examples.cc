@@ -191,8 +191,7 @@ Dataset load_examples(const std::vector<std::string>& files, const Shape& exampl
   if (files.empty()) throw UsageError("no file to predict; give PNG, JPEG, NPY, NPZ or CSV files");
   if (preprocess.resize && example_shape.size() == 3 &&
       *preprocess.resize != ImageSize{example_shape[1], example_shape[2]}) {
-    throw UsageError("--resize " + std::to_string(preprocess.resize->height) + "x" +
-                     std::to_string(preprocess.resize->width) + " makes no examples for this model, which expects " +
+    throw UsageError("--resize " + to_string(*preprocess.resize) + " makes no examples for this model, which expects " +
                      to_string(example_shape));
   }
   Dataset set;

@@ -126,9 +126,11 @@ std::vector<double> parse_channel_deviations(const std::string& text) {
   return values;
 }
 
+std::string to_string(ImageSize size) { return fmt::format("{}x{}", size.height, size.width); }
+
 std::string to_string(const Preprocess& p) {
   std::vector<std::string> parts;
-  if (p.resize) parts.push_back(fmt::format("resize {}x{}", p.resize->height, p.resize->width));
+  if (p.resize) parts.push_back("resize " + to_string(*p.resize));
   if (p.scale) parts.push_back(fmt::format("scale {}", *p.scale));
   if (!p.mean.empty()) parts.push_back(fmt::format("mean {}", fmt::join(p.mean, ",")));
   if (!p.std.empty()) parts.push_back(fmt::format("std {}", fmt::join(p.std, ",")));

@@ -44,6 +44,8 @@ ImageSize parse_image_size(const std::string& text);
 std::vector<double> parse_channel_values(const std::string& text);
 std::vector<double> parse_channel_deviations(const std::string& text);
 
+std::string to_string(ImageSize size);  // what parse_image_size reads back
+
 // "resize 32x32, scale 255, mean 0.5, std 0.25, layout nhwc": what is stated, in that order; "none".
 std::string to_string(const Preprocess& preprocess);
 

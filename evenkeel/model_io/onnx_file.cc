@@ -300,6 +300,11 @@ Graph graph_of(Reading& r, const GraphProto& g, const Tensors& tensors) {
   read(g.input(), graph.inputs, "input");
   read(g.output(), graph.outputs, "output");
   read(g.value_info(), graph.value_infos, nullptr);
+  try {
+    sorted(graph);  // a cycle, or a value that is made twice: no tool could make sense of it
+  } catch (const FormatError& error) {
+    fail(r, error.what());
+  }
   return graph;
 }
 

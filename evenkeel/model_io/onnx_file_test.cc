@@ -162,6 +162,11 @@ TEST(OnnxFile, RefusesWhatContradictsItself) {
   EXPECT_THAT(message_of(model_of(bytes(11, value("x")) + bytes(11, value("x")))),
               HasSubstr("input 'x' is there twice"));
   EXPECT_THAT(message_of(model_of(bytes(1, bytes(1, "x")))), HasSubstr("names no operator"));
+  const auto relu = [](const std::string& in, const std::string& out) {
+    return bytes(1, bytes(1, in) + bytes(2, out) + bytes(4, "Relu"));
+  };
+  EXPECT_THAT(message_of(model_of(relu("b", "a") + relu("a", "b"))), HasSubstr("the graph has a cycle"));
+  EXPECT_THAT(message_of(model_of(relu("x", "a") + relu("x", "a"))), HasSubstr("'a' is made twice"));
 }
 
 std::string external(const std::string& location, int64_t offset, int64_t length) {

@@ -49,6 +49,8 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   map["label"] = s.load.label_column;
   if (!s.load.weight_column.empty()) map["weight"] = s.load.weight_column;
   map["validation"] = fmt::format("{}", s.load.validation_fraction);
+  if (s.load.preprocess.resize) map["resize"] = to_string(*s.load.preprocess.resize);
+  if (s.load.preprocess.layout != data::Layout::kChannelsFirst) map["layout"] = "nhwc";
   map["model"] = s.model;
   if (s.norm) map["norm"] = norm_kind_names()[static_cast<size_t>(*s.norm)];
   if (!s.from.empty()) map["from"] = s.from;
