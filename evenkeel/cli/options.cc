@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "evenkeel/cli/bindings.h"
 #include "evenkeel/core/error.h"
@@ -317,26 +316,15 @@ std::vector<Option> weights_options() {
   };
 }
 
-std::vector<double> parse_per_channel(const std::string& text) {
-  std::vector<double> numbers;
-  for (const std::string& word : words_between_commas(text)) {
-    const auto value = number_from<double>(word);
-    if (!value || !std::isfinite(*value))
-      throw UsageError("expected one number, or one per channel, such as 0.485,0.456,0.406; found '" + text + "'");
-    numbers.push_back(*value);
-  }
-  return numbers;
-}
-
 std::vector<Option> convert_options() {
   const std::vector<std::string> only = {"convert"};
   return {
       {only, "Model", "MODEL", 0, "", "A model file, the folder of a run, a state dict, an ONNX or a Keras file.",
        text(EK_FIELD(model)), "", "file", true, true},
       {only, "Model", "mean", 0, "A,B,C", "Of a state dict: what is subtracted from pixels / 255.",
-       read_by(EK_FIELD(convert.mean), parse_per_channel), "0"},
+       read_by(EK_FIELD(convert.mean), data::parse_channel_values), "0"},
       {only, "Model", "std", 0, "A,B,C", "Of a state dict: what they are then divided by.",
-       read_by(EK_FIELD(convert.std), parse_per_channel), "1"},
+       read_by(EK_FIELD(convert.std), data::parse_channel_deviations), "1"},
       {only, "Result", "out", 'o', "FILE", "What to write: .onnx or .safetensors.", text(EK_FIELD(convert.out)), "",
        "file", false, true},
       {only, "Result", "training", 0, "",

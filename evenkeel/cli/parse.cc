@@ -194,7 +194,8 @@ void refuse_extras(std::vector<std::string> extras, const std::string& command) 
 void require(const Arguments& arguments) {
   for (const Option& option : options_of(arguments.command)) {
     if (!option.required || arguments.given.count(option.name) > 0) continue;
-    throw UsageError(fmt::format("`{}` needs {}: {}; {}", program_and(arguments.command), option.name,
+    throw UsageError(fmt::format("`{}` needs {}: {}; {}", program_and(arguments.command),
+                                 option.positional ? option.name : "--" + option.name,
                                  find_command(arguments.command)->usage, see_help(arguments.command)));
   }
 }

@@ -1,18 +1,21 @@
 // libhdf5, for Keras files. The library follows links and reads data wherever a file says: what leads out of the file is refused before the
-// library is asked for it.
+// library is asked for it, and what crashes it crashes a process of its own.
 #include "evenkeel/model_io/keras_h5.h"
 
 #include <hdf5.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
 #include <filesystem>
 #include <map>
-#include <mutex>
 #include <set>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/isolated.h"
 #include "evenkeel/model_io/keras_config.h"
 #include "evenkeel/model_io/model_kind.h"
 
@@ -240,6 +243,111 @@ class H5Reader {
   std::map<std::string, std::map<std::string, std::vector<float>>> arrays_;  // by group, then by name
 };
 
+// --- a model as bytes, to come out of the process that reads it ---
+
+class Packer {
+ public:
+  void number(uint64_t n) { bytes_.append(reinterpret_cast<const char*>(&n), sizeof n); }
+  void text(const std::string& t) {
+    number(t.size());
+    bytes_ += t;
+  }
+  void texts(const std::vector<std::string>& list) {
+    number(list.size());
+    for (const std::string& t : list) text(t);
+  }
+  void floats(const std::vector<float>& list) {
+    number(list.size());
+    bytes_.append(reinterpret_cast<const char*>(list.data()), list.size() * sizeof(float));
+  }
+  void maybe(const std::optional<double>& x) {
+    number(x ? 1 : 0);
+    number(std::bit_cast<uint64_t>(x.value_or(0)));
+  }
+  std::string bytes() && { return std::move(bytes_); }
+
+ private:
+  std::string bytes_;
+};
+
+// The other process may have written anything before it was done.
+class Unpacker {
+ public:
+  Unpacker(std::string_view bytes, const std::string& failure) : bytes_(bytes), failure_(failure) {}
+  uint64_t number() {
+    uint64_t n = 0;
+    std::memcpy(&n, take(sizeof n).data(), sizeof n);
+    return n;
+  }
+  uint64_t count(size_t least_bytes_each) {
+    const uint64_t n = number();
+    if (n > bytes_.size() / least_bytes_each) throw FormatError(failure_);
+    return n;
+  }
+  std::string text() { return std::string(take(count(1))); }
+  std::vector<std::string> texts() {
+    std::vector<std::string> list(count(sizeof(uint64_t)));
+    for (std::string& t : list) t = text();
+    return list;
+  }
+  std::vector<float> floats() {
+    std::vector<float> list(count(sizeof(float)));
+    const std::string_view from = take(list.size() * sizeof(float));
+    if (!list.empty()) std::memcpy(list.data(), from.data(), from.size());
+    return list;
+  }
+  std::optional<double> maybe() {
+    const bool is_there = number() != 0;
+    const auto x = std::bit_cast<double>(number());
+    return is_there ? std::optional(x) : std::nullopt;
+  }
+
+ private:
+  std::string_view take(uint64_t size) {
+    if (size > bytes_.size()) throw FormatError(failure_);
+    const std::string_view taken = bytes_.substr(0, size);
+    bytes_.remove_prefix(size);
+    return taken;
+  }
+  std::string_view bytes_;
+  const std::string& failure_;
+};
+
+std::string packed(const KerasModel& model) {
+  Packer to;
+  to.text(model.keras_version);
+  to.number(model.has_description ? 1 : 0);
+  to.number(model.norms.size());
+  for (const KerasNorm& norm : model.norms) {
+    to.text(norm.name);
+    to.text(norm.path);
+    for (const auto* values : {&norm.gamma, &norm.beta, &norm.moving_mean, &norm.moving_variance}) to.floats(*values);
+    to.maybe(norm.epsilon);
+    to.maybe(norm.momentum);
+    to.texts(norm.fed_by);
+    to.texts(norm.feeds);
+  }
+  return std::move(to).bytes();
+}
+
+KerasModel unpacked(const std::string& bytes, const std::string& failure) {
+  Unpacker from(bytes, failure);
+  KerasModel model;
+  model.keras_version = from.text();
+  model.has_description = from.number() != 0;
+  model.norms.resize(from.count(sizeof(uint64_t)));
+  for (KerasNorm& norm : model.norms) {
+    norm.name = from.text();
+    norm.path = from.text();
+    for (auto* values : {&norm.gamma, &norm.beta, &norm.moving_mean, &norm.moving_variance}) *values = from.floats();
+    norm.epsilon = from.maybe();
+    norm.momentum = from.maybe();
+    norm.fed_by = from.texts();
+    norm.feeds = from.texts();
+  }
+  return model;
+}
+
 }  // namespace
 
 bool reads_keras_h5() { return true; }
@@ -247,9 +355,10 @@ bool reads_keras_h5() { return true; }
 KerasModel read_keras_h5(const std::string& path) {
   const ModelKind kind = kind_of_file(path);
   if (kind != ModelKind::kHdf5) throw FormatError(not_read(path, kind, "an HDF5 file (Keras)"));
-  static std::mutex mutex;  // Debian's library is not made for several threads
-  const std::lock_guard<std::mutex> lock(mutex);
-  return H5Reader(path).read();
+  // libhdf5 1.10 crashes on one damaged file in 200.
+  const std::string failure =
+      "'" + path + "': libhdf5 failed on it: it is damaged; copy it again, or save the model again";
+  return unpacked(run_isolated([&] { return packed(H5Reader(path).read()); }, failure), failure);
 }
 
 }  // namespace evenkeel

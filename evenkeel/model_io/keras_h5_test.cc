@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <random>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/test_folder.h"
@@ -186,7 +187,31 @@ TEST(KerasH5, sizes_that_the_file_cannot_hold_are_refused) {
   EXPECT_THAT(message_of<FormatError>([&] { read_keras_h5(folder / "uneven.h5"); }), HasSubstr("different numbers"));
 }
 
-TEST(KerasH5, a_file_cut_anywhere_is_refused_or_read) {
+// Some of these crash libhdf5, which then costs the process that reads, not this one.
+TEST(KerasH5, a_file_changed_anywhere_is_refused_or_read) {
+  const TestFolder folder;
+  {
+    Writer writer(folder / "m.h5");
+    writer.norm("model_weights/bn/bn", 1);
+    writer.text("model_config", R"({"class_name":"Sequential","config":{"layers":[]}})");
+  }
+  const std::string good = text_of_file(folder / "m.h5");
+  std::mt19937_64 random(5);
+  int refused = 0;
+  for (int round = 0; round < 100; ++round) {
+    std::string bytes = good;
+    for (int change = 0; change < 4; ++change) bytes[random() % bytes.size()] = static_cast<char>(random());
+    write_text(folder / "changed.h5", bytes);
+    try {
+      read_keras_h5(folder / "changed.h5");
+    } catch (const FormatError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 5);
+}
+
+TEST(KerasH5, a_file_cut_anywhere_is_refused) {
   const TestFolder folder;
   {
     Writer writer(folder / "m.h5");

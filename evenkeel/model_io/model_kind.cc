@@ -120,8 +120,9 @@ std::string how_to_convert(const std::string& path, ModelKind kind) {
              "for k, v in d.items()}, '" +
              out + "')\"";
     case ModelKind::kHdf5:
-      return "; `evenkeel inspect` reads its norms; for the rest write an ONNX file of it with tf2onnx, or its arrays "
-             "once with h5py and safetensors.numpy.save_file";
+      return "; `evenkeel inspect` reads its norms, and `evenkeel convert` makes a state dict of them; for the rest "
+             "write an "
+             "ONNX file of it with tf2onnx, or its arrays once with h5py and safetensors.numpy.save_file";
     case ModelKind::kZip:
       return "; a .keras archive can be saved again as .h5 (model.save('model.h5')), whose norms `evenkeel inspect` "
              "reads";
