@@ -8,13 +8,12 @@
 #include "evenkeel/cli/inspect.h"
 #include "evenkeel/cli/model_data.h"
 #include "evenkeel/cli/process.h"
-#include "evenkeel/cli/tool_models.h"
+#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/model_io/model_kind.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/norm_page.h"
-#include "evenkeel/tools/run_norms.h"
 #include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::cli {
@@ -46,21 +45,29 @@ void take_own_model(const Arguments& arguments, Inspected& inspected) {
   inspected.examples = dataset.count;
 }
 
-// An ONNX model on data: every norm normalizes by the batch, so that each is judged by itself, as with models of evenkeel.
-void run_onnx(const onnx::Model& model, const Arguments& arguments, Inspected& inspected) {
-  const StatedData stated = load_stated(arguments);
-  const data::BatchReader reader(stated.dataset, stated.standardization, {}, arguments.corrupt,
-                                 arguments.seed.value_or(1));
-  tools::NormRunOptions options{.norms = inference::NormMode::kStored,
+// An ONNX model on data: every norm normalizes by the batch, so that each is judged by itself, as with models of evenkeel; by its stored
+// statistics where the model takes a fixed number of examples at a time.
+void run_onnx(const Arguments& arguments, Inspected& inspected) {
+  OnnxSubject subject = OnnxSubject::load(arguments);
+  data::Splits splits = load_splits(arguments, subject.shell);
+  subject.bind(arguments, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape, true);
+  const data::Dataset dataset = subject.take(splits, arguments.split, arguments);
+  const bool by_batch = subject.form.fixed_batch == 0 && dataset.count > 1;
+  const auto evaluated = [&](EvalStatistics statistics) {
+    const EvalSettings settings{.statistics = statistics,
                                 .batch_size = arguments.batch_size,
-                                .threads = take_threads(arguments.threads)};
-  const tools::NormRun as_stored = tools::run_norms(model, stated.dataset, reader, options);
-  options.norms = inference::NormMode::kBatch;
-  const tools::NormRun by_batch = tools::run_norms(model, stated.dataset, reader, options);
-  inspected.observations = tools::observe(inspected.table, by_batch.moments);
-  if (as_stored.accuracy && by_batch.accuracy)
-    inspected.accuracies = tools::Accuracies{*as_stored.accuracy, *by_batch.accuracy};
-  inspected.examples = by_batch.examples;
+                                .threads = take_threads(arguments.threads),
+                                .corrupt = arguments.corrupt,
+                                .seed = arguments.seed.value_or(1)};
+    return tools::evaluate(subject.model, subject.form, dataset, subject.shell.standardization, settings, !by_batch);
+  };
+  const EvalResult stored = evaluated(EvalStatistics::kRunning);
+  const EvalResult batch = by_batch ? evaluated(EvalStatistics::kBatch) : stored;
+  std::map<std::string, std::vector<Moments>> moments;
+  for (const NormMoments& norm : batch.moments) moments[norm.name] = norm.channels;
+  inspected.observations = tools::observe(inspected.table, moments);
+  if (by_batch && stored.labelled > 0) inspected.accuracies = tools::Accuracies{stored.accuracy, batch.accuracy};
+  inspected.examples = dataset.count;
 }
 
 void refuse_data(const Arguments& arguments, const char* what) {
@@ -85,7 +92,7 @@ Inspected inspect(const std::string& path, const Arguments& arguments) {
   if (kind == ModelKind::kOnnx) {
     const onnx::Model model = onnx::load(path);
     inspected.table = tools::norm_table(model);
-    if (!arguments.data.empty()) run_onnx(model, arguments, inspected);
+    if (!arguments.data.empty()) run_onnx(arguments, inspected);
     return inspected;
   }
   refuse_data(arguments, "a Keras model");

@@ -32,12 +32,13 @@ OnnxSubject OnnxSubject::load(const Arguments& arguments) {
   return subject;
 }
 
-void OnnxSubject::bind(const Arguments& arguments, const Shape& example) {
-  form = tools::classifier_form(
-      model, {.example = example, .channels_last = arguments.preprocess.layout == data::Layout::kChannelsLast});
+void OnnxSubject::bind(const Arguments& arguments, const Shape& example, bool any_output) {
+  form = tools::classifier_form(model, {.example = example,
+                                        .channels_last = arguments.preprocess.layout == data::Layout::kChannelsLast,
+                                        .any_output = any_output});
   shell.spec.input = form.example;
   shell.spec.classes = form.classes;
-  if (static_cast<int64_t>(shell.class_names.size()) != form.classes) shell.class_names.clear();
+  if (form.classes > 0 && static_cast<int64_t>(shell.class_names.size()) != form.classes) shell.class_names.clear();
 }
 
 data::Dataset OnnxSubject::take(data::Splits& splits, const std::string& split, const Arguments& arguments) {

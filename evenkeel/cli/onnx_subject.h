@@ -20,7 +20,7 @@ struct OnnxSubject {
   // Of arguments.model. Throws what the reader throws.
   static OnnxSubject load(const Arguments& arguments);
   // Looks at the network for examples of this shape: form and shell are complete then.
-  void bind(const Arguments& arguments, const Shape& example);
+  void bind(const Arguments& arguments, const Shape& example, bool any_output = false);
   // A standardization and class names where nothing gave any.
   void complete(const data::Dataset& dataset);
   // A split as the model wants it: take_split(), after bind(), with a standardization in any case.

@@ -34,6 +34,7 @@ class OwnModel {
   data::Dataset take(data::Splits& splits, const std::string& split, const Arguments& arguments) {
     return take_split(splits, split, arguments, model_);
   }
+  bool classifies() const { return true; }
   std::vector<ChannelStatistics> statistics() const { return running_statistics_of(model_.spec, model_.store); }
   std::vector<NormDistance> moved(const std::vector<ChannelStatistics>& from) const {
     return distances(model_.spec, from, statistics());
@@ -79,10 +80,12 @@ class ForeignModel {
     }
   }
   Model& shell() { return subject_.shell; }
-  void bind(const Arguments& arguments, const Shape& example) { subject_.bind(arguments, example); }
+  // Networks that do not classify have norms, too.
+  void bind(const Arguments& arguments, const Shape& example) { subject_.bind(arguments, example, true); }
   data::Dataset take(data::Splits& splits, const std::string& split, const Arguments& arguments) {
     return subject_.take(splits, split, arguments);
   }
+  bool classifies() const { return subject_.form.classes > 0; }
   std::vector<ChannelStatistics> statistics() const {
     std::vector<ChannelStatistics> all;
     for (tools::OnnxNorm& norm : tools::onnx_norms(subject_.model)) all.push_back(std::move(norm.stored));
@@ -166,7 +169,7 @@ StatisticsSettings settings_of(const Arguments& arguments, AnyModel& model, int 
 // On the test set; nothing where it has no labels.
 template <class AnyModel>
 std::optional<EvalResult> tested(AnyModel& model, const data::Dataset& test, const Arguments& arguments, int threads) {
-  if (test.count == 0) return {};
+  if (test.count == 0 || !model.classifies()) return {};
   EvalResult result = model.evaluate(
       test, {.threads = threads, .corrupt = arguments.corrupt, .seed = seed_of(arguments, model.shell())});
   if (result.labelled == 0) return {};

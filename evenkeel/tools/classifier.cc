@@ -88,6 +88,8 @@ ClassifierForm classifier_form(const onnx::Model& model, const FormOptions& opti
   const Shape& y = program.shape_of(form.output);
   form.classes = element_count(y) / n;
   if (y.size() < 2 || y[0] != n || form.classes < 1 || form.classes != y[1]) {
+    form.classes = 0;
+    if (options.any_output) return form;
     throw UsageError(fmt::format("the model's output '{}' has the shape {}; expected one row of scores per example",
                                  form.output, to_string(y)));
   }
@@ -173,7 +175,7 @@ void require_fit(const ClassifierForm& form, const data::Dataset& dataset) {
 }  // namespace
 
 EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const data::Dataset& dataset,
-                    const data::Standardization& standardization, const EvalSettings& settings) {
+                    const data::Standardization& standardization, const EvalSettings& settings, bool with_moments) {
   if (settings.batch_size < 1)
     throw UsageError(fmt::format("the batch size must be at least 1, found {}", settings.batch_size));
   require_fit(form, dataset);
@@ -185,8 +187,10 @@ EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const 
   }
   const data::BatchReader reader(dataset, standardization, {}, settings.corrupt, settings.seed);
   const int threads = settings.threads > 0 ? settings.threads : available_cores();
-  Classifier classifier(
-      model, form, {.threads = threads, .norms = by_batch ? NormMode::kBatch : NormMode::kStored, .moments = by_batch});
+  Classifier classifier(model, form,
+                        {.threads = threads,
+                         .norms = by_batch ? NormMode::kBatch : NormMode::kStored,
+                         .moments = by_batch || with_moments});
   const auto classes = static_cast<size_t>(form.classes);
   EvalResult result;
   result.examples = dataset.count;
@@ -210,7 +214,7 @@ EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const 
     x.resize(indices.size() * static_cast<size_t>(reader.example_size()));
     reader.read(indices, 0, threads, x.data(), labels.data());
     const std::span<const float> scores = classifier.run(x.data(), filled);
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n && form.classes > 0; ++i) {
       const auto at = static_cast<size_t>(i);
       const int32_t label = labels[at];
       if (label >= form.classes) {

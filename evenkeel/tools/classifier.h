@@ -24,7 +24,7 @@ struct ClassifierForm {
   Shape example = {};          // as data sets have it: {C, H, W} or {F}
   bool channels_last = false;  // the model wants {H, W, C}
   int64_t fixed_batch = 0;     // examples that the model takes at a time; 0: as many as one likes
-  int64_t classes = 0;
+  int64_t classes = 0;         // 0: the output is no row of scores per example (FormOptions::any_output)
   Scores scores = Scores::kLogits;
 };
 
@@ -32,6 +32,7 @@ struct FormOptions {
   Shape example = {};          // extents for what the model leaves open, as the data have them; {} = not known
   bool channels_last = false;  // a picture of an open number of channels, or of 3 x 3: the caller knows better
   std::string output = {};     // "": the first
+  bool any_output = false;     // a network that does not classify will do
 };
 // Binds the model to one example to see what comes out. Throws UsageError when the model has not one input like a picture or a row of features,
 // or when the output is no row of scores; BackendError when it cannot be run.
@@ -62,9 +63,10 @@ class Classifier {
   std::map<std::string, std::vector<Moments>> moments_;
 };
 
-// As evaluate() of evenkeel's own models. EvalResult::moments: by the names of the norms' outputs, of statistics kBatch only.
-// Throws UsageError when examples and model do not fit.
+// As evaluate() of evenkeel's own models. EvalResult::moments: by the names of the norms' outputs, of statistics kBatch, or where they are asked
+// for. Where form.classes is 0 there is nothing else in the result. Throws UsageError when examples and model do not fit.
 EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const data::Dataset& dataset,
-                    const data::Standardization& standardization, const EvalSettings& settings);
+                    const data::Standardization& standardization, const EvalSettings& settings,
+                    bool with_moments = false);
 
 }  // namespace evenkeel::tools
