@@ -108,11 +108,12 @@ class OnnxOnData(unittest.TestCase):
         self.assertGreater(half["after"]["accuracy"], 0.67)
         self.assertLess(half["after"]["accuracy"], 0.879)
 
-    def test_the_model_is_never_overwritten(self):
-        before = MODEL.read_bytes()
-        self.run_it("recalibrate", MODEL, "--data", TRAIN, *STATED, code=2)
-        self.run_it("recalibrate", MODEL, "--data", TRAIN, *STATED, "-o", MODEL, code=2)
-        self.assertEqual(MODEL.read_bytes(), before)
+    def test_without_a_file_to_write_nothing_is_written(self):
+        copy = self.folder / "copy.onnx"
+        copy.write_bytes(MODEL.read_bytes())
+        self.assertIn("--out", self.run_it("recalibrate", copy, "--data", TRAIN, *STATED, code=2).stderr)
+        self.assertEqual(copy.read_bytes(), MODEL.read_bytes())
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["copy.onnx"])
 
     def test_exact_statistics_do_not_depend_on_the_batches(self):
         files = []

@@ -142,7 +142,8 @@ std::string out_path(const AnyModel& model, const Arguments& arguments) {
   const std::string path = model_path_of(arguments.model);
   const std::string out = arguments.recalibrate.out.empty() ? model.default_out(path) : arguments.recalibrate.out;
   std::error_code error;
-  if (fs::equivalent(out, path, error)) {
+  // Over the model itself only where that was asked for.
+  if (arguments.recalibrate.out.empty() && fs::equivalent(out, path, error)) {
     throw UsageError(
         fmt::format("the new model would take the place of '{}', which it is made from; give --out FILE", path));
   }
