@@ -1,15 +1,19 @@
-// What the exported model says; that it answers as ours does is for tests/onnx_export_test.py and an independent runtime.
+// What the exported model says, and that it answers as ours does here; tests/onnx_export_test.py asks an independent runtime.
 #include "evenkeel/tools/export_onnx.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <random>
 #include <set>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/inference/session.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/test_folder.h"
+#include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/model_file.h"
 
 namespace evenkeel::tools {
@@ -127,6 +131,85 @@ TEST(ExportOnnx, bias_corrected_statistics_are_exported_as_they_are_read) {
   for (float& v : model.store.writable("bn1.running_var").values<float>()) v = 3;
   model.store.writable("bn1.num_batches_tracked").values<int64_t>()[0] = 2;  // 1 - 0.5^2 of the weight is there
   EXPECT_EQ(onnx::floats_of(*to_onnx(model).graph.initializer("bn1.running_var"))[0], 4.0f);
+}
+
+// Parameters and statistics of every norm far from where they start.
+void stir(Model& model) {
+  std::mt19937_64 random(11);
+  std::uniform_real_distribution<float> spread(0.5f, 1.5f);
+  for (const auto& [name, tensor] : model.store.tensors()) {
+    if (tensor.dtype() != DType::kF32) continue;
+    const bool positive = name.ends_with("running_var");
+    if (!positive && !name.ends_with("running_mean") && tensor.shape().size() != 1) continue;
+    for (float& v : model.store.writable(name).values<float>()) v = positive ? spread(random) : spread(random) - 0.6f;
+  }
+}
+
+// Our own probabilities against the softmax of what the exported network gives for the same bytes / 255.
+void expect_same_answers(Model& model) {
+  constexpr int64_t kCount = 5;
+  data::Dataset dataset;
+  dataset.name = "bytes";
+  dataset.count = kCount;
+  dataset.example_shape = model.spec.input;
+  Shape shape = model.spec.input;
+  shape.insert(shape.begin(), kCount);
+  dataset.values = Tensor(DType::kU8, shape);
+  dataset.labels.assign(kCount, -1);
+  std::mt19937_64 random(7);
+  std::vector<float> x;
+  for (uint8_t& byte : dataset.values.values<uint8_t>()) {
+    byte = static_cast<uint8_t>(random());
+    x.push_back(static_cast<float>(byte) / 255);
+  }
+  const EvalResult ours = evaluate(model, dataset, {});
+  inference::Program program(to_onnx(model), {.inputs = {{"input", shape}}});
+  program.run({{"input", x.data()}});
+  const auto logits = program.output("logits");
+  const auto classes = static_cast<size_t>(model.spec.classes);
+  ASSERT_EQ(logits.size(), ours.probabilities.size());
+  for (size_t i = 0; i < logits.size(); i += classes) {
+    double largest = logits[i], sum = 0;
+    for (size_t c = 0; c < classes; ++c) largest = std::max<double>(largest, logits[i + c]);
+    for (size_t c = 0; c < classes; ++c) sum += std::exp(logits[i + c] - largest);
+    for (size_t c = 0; c < classes; ++c)
+      EXPECT_NEAR(std::exp(logits[i + c] - largest) / sum, ours.probabilities[i + c], 1e-5)
+          << model.spec.name << " " << c;
+  }
+}
+
+TEST(ExportOnnx, the_exported_network_answers_as_ours_does) {
+  for (const char* name : {"cnn", "cnn-gap", "lenet", "resnet20", "vgg11", "resnet18"}) {
+    Model model = zoo(name, {3, 32, 32}, 10);
+    stir(model);
+    expect_same_answers(model);
+  }
+  Model table = zoo("mlp", {3, 8, 8}, 4);
+  stir(table);
+  expect_same_answers(table);
+}
+
+TEST(ExportOnnx, every_norm_and_activation_answers_as_ours_does) {
+  int64_t round = 0;
+  for (const NormKind kind : {NormKind::kNone, NormKind::kBatch, NormKind::kRenorm, NormKind::kGroup, NormKind::kLayer,
+                              NormKind::kInstance}) {
+    for (const NormPlacement placement : {NormPlacement::kBefore, NormPlacement::kAfter}) {
+      for (const std::string& activation : activation_names()) {
+        if (++round % 3 != 0) continue;  // a third of all pairs: every kind and every activation is among them
+        Model model;
+        model.spec = zoo_model("cnn-gap", {3, 8, 8}, 5);
+        model.spec.name = norm_kind_names()[static_cast<size_t>(kind)] + " " + activation;
+        model.spec.norm = kind;
+        model.spec.placement = placement;
+        model.spec.norm_options.eps = 0.1;  // not ONNX' default: it must be seen
+        model.spec.activation.kind = *activation_from_name(activation);
+        model.standardization = {{0.5, 0.4, 0.3}, {0.25, 0.2, 0.3}};
+        initialize(build_network(model.spec, Mode::kInference, {.with_loss = false}), 3, &model.store);
+        stir(model);
+        expect_same_answers(model);
+      }
+    }
+  }
 }
 
 TEST(ExportOnnx, a_written_model_is_read_back_as_it_was) {
