@@ -396,8 +396,35 @@ void lower_where(Builder& b) {
   });
 }
 
+// x > 0 ? x : slope * x. The slope is one number, one per channel ([c, 1, ..]; up to opset 6 just [c]), or broadcasts in another way.
 void lower_prelu(Builder& b) {
-  broadcast_step<float, float>(b, b.in(0).type, [](float x, float slope) { return x < 0 ? x * slope : x; });
+  const Value &x = b.in(0), &slope = b.in(1);
+  const auto is_one_per_channel = [&] {
+    if (x.shape.size() < 2 || slope.count() != x.shape[1] || slope.shape.empty()) return false;
+    if (b.opset() < 7) return slope.shape.size() == 1;
+    return slope.shape.size() + 1 >= x.shape.size() &&
+           slope.shape[slope.shape.size() + 1 - x.shape.size()] == x.shape[1];
+  };
+  const bool channels = is_one_per_channel();
+  if (!channels && slope.count() != 1) {
+    return broadcast_step<float, float>(b, x.type, [](float v, float by) { return v < 0 ? v * by : v; });
+  }
+  const bool last = x.layout == Layout::kChannelsLast;
+  const int64_t count = x.count(), c = channels ? x.shape[1] : 1;
+  int64_t run = 1;  // neighbours in memory that share a slope
+  for (size_t i = 2; channels && !last && i < x.shape.size(); ++i) run *= x.shape[i];
+  const Buffer from = b.read_as_is(0), by = b.read(1, Layout::kPlain), to = b.write(0, x.shape, x.type, x.layout);
+  const int64_t rows = count == 0 ? 0 : count / (last ? c : run), length = rows == 0 ? 0 : count / rows;
+  b.step({from, by}, {to}, [=, threads = b.threads()](const Frame& f) {
+    parallel_for(rows, count < kChunk ? 1 : threads, [&](int64_t r, int) {
+      const float *in = f.floats(from) + r * length, *slopes = f.floats(by);
+      float* out = f.floats(to) + r * length;
+      for (int64_t i = 0; i < length; ++i) {
+        const float s = slopes[last ? i % c : r % c];
+        out[i] = in[i] < 0 ? in[i] * s : in[i];
+      }
+    });
+  });
 }
 
 namespace {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -34,6 +35,7 @@ class Descriptor {
   Descriptor& operator=(const Descriptor&) = delete;
   int get() const { return fd_; }
   bool good() const { return fd_ >= 0; }
+  int release() { return std::exchange(fd_, -1); }
   int close_now() { return ::close(std::exchange(fd_, -1)); }
 
  private:
@@ -182,6 +184,45 @@ std::vector<std::byte> read_to_end(int fd, size_t expected, const std::string& p
   return bytes;
 }
 
+FileBytes read_large_to_end(int fd, size_t expected, const std::string& path) {
+  size_t room = expected + 1;  // the one more finds the end without growing
+  FileBytes bytes{allocate_untouched(room, true), 0};
+  while (true) {
+    if (bytes.size == room) {
+      room += room / 2 + 65536;
+      AlignedBytes larger = allocate_untouched(room, true);
+      std::memcpy(larger.get(), bytes.data.get(), bytes.size);
+      bytes.data = std::move(larger);
+    }
+    const ssize_t got = ::read(fd, bytes.data.get() + bytes.size, std::min(room - bytes.size, kMostPerCall));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_io_error("read", path, errno);
+    if (got == 0) return bytes;
+    bytes.size += static_cast<size_t>(got);
+  }
+}
+
+// Opens a file to be read whole; `expected`: what the file system holds (sparse files apart), 0 for a pipe.
+int open_whole(const std::string& path, size_t& expected) {
+  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  if (!fd.good()) {
+    if (errno == ENOENT || errno == ENOTDIR || path.empty()) {
+      throw UsageError("cannot read \"" + path + "\": there is no such file; check the path");
+    }
+    throw_io_error("read", path, errno);
+  }
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) throw_io_error("read", path, errno);
+  if (S_ISDIR(status.st_mode)) {
+    throw UsageError("cannot read " + path + ": it is a folder; give the name of a file in it");
+  }
+  if (!S_ISREG(status.st_mode) && !S_ISFIFO(status.st_mode)) {
+    throw UsageError("cannot read " + path + ": it is a device or a socket; give the name of a file");
+  }
+  expected = S_ISREG(status.st_mode) ? static_cast<size_t>(status.st_size) : 0;
+  return fd.release();
+}
+
 }  // namespace
 
 void throw_io_error(const std::string& action, const std::string& path, int errno_value) {
@@ -213,23 +254,8 @@ void write_file_atomically(const std::string& path, std::string_view text) {
 }
 
 std::vector<std::byte> read_file(const std::string& path) {
-  const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
-  if (!fd.good()) {
-    if (errno == ENOENT || errno == ENOTDIR || path.empty()) {
-      throw UsageError("cannot read \"" + path + "\": there is no such file; check the path");
-    }
-    throw_io_error("read", path, errno);
-  }
-  struct stat status {};
-  if (::fstat(fd.get(), &status) != 0) throw_io_error("read", path, errno);
-  if (S_ISDIR(status.st_mode)) {
-    throw UsageError("cannot read " + path + ": it is a folder; give the name of a file in it");
-  }
-  if (!S_ISREG(status.st_mode) && !S_ISFIFO(status.st_mode)) {
-    throw UsageError("cannot read " + path + ": it is a device or a socket; give the name of a file");
-  }
-  // st_size is what the file system holds, sparse files apart; a pipe has 0.
-  const size_t expected = S_ISREG(status.st_mode) ? static_cast<size_t>(status.st_size) : 0;
+  size_t expected = 0;
+  const Descriptor fd(open_whole(path, expected));
   try {
     return read_to_end(fd.get(), expected, path);
   } catch (const std::bad_alloc&) {
@@ -237,6 +263,12 @@ std::vector<std::byte> read_file(const std::string& path) {
   } catch (const std::length_error&) {
     throw_io_error("read", path, ENOMEM);
   }
+}
+
+FileBytes read_large_file(const std::string& path) {
+  size_t expected = 0;
+  const Descriptor fd(open_whole(path, expected));
+  return read_large_to_end(fd.get(), expected, path);
 }
 
 void check_folder_is_writable(const std::string& dir) {

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "evenkeel/core/tensor.h"
+
 namespace evenkeel {
 
 // Assigns the concatenation of `pieces` to the file `path`: a temporary file in the same folder,
@@ -25,6 +27,14 @@ void write_file_atomically(const std::string& path, std::string_view text);
 // size alone. Throws UsageError when there is no such file or it is a folder or a device, IoError
 // when it cannot be read.
 std::vector<std::byte> read_file(const std::string& path);
+
+// The same for files of many megabytes: in memory that is not cleared first, and in large pages where the system has them.
+struct FileBytes {
+  AlignedBytes data;
+  size_t size = 0;
+  std::span<const std::byte> view() const { return {data.get(), size}; }
+};
+FileBytes read_large_file(const std::string& path);
 
 // Writes 64 KiB to a temporary file in the folder `dir` and removes it: finds a folder that is
 // missing, read-only or full before hours of work depend on it. Throws IoError.

@@ -486,7 +486,7 @@ void write_header(const Model& model, ModelProto* m) {
 }
 
 // external: tensors that lie in other files of this folder stay there.
-std::string serialized(const Model& model, bool keep_external) {
+FileBytes serialized(const Model& model, bool keep_external) {
   const auto* original = static_cast<const Original*>(model.original.get());
   ModelProto m;
   if (original != nullptr) m = original->model;
@@ -511,10 +511,13 @@ std::string serialized(const Model& model, bool keep_external) {
     }
     list->UnsafeArenaAddAllocated(made.back().get());
   }
-  std::string bytes;
   const size_t size = m.ByteSizeLong();
   const bool fits = size <= kProtobufLimit;
-  if (fits) m.SerializeToString(&bytes);
+  FileBytes bytes;
+  if (fits) {
+    bytes = {allocate_untouched(size, true), size};
+    m.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(bytes.data.get()));
+  }
   while (!list->empty()) list->UnsafeArenaReleaseLast();
   if (!fits) {
     throw UsageError(
@@ -553,18 +556,23 @@ Model parse(std::string_view bytes, const std::string& name, const std::string& 
 }
 
 Model load(const std::string& path) {
-  const std::vector<std::byte> bytes = read_file(path);
+  const FileBytes bytes = read_large_file(path);
   const std::string folder = fs::path(path).parent_path().string();
-  return parse({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path, folder.empty() ? "." : folder);
+  return parse({reinterpret_cast<const char*>(bytes.data.get()), bytes.size}, path, folder.empty() ? "." : folder);
 }
 
-std::string serialize(const Model& model) { return serialized(model, true); }
+std::string serialize(const Model& model) {
+  const FileBytes bytes = serialized(model, true);
+  return {reinterpret_cast<const char*>(bytes.data.get()), bytes.size};
+}
 
 void save(const std::string& path, const Model& model) {
   std::error_code error;
   const fs::path parent = fs::path(path).parent_path();
   const bool same_folder = !model.folder.empty() && fs::equivalent(parent.empty() ? "." : parent, model.folder, error);
-  write_file_atomically(path, serialized(model, same_folder));
+  const FileBytes bytes = serialized(model, same_folder);
+  const std::span<const std::byte> piece = bytes.view();
+  write_file_atomically(path, std::span(&piece, 1));
 }
 
 TensorValue parse_tensor(std::string_view bytes, const std::string& name) {

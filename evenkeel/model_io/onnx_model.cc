@@ -76,9 +76,9 @@ size_t size_bytes(ElementType type) {
 }
 
 Bytes Bytes::copy_of(std::span<const std::byte> data) {
-  auto owner = std::make_shared<std::vector<std::byte>>(data.begin(), data.end());
-  const std::span<const std::byte> view(*owner);
-  return {std::move(owner), view};
+  return made(data.size(), [&](std::byte* to) {
+    if (!data.empty()) std::memcpy(to, data.data(), data.size());
+  });
 }
 
 // --- elements ---------------------------------------------------------------------------------------------------------
@@ -222,17 +222,25 @@ std::vector<int64_t> integers_of(const TensorValue& tensor) {
 
 TensorValue tensor_as(ElementType type, std::string name, const Shape& dims, std::span<const double> values) {
   if (type == ElementType::kDouble) return make_tensor(std::move(name), dims, values);
-  if (type == ElementType::kFloat) {
-    const std::vector<float> rounded(values.begin(), values.end());
-    return make_tensor(std::move(name), dims, std::span<const float>(rounded));
-  }
-  if (type != ElementType::kFloat16 && type != ElementType::kBfloat16) {
+  const bool narrow = type == ElementType::kFloat16 || type == ElementType::kBfloat16;
+  if (!narrow && type != ElementType::kFloat) {
     throw UsageError(fmt::format("tensor '{}': expected a floating type, found {}", name, name_of(type)));
   }
-  std::vector<uint16_t> rounded(values.size());
-  std::transform(values.begin(), values.end(), rounded.begin(),
-                 type == ElementType::kFloat16 ? half_from : bfloat16_from);
-  return tensor_of(type, std::move(name), dims, std::span<const uint16_t>(rounded));
+  EK_ASSERT(element_count(dims) == static_cast<int64_t>(values.size()));
+  TensorValue tensor;
+  tensor.name = std::move(name);
+  tensor.type = type;
+  tensor.dims = dims;
+  tensor.data = Bytes::made(values.size() * size_bytes(type), [&](std::byte* to) {
+    if (type == ElementType::kFloat) {
+      std::transform(values.begin(), values.end(), reinterpret_cast<float*>(to),
+                     [](double v) { return static_cast<float>(v); });
+    } else {
+      std::transform(values.begin(), values.end(), reinterpret_cast<uint16_t*>(to),
+                     type == ElementType::kFloat16 ? half_from : bfloat16_from);
+    }
+  });
+  return tensor;
 }
 
 // --- nodes ------------------------------------------------------------------------------------------------------------

@@ -50,10 +50,19 @@ class Bytes {
   Bytes() = default;
   Bytes(std::shared_ptr<const void> owner, std::span<const std::byte> data) : owner_(std::move(owner)), data_(data) {}
   static Bytes copy_of(std::span<const std::byte> data);
+  // `size` bytes that `fill` assigns: void(std::byte*). In large pages where there are many.
+  template <class Fill>
+  static Bytes made(size_t size, Fill fill) {
+    std::shared_ptr<std::byte> owner(allocate_untouched(size, size >= kLarge).release(), AlignedFree());
+    fill(owner.get());
+    const std::span<const std::byte> view(owner.get(), size);
+    return {std::move(owner), view};
+  }
   std::span<const std::byte> view() const { return data_; }
   size_t size() const { return data_.size(); }
 
  private:
+  static constexpr size_t kLarge = size_t{4} << 20;
   std::shared_ptr<const void> owner_;
   std::span<const std::byte> data_;
 };
