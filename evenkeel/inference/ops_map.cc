@@ -409,9 +409,10 @@ void lower_prelu(Builder& b) {
   if (!channels && slope.count() != 1) {
     return broadcast_step<float, float>(b, x.type, [](float v, float by) { return v < 0 ? v * by : v; });
   }
-  const bool last = x.layout == Layout::kChannelsLast;
+  const bool last = channels && x.layout == Layout::kChannelsLast;
   const int64_t count = x.count(), c = channels ? x.shape[1] : 1;
-  int64_t run = 1;  // neighbours in memory that share a slope
+  // Neighbours in memory that share a slope.
+  int64_t run = channels || x.shape.empty() ? 1 : count / std::max<int64_t>(1, x.shape[0]);
   for (size_t i = 2; channels && !last && i < x.shape.size(); ++i) run *= x.shape[i];
   const Buffer from = b.read_as_is(0), by = b.read(1, Layout::kPlain), to = b.write(0, x.shape, x.type, x.layout);
   const int64_t rows = count == 0 ? 0 : count / (last ? c : run), length = rows == 0 ? 0 : count / rows;
