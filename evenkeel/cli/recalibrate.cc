@@ -35,6 +35,7 @@ class OwnModel {
     return take_split(splits, split, arguments, model_);
   }
   bool classifies() const { return true; }
+  std::string unsupported() const { return ""; }
   std::vector<ChannelStatistics> statistics() const { return running_statistics_of(model_.spec, model_.store); }
   std::vector<NormDistance> moved(const std::vector<ChannelStatistics>& from) const {
     return distances(model_.spec, from, statistics());
@@ -86,6 +87,7 @@ class ForeignModel {
     return subject_.take(splits, split, arguments);
   }
   bool classifies() const { return subject_.form.classes > 0; }
+  std::string unsupported() const { return inference::first_unsupported(subject_.model); }
   std::vector<ChannelStatistics> statistics() const {
     std::vector<ChannelStatistics> all;
     for (tools::OnnxNorm& norm : tools::onnx_norms(subject_.model)) all.push_back(std::move(norm.stored));
@@ -263,9 +265,34 @@ int undo(AnyModel& model, const Arguments& arguments) {
   return kExitGood;
 }
 
+// A dry run of a model with an operator that cannot be run: what would be made anew, if it could.
+template <class AnyModel>
+int list_norms(const AnyModel& model, const Arguments& arguments, const std::string& unsupported) {
+  const std::vector<ChannelStatistics> norms = model.statistics();
+  if (arguments.json) {
+    nlohmann::ordered_json json = json_result();
+    json["model"] = arguments.model;
+    json["not_supported"] = unsupported;
+    json["norms"] = nlohmann::ordered_json::array();
+    for (const ChannelStatistics& norm : norms)
+      json["norms"].push_back({{"name", norm.name}, {"channels", norm.mean.size()}});
+    print_json(json);
+    return kExitGood;
+  }
+  print(
+      fmt::format("{} norm{} with statistics that could be made anew:\n", norms.size(), norms.size() == 1 ? "" : "s"));
+  for (const ChannelStatistics& norm : norms) print(fmt::format("{:<40}  {} channels\n", norm.name, norm.mean.size()));
+  print(fmt::format("\nthe network cannot be run here: {} is not supported\n", unsupported));
+  return kExitGood;
+}
+
 template <class AnyModel>
 int recalibrate(AnyModel&& model, const Arguments& arguments) {
   if (arguments.recalibrate.undo) return undo(model, arguments);
+  if (arguments.recalibrate.dry_run) {
+    if (const std::string unsupported = model.unsupported(); !unsupported.empty())
+      return list_norms(model, arguments, unsupported);
+  }
   const int threads = take_threads(arguments.threads);
   const std::string out = out_path(model, arguments);
   data::Splits splits = load_splits(arguments, model.shell());

@@ -26,6 +26,12 @@ onnx::Model load_as_onnx(const std::string& path, const Arguments& arguments) {
   return tools::to_onnx(load_model_of(of_this));
 }
 
+namespace {
+
+struct StatedData {
+  data::Dataset dataset;
+  data::Standardization standardization;
+};
 StatedData load_stated(const Arguments& arguments) {
   data::LoadOptions options;
   options.seed = arguments.seed.value_or(1);
@@ -50,6 +56,8 @@ StatedData load_stated(const Arguments& arguments) {
   }
   return stated;
 }
+
+}  // namespace
 
 std::vector<float> examples_of(const Arguments& arguments, int64_t n) {
   if (arguments.data.empty()) return {};

@@ -15,15 +15,8 @@ namespace evenkeel::cli {
 // An ONNX file; or a model of evenkeel, or weights for --architecture, written as ONNX. Throws FormatError for other kinds of files.
 onnx::Model load_as_onnx(const std::string& path, const Arguments& arguments);
 
-// The split of --data that is asked for, and how its values become inputs: as stated (--scale, --mean, --std), else pixels / 255 and other
-// values as they are.
-struct StatedData {
-  data::Dataset dataset;
-  data::Standardization standardization;
-};
-StatedData load_stated(const Arguments& arguments);
-
-// The first n of those examples, packed. Empty without --data.
+// The first n examples of the split of --data that is asked for, packed, as inputs: as stated (--scale, --mean, --std), else pixels / 255 and other
+// values as they are. Empty without --data.
 std::vector<float> examples_of(const Arguments& arguments, int64_t n);
 
 nlohmann::ordered_json json_of(const std::vector<tools::Difference>& differences);
