@@ -41,14 +41,19 @@
 extern "C" {
 #endif
 
-// What a function returns: the exit codes of the program.
+// What a function returns: the exit codes of the program. (evenkeel.h has the same lines.)
+#ifndef EK_STATUS_DEFINED
+#define EK_STATUS_DEFINED
 typedef int32_t ek_status;
 enum {
   EK_OK = 0,
   EK_USAGE = 2,          // an impossible request
+  EK_FORMAT = 3,         // bad bytes in a file
   EK_OUT_OF_MEMORY = 4,  // the system refused
+  EK_SYSTEM = 4,         // the same of files: unreadable
   EK_NOT_SUPPORTED = 5   // a request that has another way, which the message names
 };
+#endif
 
 // Where the channel stands in memory, outermost first, for images: first [n, c, h, w] (NCHW), last [n, h, w, c] (NHWC),
 // blocked [n, ceil(c / B), h, w, B] with B = 8 or 16 (oneDNN's nChw8c, nChw16c), whose lanes behind channel c - 1 are

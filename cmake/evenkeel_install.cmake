@@ -9,6 +9,7 @@ set(norm_headers ${public_headers})
 list(FILTER norm_headers INCLUDE REGEX "/evenkeel/(norm|export|version)\\.h$")
 list(REMOVE_ITEM public_headers ${norm_headers})
 install(FILES ${public_headers} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/evenkeel")
+install(FILES evenkeel.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 
 install(TARGETS evenkeel_lib EXPORT evenkeel_targets
         ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")

@@ -47,7 +47,7 @@ endif()
 # --- the command line: tests/*_test.sh and tests/*_test.py, given the program's path; exit 77 is "skipped" --------------
 if(EVENKEEL_TESTS AND TARGET evenkeel)
   file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" tests/*_test.sh tests/*_test.py)
-  list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py)
+  list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py tests/embedding_test.py)
   foreach(script IN LISTS scripts)
     get_filename_component(name ${script} NAME_WE)
     if(script MATCHES "\\.py$")
@@ -81,6 +81,26 @@ if(EVENKEEL_TESTS AND NOT EVENKEEL_SANITIZE)
            WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(examples_c examples_python examples_guide examples_install PROPERTIES
     ENVIRONMENT OMP_WAIT_POLICY=passive LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 300)
+endif()
+
+# --- inference embedded in programs of others: examples/, the programs of docs/embedding.md, what the shared library shows --------
+if(EVENKEEL_TESTS AND TARGET evenkeel AND NOT EVENKEEL_SANITIZE)
+  set(shared_library evenkeel_lib)
+  if(NOT BUILD_SHARED_LIBS)
+    set(shared_library evenkeel_shared)  # the same objects once more, linked as it would be
+    add_library(evenkeel_shared SHARED
+      $<TARGET_OBJECTS:evenkeel_norm_objects> $<TARGET_OBJECTS:evenkeel_objects> ${schema_objects})
+    set_target_properties(evenkeel_shared PROPERTIES
+      OUTPUT_NAME evenkeel LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/shared")
+    evenkeel_link_dependencies(evenkeel_shared)
+    evenkeel_show_api_only(evenkeel_shared)
+  endif()
+  foreach(part shown c cpp guide)
+    add_test(NAME embedding_${part} COMMAND python3 tests/embedding_test.py ${part} "$<TARGET_FILE:${shared_library}>"
+             "${CMAKE_CXX_COMPILER}" $<TARGET_FILE:evenkeel> WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+    set_tests_properties(embedding_${part} PROPERTIES
+      ENVIRONMENT OMP_WAIT_POLICY=passive LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 300)
+  endforeach()
 endif()
 
 # --- fuzz/fuzz_NAME.cc, corpus in fuzz/corpus/NAME -------------------------------------------------------------------

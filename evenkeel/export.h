@@ -3,3 +3,5 @@
 #pragma once
 
 #define EK_API __attribute__((visibility("default")))
+// What stands inside of a public class and is not public itself.
+#define EK_HIDDEN __attribute__((visibility("hidden")))

@@ -7,7 +7,7 @@
 
 namespace evenkeel {
 
-struct SavedModel::State {
+struct EK_HIDDEN SavedModel::State {
   Model model;
   std::unique_ptr<Evaluator> evaluator;
   int64_t parameters = 0;

@@ -66,3 +66,17 @@ read -ra flags <<<"$(pkg-config --cflags --libs evenkeel)"
 check_consumer "$work/by_pkg_config" pkg_config
 [[ $("$prefix/bin/evenkeel" --version) == "evenkeel $(pkg-config --modversion evenkeel) "* ]] ||
   fail "pkg-config names another version than the program"
+
+# Inference in a program of C++ and in one of C.
+"$prefix/bin/evenkeel" convert "$work/run/model.safetensors" -o "$work/model.onnx" >"$work/log" 2>&1 ||
+  { cat "$work/log"; fail "the installed program does not write ONNX"; }
+c_compiler=${compiler/clang++/clang}
+c_compiler=${c_compiler/g++/gcc}
+c_compiler=${c_compiler/%c++/cc}
+"$compiler" -std=c++20 "$here/../examples/cpp/inference.cc" -o "$work/inference_cpp" "${flags[@]}" ||
+  fail "examples/cpp/inference.cc does not build by pkg-config"
+"$c_compiler" -std=c99 "$here/../examples/c/inference.c" -o "$work/inference_c" "${flags[@]}" ||
+  fail "examples/c/inference.c does not build by pkg-config"
+from_cpp=$(LD_LIBRARY_PATH=$lib "$work/inference_cpp" "$work/model.onnx" | sort -u)
+from_c=$(LD_LIBRARY_PATH=$lib "$work/inference_c" "$work/model.onnx")
+[[ $from_cpp == logits:* && $from_cpp == "$from_c" ]] || fail "the examples say '$from_cpp' and '$from_c'"

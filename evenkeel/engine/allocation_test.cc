@@ -1,5 +1,7 @@
 // No allocation inside a training step after the first: every operator new called from the code of this program is counted while a step
 // runs, in whichever thread. Those called from inside shared libraries (oneDNN's few small ones per primitive) are counted apart, and bounded.
+#include "evenkeel/engine/allocation_testing.h"
+
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -66,6 +68,18 @@ void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
 #endif
 
 namespace evenkeel {
+
+bool counts_allocations() { return EK_COUNTS_ALLOCATIONS != 0; }
+
+Allocations allocations_during(const std::function<void()>& action) {
+  allocations = 0;
+  foreign_allocations = 0;
+  counting = true;
+  action();
+  counting = false;
+  return {.ours = allocations, .foreign = foreign_allocations};
+}
+
 namespace {
 
 // One of everything that a step can hold.
@@ -111,22 +125,16 @@ int64_t allocations_of_a_step(int threads) {
   const std::vector<float> x(kBatch * 3 * 12 * 12, 0.5f);
   const std::vector<int32_t> labels(kBatch, 3);
   executable->run({.x = x.data(), .labels = labels.data(), .n = kBatch, .learning_rate = 1e-3, .step = 1});
-  allocations = 0;
-  foreign_allocations = 0;
-  counting = true;
-  executable->run({.x = x.data(), .labels = labels.data(), .n = kBatch, .learning_rate = 1e-3, .step = 2});
-  executable->run({.x = x.data(), .labels = labels.data(), .n = 29, .learning_rate = 1e-3, .step = 3});
-  counting = false;
-  return allocations;
+  const auto steps = [&] {
+    executable->run({.x = x.data(), .labels = labels.data(), .n = kBatch, .learning_rate = 1e-3, .step = 2});
+    executable->run({.x = x.data(), .labels = labels.data(), .n = 29, .learning_rate = 1e-3, .step = 3});
+  };
+  return allocations_during(steps).ours;
 }
 
 TEST(Allocation, is_seen_by_the_counter) {
   if (!EK_COUNTS_ALLOCATIONS) GTEST_SKIP() << "a sanitizer allocates: allocations are counted in the release build";
-  allocations = 0;
-  counting = true;
-  ::operator delete(::operator new(100));
-  counting = false;
-  EXPECT_EQ(allocations, 1);
+  EXPECT_EQ(allocations_during([] { ::operator delete(::operator new(100)); }).ours, 1);
 }
 
 TEST(Allocation, does_not_happen_in_a_training_step_after_the_first) {

@@ -184,15 +184,13 @@ void Program::run_in_order(std::span<const void* const> inputs) {
     State::Input& input = s.inputs[i];
     auto* data = static_cast<std::byte*>(const_cast<void*>(inputs[i]));
     if (input.converted) {
-      onnx::TensorValue tensor;
-      tensor.type = input.type;
-      tensor.data = onnx::Bytes(nullptr, {data, static_cast<size_t>(input.count) * onnx::size_bytes(input.type)});
+      const std::span<const std::byte> given(data, static_cast<size_t>(input.count) * onnx::size_bytes(input.type));
+      const auto count = static_cast<size_t>(input.count);
+      std::byte* to = input.converted.get();
       if (kind_of(input.type) == Kind::kFloat) {
-        const std::vector<float> values = onnx::floats_of(tensor);
-        std::memcpy(input.converted.get(), values.data(), values.size() * sizeof(float));
+        onnx::read_elements(input.type, given, {reinterpret_cast<float*>(to), count});
       } else {
-        const std::vector<int64_t> values = onnx::integers_of(tensor);
-        std::memcpy(input.converted.get(), values.data(), values.size() * sizeof(int64_t));
+        onnx::read_elements(input.type, given, {reinterpret_cast<int64_t*>(to), count});
       }
       data = input.converted.get();
     }

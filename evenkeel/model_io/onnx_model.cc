@@ -131,51 +131,59 @@ T element(std::span<const std::byte> data, size_t i) {
 }
 
 template <class From, class To, class Convert>
-std::vector<To> converted(const TensorValue& tensor, Convert convert) {
-  const auto data = tensor.data.view();
-  std::vector<To> values(data.size() / sizeof(From));
+void convert_elements(std::span<const std::byte> data, std::span<To> values, Convert convert) {
   if constexpr (std::is_same_v<From, To>) {
     if (!values.empty()) std::memcpy(values.data(), data.data(), values.size() * sizeof(To));
   } else {
     for (size_t i = 0; i < values.size(); ++i) values[i] = convert(element<From>(data, i));
   }
-  return values;
 }
 
+// False for a type that holds no numbers.
 template <class To>
-std::vector<To> values_of(const TensorValue& tensor) {
+bool read_into(ElementType type, std::span<const std::byte> data, std::span<To> values) {
   const auto cast = [](auto v) { return static_cast<To>(v); };
-  switch (tensor.type) {
+  const auto half = [](uint16_t v) { return static_cast<To>(float_from_half(v)); };
+  const auto brain = [](uint16_t v) { return static_cast<To>(std::bit_cast<float>(static_cast<uint32_t>(v) << 16)); };
+  EK_ASSERT(data.size() == values.size() * size_bytes(type));
+  switch (type) {
     case ElementType::kFloat:
-      return converted<float, To>(tensor, cast);
+      return convert_elements<float>(data, values, cast), true;
     case ElementType::kDouble:
-      return converted<double, To>(tensor, cast);
+      return convert_elements<double>(data, values, cast), true;
     case ElementType::kFloat16:
-      return converted<uint16_t, To>(tensor, [](uint16_t v) { return static_cast<To>(float_from_half(v)); });
+      return convert_elements<uint16_t>(data, values, half), true;
     case ElementType::kBfloat16:
-      return converted<uint16_t, To>(
-          tensor, [](uint16_t v) { return static_cast<To>(std::bit_cast<float>(static_cast<uint32_t>(v) << 16)); });
+      return convert_elements<uint16_t>(data, values, brain), true;
     case ElementType::kUint8:
     case ElementType::kBool:
-      return converted<uint8_t, To>(tensor, cast);
+      return convert_elements<uint8_t>(data, values, cast), true;
     case ElementType::kInt8:
-      return converted<int8_t, To>(tensor, cast);
+      return convert_elements<int8_t>(data, values, cast), true;
     case ElementType::kUint16:
-      return converted<uint16_t, To>(tensor, cast);
+      return convert_elements<uint16_t>(data, values, cast), true;
     case ElementType::kInt16:
-      return converted<int16_t, To>(tensor, cast);
+      return convert_elements<int16_t>(data, values, cast), true;
     case ElementType::kInt32:
-      return converted<int32_t, To>(tensor, cast);
+      return convert_elements<int32_t>(data, values, cast), true;
     case ElementType::kUint32:
-      return converted<uint32_t, To>(tensor, cast);
+      return convert_elements<uint32_t>(data, values, cast), true;
     case ElementType::kInt64:
-      return converted<int64_t, To>(tensor, cast);
+      return convert_elements<int64_t>(data, values, cast), true;
     case ElementType::kUint64:
-      return converted<uint64_t, To>(tensor, cast);
+      return convert_elements<uint64_t>(data, values, cast), true;
     case ElementType::kUndefined:
     case ElementType::kString:
       break;
   }
+  return false;
+}
+
+template <class To>
+std::vector<To> values_of(const TensorValue& tensor) {
+  const size_t width = size_bytes(tensor.type);
+  std::vector<To> values(width == 0 ? 0 : tensor.data.size() / width);
+  if (width != 0 && read_into<To>(tensor.type, tensor.data.view().first(values.size() * width), values)) return values;
   throw UsageError(
       fmt::format("tensor '{}': expected numbers, found elements of {}", tensor.name, name_of(tensor.type)));
 }
@@ -201,6 +209,13 @@ TensorValue make_tensor(std::string name, const Shape& dims, std::span<const dou
 }
 TensorValue make_tensor(std::string name, const Shape& dims, std::span<const int64_t> values) {
   return tensor_of(ElementType::kInt64, std::move(name), dims, values);
+}
+
+void read_elements(ElementType type, std::span<const std::byte> data, std::span<float> values) {
+  if (!read_into(type, data, values)) throw UsageError("expected numbers, found elements of " + name_of(type));
+}
+void read_elements(ElementType type, std::span<const std::byte> data, std::span<int64_t> values) {
+  if (!read_into(type, data, values)) throw UsageError("expected numbers, found elements of " + name_of(type));
 }
 
 std::vector<float> floats_of(const TensorValue& tensor) { return values_of<float>(tensor); }

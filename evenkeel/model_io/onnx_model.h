@@ -84,6 +84,9 @@ TensorValue make_tensor(std::string name, const Shape& dims, std::span<const int
 std::vector<float> floats_of(const TensorValue& tensor);
 std::vector<double> doubles_of(const TensorValue& tensor);
 std::vector<int64_t> integers_of(const TensorValue& tensor);
+// The same into memory of the caller: as many values as data holds. Whole numbers: of a type of whole numbers.
+void read_elements(ElementType type, std::span<const std::byte> data, std::span<float> values);
+void read_elements(ElementType type, std::span<const std::byte> data, std::span<int64_t> values);
 // The tensor in the element type of `like` (float, double, float16 or bfloat16, rounded to nearest even), from doubles; origin -1.
 TensorValue tensor_as(ElementType type, std::string name, const Shape& dims, std::span<const double> values);
 
