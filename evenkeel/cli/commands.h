@@ -45,6 +45,8 @@ Model load_model_of(const std::string& path);
 // The same for arguments.model, which may also hold weights alone, for --architecture. Throws UsageError that names the option and the models
 // of the zoo that fit when it is missing.
 Model load_model_of(const Arguments& arguments);
+// Throws UsageError when `out`, which `option` names, is one of the files that are read.
+void refuse_to_replace(const std::string& out, const std::string& option, const std::vector<std::string>& inputs);
 // The path that load_model_of reads.
 std::string model_path_of(const std::string& path);
 

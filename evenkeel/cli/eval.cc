@@ -155,6 +155,9 @@ Report report_of(OnnxSubject& subject, const Arguments& arguments) {
 }  // namespace
 
 int run_eval(const Arguments& arguments) {
+  if (!arguments.predictions.empty()) {
+    refuse_to_replace(arguments.predictions, "--predictions", {model_path_of(arguments.model), arguments.data});
+  }
   const bool is_foreign = is_onnx(arguments.model);
   OnnxSubject subject;
   Model own;
@@ -168,6 +171,13 @@ int run_eval(const Arguments& arguments) {
   const Report report = is_foreign ? report_of(subject, arguments) : report_of(own, arguments);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const EvalResult& first = report.rows.front().result;
+  for (const Row& row : report.rows) {
+    if (row.result.labelled == 0 || std::isfinite(row.result.loss)) continue;
+    print_note(
+        fmt::format("warning: the loss with {} statistics is not finite: the model gives scores that are no numbers "
+                    "(evenkeel inspect)",
+                    row.statistics));
+  }
   if (!arguments.predictions.empty()) write_predictions(arguments.predictions, report.dataset, model, first);
   if (arguments.json) {
     print_json(json_of(report, arguments, seconds));

@@ -37,6 +37,19 @@ std::optional<tools::Comparison> prove(const onnx::Model& before, const onnx::Mo
   }
 }
 
+// NaN is equal to nothing: outputs that are none of them numbers prove nothing.
+void require_finite(const tools::Comparison& proof) {
+  for (const tools::Difference& d : proof.outputs) {
+    if (d.not_finite == 0) continue;
+    throw Error(
+        fmt::format("output '{}' of the model is not finite in {} of {} values before anything is folded, so that "
+                    "nothing can be proved and nothing was "
+                    "written; `evenkeel inspect` names norms with bad statistics, `--verify 0` folds without a proof",
+                    d.name, d.not_finite, d.count),
+        kExitNotFinite);
+  }
+}
+
 nlohmann::ordered_json json_of(const tools::Comparison& proof, double tolerance) {
   return {{"inputs", proof.inputs},
           {"tolerance", tolerance},
@@ -80,11 +93,17 @@ std::string proof_text(const tools::Comparison& proof, bool verbose) {
 int run_fold(const Arguments& arguments) {
   const ToolArguments& asked = arguments.tools;
   if (asked.out.empty() && !asked.dry_run) throw UsageError("fold needs --out FILE, or --dry-run to write nothing");
+  if (!asked.out.empty()) refuse_to_replace(asked.out, "--out", {model_path_of(arguments.model)});
+  if (!asked.out.empty() && !asked.out.ends_with(".onnx")) {
+    throw UsageError(fmt::format(
+        "--out: found {}, but what is written is an ONNX model: give a name that ends in .onnx", asked.out));
+  }
   const double tolerance = asked.tolerance.value_or(kTolerance);
   const onnx::Model before = load_as_onnx(arguments.model, arguments);
   onnx::Model after = before;
   const tools::FoldRecord record = tools::fold(after, {.force_inference = asked.force_inference});
   const std::optional<tools::Comparison> proof = prove(before, after, record, arguments);
+  if (proof) require_finite(*proof);
   const bool good = !proof || proof->worst_of_all() <= tolerance;
   const bool written = good && !asked.dry_run;
   if (written) {

@@ -111,6 +111,7 @@ bool fails(const std::vector<tools::Finding>& findings, const std::string& fail_
 
 int run_inspect(const Arguments& arguments) {
   const std::string path = model_path_of(arguments.model);
+  if (!arguments.tools.html.empty()) refuse_to_replace(arguments.tools.html, "--html", {path, arguments.data});
   Inspected inspected = inspect(path, arguments);
   inspected.path = path;
   inspected.findings = tools::lint(inspected.table);

@@ -1,5 +1,7 @@
 #include "evenkeel/cli/onnx_subject.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -8,6 +10,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/model_kind.h"
 #include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/tools/norm_node.h"
 
 namespace evenkeel::cli {
 
@@ -23,6 +26,16 @@ OnnxSubject OnnxSubject::load(const Arguments& arguments) {
         "--architecture is for safetensors files of weights alone; an ONNX model has its own: leave it out");
   }
   OnnxSubject subject{.model = onnx::load(arguments.model), .form = {}, .shell = {}};
+  int64_t training = 0;
+  for (const onnx::Node& node : subject.model.graph.nodes) {
+    if (tools::is_batch_norm(node) && tools::uses_batch_statistics(node, subject.model.opset())) ++training;
+  }
+  if (training > 0 && !arguments.quiet) {
+    print_note(
+        fmt::format("warning: {} norm{} of the model {} in training mode and would normalize by the batch wherever the "
+                    "file is run; here the stored statistics are used (evenkeel explain EK112)",
+                    training, training == 1 ? "" : "s", training == 1 ? "is" : "are"));
+  }
   const auto classes = subject.model.metadata.find("evenkeel.classes");
   if (classes == subject.model.metadata.end()) return subject;
   const auto names = nlohmann::json::parse(classes->second, nullptr, false);
@@ -51,6 +64,13 @@ void OnnxSubject::complete(const data::Dataset& dataset) {
   const size_t channels = static_cast<size_t>(dataset.example_shape.empty() ? 1 : dataset.example_shape[0]);
   if (shell.standardization.mean.empty())
     shell.standardization = {std::vector<double>(channels, 0), std::vector<double>(channels, 1)};
+  const auto classes = static_cast<int64_t>(dataset.class_names.size());
+  if (shell.class_names.empty() && classes > 0 && classes != form.classes && form.classes > 0) {
+    print_note(
+        fmt::format("warning: the data have {} classes and the model {} scores, without names: class k of the data is "
+                    "taken for score k",
+                    classes, form.classes));
+  }
   if (shell.class_names.empty() && static_cast<int64_t>(dataset.class_names.size()) == form.classes)
     shell.class_names = dataset.class_names;
 }

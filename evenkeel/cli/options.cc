@@ -301,7 +301,7 @@ std::vector<Option> eval_options() {
 
 // Of weights that came without an architecture.
 std::vector<Option> weights_options() {
-  const std::vector<std::string> with_model = {"eval", "recalibrate", "inspect", "fold", "predict", "convert"};
+  const std::vector<std::string> with_model = {"eval", "recalibrate", "inspect", "diff", "fold", "predict", "convert"};
   const std::string group = "Model";
   return {
       {with_model, group, "architecture", 0, "A",

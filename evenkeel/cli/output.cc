@@ -33,6 +33,15 @@ std::string model_path_of(const std::string& path) {
   return inside.string();
 }
 
+void refuse_to_replace(const std::string& out, const std::string& option, const std::vector<std::string>& inputs) {
+  for (const std::string& input : inputs) {
+    std::error_code error;
+    if (input.empty() || !std::filesystem::equivalent(out, input, error)) continue;
+    throw UsageError(
+        fmt::format("{} {} would take the place of '{}', which is read; give another name", option, out, input));
+  }
+}
+
 Model load_model_of(const std::string& path) { return load_model(model_path_of(path)); }
 
 Model load_model_of(const Arguments& arguments) {

@@ -88,7 +88,7 @@ std::vector<std::string> labels_of(const std::string& path, int64_t classes) {
 Shape example_wanted(const Arguments& arguments, const onnx::Model& model) {
   const std::vector<inference::Port> ports = inference::input_ports(model);
   if (ports.empty() || ports[0].shape.size() != 4 || !arguments.preprocess.resize) return {};
-  const bool last = arguments.preprocess.layout == data::Layout::kChannelsLast;
+  const bool last = ports[0].shape[1] > 4 && ports[0].shape[3] > 0 && ports[0].shape[3] <= 4;
   const int64_t channels = ports[0].shape[last ? 3 : 1];
   return {channels > 0 ? channels : 3, arguments.preprocess.resize->height, arguments.preprocess.resize->width};
 }

@@ -13,6 +13,7 @@
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/lint_data.h"
 #include "evenkeel/tools/onnx_statistics.h"
+#include "evenkeel/train/estimate.h"
 #include "evenkeel/train/profile.h"
 
 namespace evenkeel::cli {
@@ -24,6 +25,11 @@ namespace fs = std::filesystem;
 class OwnModel {
  public:
   explicit OwnModel(const Arguments& arguments) : model_(load_model_of(arguments)) {
+    if (arguments.recalibrate.out.ends_with(".onnx")) {
+      throw UsageError(fmt::format(
+          "--out: found {}, but what is written is a safetensors file; `evenkeel convert` makes it an ONNX model",
+          arguments.recalibrate.out));
+    }
     if (!has_norm(model_)) {
       throw UsageError(
           fmt::format("'{}' has no batch norm, and so no running statistics to make anew", arguments.model));
@@ -75,6 +81,12 @@ class OwnModel {
 class ForeignModel {
  public:
   explicit ForeignModel(const Arguments& arguments) : subject_(OnnxSubject::load(arguments)) {
+    const std::string& out = arguments.recalibrate.out;
+    if (!out.empty() && !out.ends_with(".onnx")) {
+      throw UsageError(fmt::format(
+          "--out: found {}, but what is written is an ONNX model, as it was read: give a name that ends in .onnx",
+          out));
+    }
     if (tools::onnx_norms(subject_.model).empty()) {
       throw UsageError(
           fmt::format("'{}' has no batch norm with statistics of its own, and so none to make anew", arguments.model));
@@ -109,7 +121,14 @@ class ForeignModel {
     return tools::recompute_statistics(subject_.model, subject_.form, dataset, subject_.shell.standardization,
                                        settings);
   }
-  void assign(const std::vector<ChannelStatistics>& statistics) {
+  // In the order of statistics(): a tensor that was shared has another name now, and may have lent it to its norm.
+  void assign(std::vector<ChannelStatistics> statistics) {
+    const std::vector<tools::OnnxNorm> norms = tools::onnx_norms(subject_.model);
+    if (norms.size() != statistics.size()) {
+      throw FormatError(
+          fmt::format("the model has {} norms, and statistics from before of {}", norms.size(), statistics.size()));
+    }
+    for (size_t i = 0; i < norms.size(); ++i) statistics[i].name = norms[i].name;
     tools::assign_statistics(subject_.model, statistics);
   }
   std::string before() const {
@@ -322,8 +341,11 @@ int recalibrate(AnyModel&& model, const Arguments& arguments) {
   const std::vector<ChannelStatistics> old = model.statistics();
   o.before = tested(model, test, arguments, threads);
   o.work = model.recompute(dataset, settings_of(arguments, model, threads));
-  if (arguments.recalibrate.blend < 1)
-    model.assign(tools::blended(old, model.statistics(), arguments.recalibrate.blend));
+  if (arguments.recalibrate.blend < 1) {
+    const std::vector<ChannelStatistics> mixed = tools::blended(old, model.statistics(), arguments.recalibrate.blend);
+    for (const ChannelStatistics& s : mixed) require_finite(s);
+    model.assign(mixed);
+  }
   model.keep_before(tools::packed(old));
   o.moved = model.moved(old);
   o.after = tested(model, test, arguments, threads);

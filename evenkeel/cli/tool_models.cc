@@ -13,6 +13,7 @@
 #include "evenkeel/model_io/model_kind.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/export_onnx.h"
+#include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::cli {
 
@@ -23,6 +24,8 @@ onnx::Model load_as_onnx(const std::string& path, const Arguments& arguments) {
   if (kind != ModelKind::kSafetensors) throw FormatError(not_read(file, kind, "an ONNX file or a model of evenkeel"));
   Arguments of_this = arguments;
   of_this.model = path;
+  if (!tools::is_state_dict(read_safetensors(file)))
+    of_this.weights = {};  // two models, one of which may need no architecture
   return tools::to_onnx(load_model_of(of_this));
 }
 

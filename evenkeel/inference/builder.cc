@@ -17,7 +17,9 @@ namespace {
 
 // No single array of a network that can be run is larger; a file that asks for more is wrong or hostile.
 constexpr int64_t kMostElements = int64_t{1} << 34;
-constexpr int64_t kMostConstantElements = int64_t{1} << 28;
+// Of what is computed when a model is loaded, all together.
+constexpr size_t kMostConstantBytes = size_t{4} << 30;
+constexpr size_t kMostExtents = 32;
 
 bool is_channels_last_rank(const Shape& shape) { return shape.size() >= 3 && shape.size() <= 5; }
 
@@ -83,13 +85,14 @@ void Builder::build() {
 // --- values -----------------------------------------------------------------------------------------------------------
 Buffer Builder::new_buffer(size_t bytes) {
   buffers_.push_back({.bytes = bytes});
+  constant_addresses_.push_back(nullptr);
   return static_cast<Buffer>(buffers_.size() - 1);
 }
 
 std::byte* Builder::keep_constant(Buffer buffer) {
   BufferInfo& info = buffers_[static_cast<size_t>(buffer)];
   constants_.push_back(allocate_aligned(std::max<size_t>(info.bytes, 1)));
-  return info.fixed = constants_.back().get();
+  return constant_addresses_[static_cast<size_t>(buffer)] = info.fixed = constants_.back().get();
 }
 
 void Builder::define(const std::string& name, Value value) {
@@ -104,6 +107,7 @@ const Value* Builder::find(std::string_view name) const {
 void Builder::add_initializers() {
   for (const onnx::TensorValue& tensor : model_.graph.initializers) {
     if (onnx::size_bytes(tensor.type) == 0) continue;  // whoever reads it will say so
+    require_extents(tensor.dims);
     Value value{.type = tensor.type, .kind = kind_of(tensor.type), .shape = tensor.dims, .constant = true};
     value.buffer = new_buffer(static_cast<size_t>(tensor.count()) * element_bytes(value.kind));
     std::byte* to = keep_constant(value.buffer);
@@ -124,6 +128,7 @@ void Builder::add_inputs() {
     if (given == options_.inputs.end())
       throw UsageError(fmt::format("no shape is given for the model's input '{}'", port.name));
     const Shape& shape = given->second;
+    require_extents(shape);
     const bool fits = shape.size() == port.shape.size() &&
                       std::equal(shape.begin(), shape.end(), port.shape.begin(),
                                  [](int64_t found, int64_t declared) { return declared < 0 || found == declared; });
@@ -157,6 +162,10 @@ void Builder::find_chains() {
   for (const size_t index : order_) {
     const onnx::Node& node = model_.graph.nodes[index];
     if (!node.domain.empty() || absorbed_[index]) continue;
+    // A norm that gives more than its output out is run where it stands.
+    const bool gives_more = std::any_of(node.outputs.begin() + (node.outputs.empty() ? 0 : 1), node.outputs.end(),
+                                        [](const std::string& output) { return !output.empty(); });
+    if (gives_more) continue;
     if (node.op_type == "Conv" || node.op_type == "Gemm" || node.op_type == "BatchNormalization") extend_chain(index);
   }
 }
@@ -174,6 +183,8 @@ void Builder::extend_chain(size_t head) {
     const size_t next = use->second.consumers[0];
     if (absorbed_[next] || tail_to_head_.contains(next)) break;  // a sum has two producers: the first takes it
     const onnx::Node& follower = nodes[next];
+    const bool reads_it = std::find(follower.inputs.begin(), follower.inputs.end(), value) != follower.inputs.end();
+    if (!reads_it || follower.outputs.empty() || follower.outputs[0].empty()) break;  // a body reads it, or nobody
     const bool free_to_add = chain.nodes.empty() && nodes[head].op_type != "Gemm";
     if (follower.domain.empty() && follower.op_type == "Add" && follower.inputs.size() == 2 && free_to_add) {
       const std::string& other = follower.inputs[follower.inputs[0] == value ? 1 : 0];
@@ -243,6 +254,10 @@ void Builder::lower_node(const onnx::Node& node) {
     throw BackendError(fmt::format("node {}: the operator {}{}{} cannot be run here", node.label(), node.domain,
                                    node.domain.empty() ? "" : ".", node.op_type));
   }
+  // What gives nothing out does nothing here.
+  if (std::all_of(node.outputs.begin(), node.outputs.end(), [](const std::string& output) { return output.empty(); }))
+    return;
+  if (node.outputs[0].empty()) wrong("its first output has no name");
   const size_t first_step = steps_.size();
   found->second(*this);
   fold_constants(first_step, node);
@@ -254,20 +269,19 @@ void Builder::fold_constants(size_t first_step, const onnx::Node& node) {
     return input.empty() || (value != nullptr && value->constant);
   });
   if (!all || node.op_type == "BatchNormalization") return;
-  std::vector<AlignedBytes> temporary;
   for (size_t i = first_step; i < steps_.size(); ++i) {
     for (const Buffer b : steps_[i].writes) {
       BufferInfo& info = buffers_[static_cast<size_t>(b)];
       if (info.fixed != nullptr) continue;
-      if (info.bytes > static_cast<size_t>(kMostConstantElements) * sizeof(float)) {
-        wrong(fmt::format("makes a constant of {} bytes", info.bytes));
+      constant_bytes_ += info.bytes;
+      if (constant_bytes_ > kMostConstantBytes) {
+        wrong(fmt::format("makes a constant of {} bytes: all constants together are limited to {}", info.bytes,
+                          kMostConstantBytes));
       }
       keep_constant(b);
     }
   }
-  std::vector<std::byte*> addresses;
-  for (const BufferInfo& info : buffers_) addresses.push_back(info.fixed);
-  const Frame frame(addresses);
+  const Frame frame(constant_addresses_);
   for (size_t i = first_step; i < steps_.size(); ++i) steps_[i].run(frame);
   steps_.resize(first_step);
   for (const std::string& output : node.outputs) {
@@ -349,7 +363,13 @@ Buffer Builder::in_layout(Value& value, Layout layout) {
 
 Buffer Builder::read(size_t input, Layout layout) { return in_layout(in_mutable(input), layout); }
 
-Buffer Builder::write(size_t output, const Shape& shape, ElementType type, Layout layout) {
+void Builder::require_extents(const Shape& shape) const {
+  if (shape.size() > kMostExtents)
+    unsupported(fmt::format("an array of {} extents; at most {} can be run", shape.size(), kMostExtents));
+}
+
+void Builder::require_holdable(const Shape& shape) const {
+  require_extents(shape);
   int64_t count = 1;
   for (const int64_t extent : shape) {
     if (extent < 0) wrong(fmt::format("its output would have the shape {}", to_string(shape)));
@@ -357,7 +377,12 @@ Buffer Builder::write(size_t output, const Shape& shape, ElementType type, Layou
       wrong(fmt::format("its output would have the shape {}, more than can be held", to_string(shape)));
     }
   }
+}
+
+Buffer Builder::write(size_t output, const Shape& shape, ElementType type, Layout layout) {
+  require_holdable(shape);
   Value value{.type = type, .kind = kind_of(type), .shape = shape};
+  const int64_t count = element_count(shape);
   value.layout = layouts_agree(shape) || !is_channels_last_rank(shape) ? Layout::kPlain : layout;
   value.buffer = new_buffer(static_cast<size_t>(count) * element_bytes(value.kind));
   const Buffer buffer = value.buffer;
@@ -372,6 +397,8 @@ Buffer Builder::write(size_t output, const Shape& shape, ElementType type, Layou
 Layout Builder::layout_of_output(size_t output) const { return find(output_name(output))->layout; }
 
 void Builder::known(size_t output, const Shape& shape, const std::vector<int64_t>& values, ElementType type) {
+  constant_bytes_ += values.size() * sizeof(int64_t);
+  if (constant_bytes_ > kMostConstantBytes) wrong("makes constants without end");
   const Buffer buffer = write(output, shape, type);
   std::byte* to = keep_constant(buffer);
   if (!values.empty()) std::memcpy(to, values.data(), values.size() * sizeof(int64_t));
@@ -381,6 +408,7 @@ void Builder::known(size_t output, const Shape& shape, const std::vector<int64_t
 void Builder::alias(size_t output, size_t input, const Shape& shape) {
   const Buffer buffer = read(input, Layout::kPlain);
   const Value& x = in(input);
+  require_extents(shape);
   if (element_count(shape) != x.count()) {
     wrong(fmt::format("cannot see {} elements of shape {} as {}", x.count(), to_string(x.shape), to_string(shape)));
   }
@@ -388,9 +416,10 @@ void Builder::alias(size_t output, size_t input, const Shape& shape) {
          {.type = x.type, .kind = x.kind, .shape = shape, .constant = x.constant, .buffer = buffer});
 }
 
-void Builder::pass(size_t output, size_t input) {
+void Builder::pass(size_t output, size_t input, ElementType type) {
   const Value& x = in(input);
   Value same = x;
+  if (type != ElementType::kUndefined) same.type = type;
   define(output_name(output), std::move(same));
 }
 
@@ -401,7 +430,17 @@ void Builder::step(std::vector<Buffer> reads, std::vector<Buffer> writes, std::f
                     .run = std::move(run)});
 }
 
-Buffer Builder::scratch(size_t bytes) { return new_buffer(bytes); }
+Buffer Builder::scratch(const Shape& shape) {
+  require_holdable(shape);
+  return new_buffer(static_cast<size_t>(element_count(shape)) * sizeof(float));
+}
+
+void Builder::require_floats(std::initializer_list<size_t> inputs) const {
+  for (const size_t input : inputs) {
+    if (has(input) && in(input).kind != Kind::kFloat)
+      unsupported(fmt::format("whole numbers in '{}'", node_->inputs[input]));
+  }
+}
 
 Buffer Builder::chain_addend(Layout layout) { return in_layout(values_.find(chain_->add)->second, layout); }
 
@@ -415,7 +454,7 @@ std::vector<const onnx::Node*> Builder::chain_maps() const {
 }
 
 void Builder::unsupported(const std::string& what) const {
-  throw BackendError(fmt::format("node {}: {}", node_->label(), what));
+  throw BackendError(node_ == nullptr ? what : fmt::format("node {}: {}", node_->label(), what));
 }
 void Builder::wrong(const std::string& what) const {
   throw FormatError(fmt::format("node {}: {}", node_ == nullptr ? "" : node_->label(), what));

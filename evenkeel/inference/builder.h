@@ -105,9 +105,9 @@ class Builder {
   // The output is the (plain) input under another shape.
   void alias(size_t output, size_t input, const Shape& shape);
   // The output is the input as it is, layout too.
-  void pass(size_t output, size_t input);
+  void pass(size_t output, size_t input, onnx::ElementType type = onnx::ElementType::kUndefined);
   void step(std::vector<Buffer> reads, std::vector<Buffer> writes, std::function<void(const Frame&)> run);
-  Buffer scratch(size_t bytes);  // for a step: name it among the writes
+  Buffer scratch(const Shape& floats);  // for a step: name it among the writes
 
   // Of the chain that this node heads: the addend's buffer (layout of the output) and the nodes of maps behind it. Outputs written by
   // write(0, ...) are then those of the chain's last node.
@@ -115,8 +115,10 @@ class Builder {
   Buffer chain_addend(Layout layout);
   std::vector<const onnx::Node*> chain_maps() const;
 
-  [[noreturn]] void unsupported(const std::string& what) const;  // BackendError naming the node
-  [[noreturn]] void wrong(const std::string& what) const;        // FormatError naming the node
+  [[noreturn]] void unsupported(const std::string& what) const;     // BackendError naming the node
+  [[noreturn]] void wrong(const std::string& what) const;           // FormatError naming the node
+  void require_floats(std::initializer_list<size_t> inputs) const;  // of those that are there
+  void require_holdable(const Shape& shape) const;                  // before work is done for an output of that shape
   void require_rank(size_t input, size_t at_least, size_t at_most) const;
 
   // Moments of a norm's input, by the name of its first output.
@@ -134,6 +136,7 @@ class Builder {
   const std::vector<std::string>& input_names() const { return input_names_; }
 
  private:
+  void require_extents(const Shape& shape) const;
   void add_inputs();
   void add_initializers();
   void find_chains();
@@ -163,6 +166,8 @@ class Builder {
   std::map<std::string, Value, std::less<>> values_;
   std::vector<BufferInfo> buffers_;
   std::vector<AlignedBytes> constants_;
+  std::vector<std::byte*> constant_addresses_;  // by buffer; null: of no constant
+  size_t constant_bytes_ = 0;
   std::vector<Step> steps_;
   std::vector<Buffer> inputs_;
   std::vector<std::string> input_names_;

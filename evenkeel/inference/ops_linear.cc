@@ -127,6 +127,7 @@ std::vector<float> bias_of(const Builder& b, size_t input, int64_t count) {
 Shape head_shape(const Builder& b) { return b.node().op_type == "Conv" ? conv_form(b).y : b.in(0).shape; }
 
 void lower_conv(Builder& b) {
+  b.require_floats({0, 1, 2});
   const ConvForm form = conv_form(b);
   const Shape& x = b.in(0).shape;
   const std::vector<float> weights = b.floats(1), bias = bias_of(b, 2, form.y[1]);
@@ -139,6 +140,7 @@ void lower_conv(Builder& b) {
 }
 
 void lower_conv_transpose(Builder& b) {
+  b.require_floats({0, 1, 2});
   b.require_rank(0, 3, 5);
   const Shape &x = b.in(0).shape, &w = b.in(1).shape;
   const size_t d = x.size() - 2;
@@ -261,6 +263,7 @@ bool head_fits(const Builder& b) {
 void lower_gemm(Builder& b) {
   const onnx::Node& node = b.node();
   const Value &a = b.in(0), &w = b.in(1);
+  b.require_floats({0, 1, 2});
   if (a.shape.size() != 2 || w.shape.size() != 2) b.wrong("expected matrices");
   const bool trans_a = node.integer("transA", 0) != 0, trans_b = node.integer("transB", 0) != 0;
   const float alpha = node.number("alpha", 1), beta = node.number("beta", 1);
@@ -282,6 +285,7 @@ void lower_gemm(Builder& b) {
 
 void lower_matmul(Builder& b) {
   Shape a = b.in(0).shape, w = b.in(1).shape;
+  b.require_floats({0, 1});
   if (a.empty() || w.empty()) b.wrong("expected matrices, found a scalar");
   const bool row = a.size() == 1, column = w.size() == 1;
   if (row) a.insert(a.begin(), 1);
@@ -303,7 +307,6 @@ void lower_matmul(Builder& b) {
   Shape full = batch;
   full.insert(full.end(), {m, n});
   if (full.size() > 5) b.unsupported(fmt::format("a product of {} extents", full.size()));
-  if (b.in(0).kind != Kind::kFloat || b.in(1).kind != Kind::kFloat) b.unsupported("a product of whole numbers");
   auto operation = dnn::product(widened(a), widened(w), full, {b.threads(), b.node().label()});
   const Buffer from = b.read(0, Layout::kPlain), by = b.read(1, Layout::kPlain), to = b.write(0, y, b.in(0).type);
   add_operation(b, std::move(operation), from, by, to);

@@ -20,8 +20,7 @@ using onnx::ElementType;
 int64_t axis_of(const Builder& b, int64_t axis, size_t rank) {
   const auto r = static_cast<int64_t>(rank);
   const int64_t found = axis < 0 ? axis + r : axis;
-  if (found < 0 || found >= std::max<int64_t>(r, 1))
-    b.wrong(fmt::format("axis {} of an array of {} extents", axis, rank));
+  if (found < 0 || found >= r) b.wrong(fmt::format("axis {} of an array of {} extents", axis, rank));
   return found;
 }
 
@@ -130,7 +129,11 @@ void lower_map(Builder& b) {
                                 [](int64_t v) { return v < 0 ? static_cast<int64_t>(-static_cast<uint64_t>(v)) : v; });
     if (op == "Not") return loop_step<int64_t>(b, [](int64_t v) { return v == 0 ? int64_t{1} : int64_t{0}; });
     if (op == "Clip") {
-      const auto bound = [&](size_t i, int64_t otherwise) { return b.has(i) ? b.integers(i).at(0) : otherwise; };
+      const auto bound = [&](size_t i, int64_t otherwise) {
+        if (!b.has(i)) return otherwise;
+        if (b.in(i).count() != 1) b.wrong("expected single numbers as bounds");
+        return b.integers(i)[0];
+      };
       const int64_t low = bound(1, std::numeric_limits<int64_t>::min()),
                     high = bound(2, std::numeric_limits<int64_t>::max());
       return loop_step<int64_t>(b, [=](int64_t v) { return std::min(std::max(v, low), high); });
@@ -154,7 +157,9 @@ void lower_map(Builder& b) {
     return loop_step<float>(b, [=](float v) { return std::clamp(alpha * v + beta, 0.f, 1.f); });
   }
   if (op == "Mish") return loop_step<float>(b, [](float v) { return v * std::tanh(std::log1p(std::exp(v))); });
-  map_step(b, maps_of(b, b.node()).front());
+  const std::vector<Map> maps = maps_of(b, b.node());
+  if (maps.empty()) b.unsupported("floats");
+  map_step(b, maps.front());
 }
 
 // --- two arrays -------------------------------------------------------------------------------------------------------
@@ -313,7 +318,7 @@ void lower_extremum(Builder& b) {
   const std::string op = b.node().op_type;
   const size_t count = b.node().inputs.size();
   if (count == 1) return b.pass(0, 0);
-  if (count == 2 && b.in(0).kind == Kind::kFloat && op != "Mean") {
+  if (count == 2 && b.in(0).kind == Kind::kFloat && b.in(1).kind == Kind::kFloat && op != "Mean") {
     const BinaryKind kind = op == "Max" ? BinaryKind::kMax : op == "Min" ? BinaryKind::kMin : BinaryKind::kAdd;
     const bool wider = b.in(1).count() > b.in(0).count() || b.in(1).shape.size() > b.in(0).shape.size();
     if (onednn_binary(b, kind, wider ? 1 : 0, wider ? 0 : 1)) return;
@@ -399,6 +404,7 @@ void lower_where(Builder& b) {
 // x > 0 ? x : slope * x. The slope is one number, one per channel ([c, 1, ..]; up to opset 6 just [c]), or broadcasts in another way.
 void lower_prelu(Builder& b) {
   const Value &x = b.in(0), &slope = b.in(1);
+  b.require_floats({0, 1});
   const auto is_one_per_channel = [&] {
     if (x.shape.size() < 2 || slope.count() != x.shape[1] || slope.shape.empty()) return false;
     if (b.opset() < 7) return slope.shape.size() == 1;
@@ -494,7 +500,7 @@ void lower_cast(Builder& b) {
   };
   if (from == Kind::kInteger)
     return cast_step<int64_t, float>(b, type, [=](int64_t v) { return rounded(static_cast<float>(v)); });
-  if (type == b.in(0).type || type == ElementType::kFloat || type == ElementType::kDouble) return b.pass(0, 0);
+  if (type == b.in(0).type || type == ElementType::kFloat || type == ElementType::kDouble) return b.pass(0, 0, type);
   cast_step<float, float>(b, type, rounded);
 }
 

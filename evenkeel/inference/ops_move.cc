@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <set>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
@@ -123,6 +124,8 @@ void lower_split(Builder& b) {
     for (size_t i = 0; i < parts; ++i)
       sizes.push_back(std::clamp<int64_t>(n - static_cast<int64_t>(i) * each, 0, each));
   }
+  if (std::any_of(sizes.begin(), sizes.end(), [](int64_t size) { return size < 0; }))
+    b.wrong(fmt::format("parts of {}", to_string(sizes)));
   if (sizes.size() != parts || std::accumulate(sizes.begin(), sizes.end(), int64_t{0}) != x.shape[axis]) {
     b.wrong(fmt::format("parts of {} along axis {} of {}", to_string(sizes), axis, to_string(x.shape)));
   }
@@ -158,9 +161,10 @@ void lower_slice(Builder& b) {
     b.wrong("starts, ends, axes and steps differ in number");
   const Shape strides = strides_of(x.shape, x.layout);
   CopyBox box{.extents = x.shape, .from_strides = strides, .to_strides = {}};
+  std::set<size_t> taken;
   for (size_t i = 0; i < starts.size(); ++i) {
     const auto axis = static_cast<size_t>(axis_of(b, axes[i], x.shape.size()));
-    if (x.shape.empty()) b.wrong("cannot slice a scalar");
+    if (!taken.insert(axis).second) b.wrong(fmt::format("axis {} twice", axis));
     const int64_t n = x.shape[axis], step = steps[i];
     if (step == 0 || step < -(int64_t{1} << 40) || step > (int64_t{1} << 40))
       b.wrong(fmt::format("a step of {}", step));
@@ -294,6 +298,7 @@ void lower_pad(Builder& b) {
     return pad_constant(b, y, begins, value, whole);
   }
   if (mode != "reflect" && mode != "edge" && mode != "wrap") b.wrong(fmt::format("mode '{}'", mode));
+  b.require_holdable(y);
   std::vector<std::vector<int64_t>> sources(rank);
   for (size_t d = 0; d < rank; ++d) {
     if (x.shape[d] == 0 && y[d] > 0) b.wrong("nothing to repeat");

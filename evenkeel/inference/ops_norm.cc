@@ -145,6 +145,7 @@ struct RowNorm {
 };
 
 void run_rows(const RowNorm& n, const float* x, const float* gamma, const float* beta, float* y, int threads) {
+  if (n.length == 0) return;
   parallel_for(n.rows, threads, [&](int64_t r, int) {
     const float* row = x + r * n.length;
     float* out = y + r * n.length;
@@ -167,6 +168,7 @@ void run_rows(const RowNorm& n, const float* x, const float* gamma, const float*
 }
 
 void row_step(Builder& b, const RowNorm& n, Buffer gamma, Buffer beta) {
+  b.require_floats({0, 1, 2});
   const Buffer x = b.read(0, Layout::kPlain), y = b.write(0, b.in(0).shape, b.in(0).type);
   std::vector<Buffer> reads = {x};
   for (const Buffer p : {gamma, beta}) {
@@ -231,6 +233,7 @@ void lower_group_normalization(Builder& b) {
 void lower_lrn(Builder& b) {
   b.require_rank(0, 3, 6);
   const Shape x = b.in(0).shape;
+  b.require_floats({0});
   const onnx::Node& node = b.node();
   const double alpha = static_cast<double>(node.number("alpha", 1e-4f)),
                beta = static_cast<double>(node.number("beta", 0.75f)),

@@ -83,7 +83,7 @@ void linear_steps(Builder& b, const Rule& rule, const Shape& y, const std::vecto
       t.share.push_back(static_cast<float>(at - static_cast<double>(low)));
     }
     now[axis] = y[axis];
-    const Buffer next = k + 1 == axes.size() ? to : b.scratch(static_cast<size_t>(element_count(now)) * sizeof(float));
+    const Buffer next = k + 1 == axes.size() ? to : b.scratch(now);
     b.step({from}, {next},
            [=, threads = b.threads()](const Frame& f) { run_taps(t, f.floats(from), f.floats(next), threads); });
     from = next;
@@ -129,6 +129,7 @@ void lower_resize(Builder& b) {
     }
     if (y[d] < 1 || y[d] > (1 << 24)) b.wrong(fmt::format("would become {}", to_string(y)));
   }
+  b.require_holdable(y);
   if (rule.mode == "linear" || rule.mode == "bilinear") {
     if (x.kind != Kind::kFloat) b.unsupported("whole numbers");
     return linear_steps(b, rule, y, scales);

@@ -147,7 +147,8 @@ Program::Program(const onnx::Model& model, const Options& options) : state_(std:
                        .type = value->type,
                        .count = value->count(),
                        .converted = {}};
-    if (input.type != ElementType::kFloat && input.type != ElementType::kInt64) {
+    const bool as_floats = options.float_inputs && kind_of(input.type) == Kind::kFloat;
+    if (input.type != ElementType::kFloat && input.type != ElementType::kInt64 && !as_floats) {
       input.converted = allocate_aligned(static_cast<size_t>(input.count) * element_bytes(value->kind));
     }
     s.inputs.push_back(std::move(input));

@@ -42,6 +42,8 @@ struct Options {
   std::map<std::string, Shape> inputs = {};  // the shape of every fed input
   int threads = 0;                           // 0: the cores this process may use
   NormMode norms = NormMode::kAsModel;
+  // Inputs of any floating type are fed as float32.
+  bool float_inputs = false;
   // Values that stay readable after a run, beside the outputs: names of the graph ("" entries are ignored).
   std::vector<std::string> keep = {};
   // Moments of every BatchNormalization node's input are taken in each run, whatever the mode.

@@ -166,7 +166,9 @@ TensorValue tensor_of(Reading& r, const TensorProto& t, int64_t origin) {
   tensor.dims = dims_of(r, t);
   tensor.origin = origin;
   const size_t width = size_bytes(tensor.type);
-  if (width == 0 || t.has_segment()) return tensor;  // strings, kinds of other people: carried
+  if (t.has_segment())
+    fail(r, fmt::format("tensor '{}' is a segment of another one; whole tensors are read", t.name()));
+  if (width == 0) return tensor;  // strings, kinds of other people: carried
   const uint64_t expected = static_cast<uint64_t>(tensor.count()) * width;
   if (t.data_location() == TensorProto::EXTERNAL) {
     tensor.data = external_data(r, t, expected);

@@ -504,7 +504,8 @@ std::shared_ptr<TensorValue> constant_of(const Node& node) {
 
 Constants::Constants(const Graph& graph, const Constants* outer) : outer_(outer) {
   for (const TensorValue& t : graph.initializers) tensors_[t.name] = &t;
-  std::vector<const Node*> aliases;
+  std::multimap<std::string_view, const Node*> aliases;  // by what they repeat
+  std::vector<std::string_view> known;
   for (const Node& node : graph.nodes) {
     if (!node.domain.empty() || node.outputs.empty() || node.outputs[0].empty()) continue;
     if (node.op_type == "Constant") {
@@ -513,18 +514,21 @@ Constants::Constants(const Graph& graph, const Constants* outer) : outer_(outer)
         owned_.push_back(std::move(tensor));
       }
     } else if (node.op_type == "Identity" && node.inputs.size() == 1) {
-      aliases.push_back(&node);
+      aliases.emplace(node.inputs[0], &node);
     }
   }
-  // Chains of Identity in any order: at most as many rounds as there are links.
-  for (bool more = !aliases.empty(); more;) {
-    more = false;
-    for (const Node* node : aliases) {
-      if (tensors_.contains(node->outputs[0])) continue;
-      if (const TensorValue* t = find(node->inputs[0])) {
-        tensors_[node->outputs[0]] = t;
-        more = true;
-      }
+  for (const auto& [input, node] : aliases) {
+    if (find(input) != nullptr) known.push_back(input);
+  }
+  // Chains of Identity in any order, each link once.
+  while (!known.empty()) {
+    const std::string_view input = known.back();
+    known.pop_back();
+    const TensorValue* tensor = find(input);
+    const auto [first, last] = aliases.equal_range(input);
+    for (auto alias = first; alias != last; ++alias) {
+      const std::string& output = alias->second->outputs[0];
+      if (tensors_.emplace(output, tensor).second) known.push_back(output);
     }
   }
 }

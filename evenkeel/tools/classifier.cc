@@ -54,11 +54,23 @@ Shape example_of(const inference::Port& port, const FormOptions& options, bool l
   return example;
 }
 
-Scores scores_of(const onnx::Model& model, const std::string& output) {
-  for (const onnx::Node& node : model.graph.nodes) {
-    if (std::find(node.outputs.begin(), node.outputs.end(), output) == node.outputs.end()) continue;
+// What made the scores, behind operators that only see them under another shape.
+Scores scores_of(const onnx::Model& model, std::string output) {
+  static const std::vector<std::string> kSame = {"Flatten",  "Reshape", "Squeeze", "Unsqueeze",
+                                                 "Identity", "Cast",    "Dropout"};
+  const auto uses = onnx::uses_of(model.graph);
+  for (size_t step = 0; step <= model.graph.nodes.size(); ++step) {
+    const auto use = uses.find(output);
+    if (use == uses.end() || use->second.producer < 0) break;
+    const onnx::Node& node = model.graph.nodes[static_cast<size_t>(use->second.producer)];
+    if (!node.domain.empty()) break;
+    if (std::find(kSame.begin(), kSame.end(), node.op_type) != kSame.end() && !node.inputs.empty()) {
+      output = node.inputs[0];
+      continue;
+    }
     if (node.op_type == "Softmax" || node.op_type == "Sigmoid") return Scores::kProbabilities;
     if (node.op_type == "LogSoftmax") return Scores::kLogProbabilities;
+    break;
   }
   return Scores::kLogits;
 }
@@ -78,7 +90,9 @@ ClassifierForm classifier_form(const onnx::Model& model, const FormOptions& opti
                       .output = options.output.empty() ? model.graph.outputs[0].name : options.output};
   // Pictures have 1, 3 or 4 channels: where only the last extent can be one, it is.
   const auto like_channels = [](int64_t v) { return v == 1 || v == 3 || v == 4; };
-  form.channels_last = rank == 4 && (options.channels_last || (port.shape[1] > 4 && like_channels(port.shape[3])));
+  const bool says_first = rank == 4 && like_channels(port.shape[1]);
+  form.channels_last =
+      rank == 4 && !says_first && (options.channels_last || (port.shape[1] > 4 && like_channels(port.shape[3])));
   form.fixed_batch = port.shape[0] > 0 ? port.shape[0] : 0;
   form.example = example_of(port, options, form.channels_last);
   form.scores = scores_of(model, form.output);
@@ -106,6 +120,7 @@ Program& Classifier::program_for(int64_t n) {
   const inference::Options options{.inputs = {{form_.input, with_batch(form_, n)}},
                                    .threads = settings_.threads,
                                    .norms = settings_.norms,
+                                   .float_inputs = true,
                                    .moments = settings_.moments};
   return programs_.emplace(n, Program(model_, options)).first->second;
 }
@@ -235,12 +250,13 @@ EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const 
       loss -= w * log_probability;
       if (predicted == label) correct += w;
     }
+    first += n;
+    if (filled > n) continue;  // filled up: its moments are not those of the data
     for (const auto& [norm, channels] : classifier.moments()) {
       std::vector<TreeFold<Moments>>& fold = folds[norm];
       fold.resize(channels.size());
       for (size_t c = 0; c < channels.size(); ++c) fold[c].push(channels[c]);
     }
-    first += n;
   }
   if (weights > 0) {
     result.loss = loss / weights;

@@ -30,7 +30,7 @@ struct ClassifierForm {
 
 struct FormOptions {
   Shape example = {};          // extents for what the model leaves open, as the data have them; {} = not known
-  bool channels_last = false;  // a picture of an open number of channels, or of 3 x 3: the caller knows better
+  bool channels_last = false;  // where the model leaves open which extent the channels are
   std::string output = {};     // "": the first
   bool any_output = false;     // a network that does not classify will do
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -39,6 +40,13 @@ std::vector<OnnxNorm> onnx_norms(const onnx::Model& model) {
                      .eps = norm.eps,
                      .new_batch_weight = 1 - norm.old_weight,
                      .stored = {norm_name(node), 0, norm.mean, norm.var}});
+  }
+  // Names need not be unique, and norms that share their parameters have one name.
+  std::map<std::string, int> times;
+  for (const OnnxNorm& norm : norms) ++times[norm.name];
+  for (OnnxNorm& norm : norms) {
+    if (times[norm.name] > 1) norm.name += " -> " + norm.output;
+    norm.stored.name = norm.name;
   }
   return norms;
 }
@@ -254,20 +262,51 @@ std::vector<ChannelStatistics> blended(const std::vector<ChannelStatistics>& fro
   return all;
 }
 
+namespace {
+
+// JSON has no word for what is not finite.
+nlohmann::ordered_json packed_numbers(const std::vector<double>& values) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const double v : values) {
+    if (std::isfinite(v)) {
+      list.push_back(v);
+    } else {
+      list.push_back(std::isnan(v) ? "nan" : v > 0 ? "inf" : "-inf");
+    }
+  }
+  return list;
+}
+std::vector<double> unpacked_numbers(const nlohmann::ordered_json& list) {
+  std::vector<double> values;
+  for (const auto& entry : list) {
+    if (entry.is_number()) {
+      values.push_back(entry.get<double>());
+    } else {
+      const auto text = entry.get<std::string>();
+      values.push_back(text == "nan" ? std::nan("") : text == "inf" ? HUGE_VAL : -HUGE_VAL);
+    }
+  }
+  return values;
+}
+
+}  // namespace
+
 std::string packed(const std::vector<ChannelStatistics>& statistics) {
-  nlohmann::ordered_json json;
-  for (const ChannelStatistics& s : statistics)
-    json[s.name] = {{"batches", s.batches}, {"mean", s.mean}, {"var", s.var}};
-  return json.dump();
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const ChannelStatistics& s : statistics) {
+    json.push_back(
+        {{"name", s.name}, {"batches", s.batches}, {"mean", packed_numbers(s.mean)}, {"var", packed_numbers(s.var)}});
+  }
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 std::vector<ChannelStatistics> unpacked(const std::string& text) {
   std::vector<ChannelStatistics> all;
   try {
     const auto json = nlohmann::ordered_json::parse(text);
-    for (const auto& [name, s] : json.items()) {
-      all.push_back({name, s.at("batches").get<int64_t>(), s.at("mean").get<std::vector<double>>(),
-                     s.at("var").get<std::vector<double>>()});
+    for (const auto& s : json) {
+      all.push_back({s.at("name").get<std::string>(), s.at("batches").get<int64_t>(), unpacked_numbers(s.at("mean")),
+                     unpacked_numbers(s.at("var"))});
     }
   } catch (const nlohmann::ordered_json::exception&) {
     throw FormatError(fmt::format("metadata '{}': expected the statistics that were there before, found other text",

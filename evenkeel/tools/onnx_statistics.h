@@ -12,7 +12,7 @@ namespace evenkeel::tools {
 
 // A norm of the main graph whose mean and variance are constants of the file.
 struct OnnxNorm {
-  std::string name;    // as in tables: NormRecord::name
+  std::string name;    // as in tables: NormRecord::name; where norms share one, with its output behind it
   std::string output;  // the value that it makes
   size_t node = 0;     // index
   int64_t level = 0;   // norms on the longest way from an input to it
@@ -34,7 +34,7 @@ void assign_statistics(onnx::Model& model, const std::vector<ChannelStatistics>&
 std::vector<ChannelStatistics> blended(const std::vector<ChannelStatistics>& from,
                                        const std::vector<ChannelStatistics>& to, double a);
 
-// Statistics as text for a file's metadata, exact to the bit of a float, and back. Throws FormatError.
+// Statistics as text for a file's metadata, exact to the bit (NaN too), in their order, and back. Throws FormatError.
 inline constexpr const char* kStatisticsBefore = "evenkeel.statistics_before";
 std::string packed(const std::vector<ChannelStatistics>& statistics);
 std::vector<ChannelStatistics> unpacked(const std::string& text);

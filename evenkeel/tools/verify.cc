@@ -129,6 +129,7 @@ void add(std::span<const float> a, std::span<const float> b, Difference& differe
   for (size_t i = 0; i < a.size(); ++i) {
     const double x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
     if (std::isfinite(x)) difference.largest = std::max(difference.largest, std::abs(x));
+    if (!std::isfinite(x)) ++difference.not_finite;
     if (x == y || (std::isnan(x) && std::isnan(y))) continue;
     double apart = std::abs(x - y);
     if (!std::isfinite(apart)) apart = std::numeric_limits<double>::infinity();

@@ -18,9 +18,10 @@ namespace evenkeel::tools {
 struct Difference {
   std::string name = {};
   double max_abs = 0, mean_abs = 0;
-  double largest = 0;   // |a|
-  double relative = 0;  // max_abs / largest; infinite where only one of the two is a number
-  int64_t count = 0;    // values compared
+  double largest = 0;      // |a|
+  double relative = 0;     // max_abs / largest; infinite where only one of the two is a number
+  int64_t count = 0;       // values compared
+  int64_t not_finite = 0;  // of the first model's: there is nothing to compare where both are NaN
 };
 
 struct CompareOptions {
