@@ -336,6 +336,120 @@ TEST(Session, RefusesShapesThatHostileFilesAskFor) {
   }
 }
 
+// --- files that mean harm ------------------------------------------------------------------------------------------------
+std::vector<int64_t> ones(size_t n) { return std::vector<int64_t>(n, 1); }
+
+onnx::Model one_node(Node n, const Shape& x = {4, 6}) {
+  onnx::Model m;
+  m.opsets[""] = 13;
+  m.graph.inputs = {info("x", x)};
+  m.graph.outputs = {info("y", {1})};
+  m.graph.nodes = {std::move(n)};
+  return m;
+}
+void add_whole(onnx::Model& m, const std::string& name, const std::vector<int64_t>& v) {
+  m.graph.set_initializer(onnx::make_tensor(name, {static_cast<int64_t>(v.size())}, std::span<const int64_t>(v)));
+}
+// The message with which the model is refused; "" = it was not.
+std::string refused(const onnx::Model& m, const Shape& x = {4, 6}) {
+  try {
+    Program p(m, {.inputs = {{"x", x}}, .threads = 1});
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(HostileNetworks, ASliceNamesNoAxisTwice) {
+  onnx::Model m = one_node(node("Slice", {"x", "s", "e", "a"}, {"y"}));
+  add_whole(m, "s", {3, 3, 3});
+  add_whole(m, "e", {4, 4, 4});
+  add_whole(m, "a", {0, 0, 0});
+  EXPECT_THAT(refused(m), HasSubstr("axis 0 twice"));
+}
+
+TEST(HostileNetworks, NoPartOfASplitIsNegative) {
+  onnx::Model m = one_node(node("Split", {"x", "s"}, {"y", ""}));
+  add_whole(m, "s", {34, -30});
+  EXPECT_THAT(refused(m), HasSubstr("parts of"));
+}
+
+TEST(HostileNetworks, NodesMayLackOutputsAndInputs) {
+  for (const char* op : {"Identity", "Split", "Relu", "Concat"}) {
+    onnx::Model m = one_node(node(op, {"x"}, {}));
+    EXPECT_THAT(refused(m), HasSubstr("makes no value 'y'")) << op;
+    m = one_node(node(op, {"x"}, {""}));
+    EXPECT_THAT(refused(m), HasSubstr("makes no value 'y'")) << op;
+    m = one_node(node(op, {}, {"y"}));
+    EXPECT_THAT(refused(m), HasSubstr("expected input 1")) << op;
+  }
+}
+
+TEST(HostileNetworks, ABodyThatReadsAValueIsNoLinkOfAChain) {
+  onnx::Model m = block();
+  Node odd = node("Relu", {}, {"z"});
+  onnx::Attribute a{.name = "body"};
+  a.kind = onnx::Attribute::Kind::kGraph;
+  a.graph = std::make_shared<onnx::Graph>();
+  a.graph->nodes = {node("Relu", {"c"}, {"inner"})};
+  odd.attributes.push_back(a);
+  m.graph.nodes[1].inputs[0] = "t";
+  m.graph.nodes.push_back(odd);
+  EXPECT_NE(refused(m, {1, 3, 7, 5}), "");
+}
+
+TEST(HostileNetworks, ScalarsHaveNoAxes) {
+  onnx::Model m = one_node(node("Pad", {"x", "p", "", "a"}, {"y"}), {});
+  add_whole(m, "p", {1, 1});
+  add_whole(m, "a", {0});
+  EXPECT_THAT(refused(m, {}), HasSubstr("axis 0 of an array of 0"));
+}
+
+TEST(HostileNetworks, AMillionExtentsAreTooMany) {
+  onnx::Model m = one_node(node("Reshape", {"x", "s"}, {"y"}), {1});
+  add_whole(m, "s", ones(1000000));
+  EXPECT_THAT(refused(m, {1}), HasSubstr("1000000 extents"));
+}
+
+TEST(HostileNetworks, PaddingIsBoundedBeforeItIsListed) {
+  Node pad = node("Pad", {"x", "p"}, {"y"});
+  pad.set("mode", std::string("edge"));
+  onnx::Model m = one_node(pad);
+  add_whole(m, "p", {int64_t{1} << 32, 0, 0, int64_t{1} << 32});
+  EXPECT_THAT(refused(m), HasSubstr("more than can be held"));
+}
+
+TEST(HostileNetworks, WholeNumbersAreNoFloats) {
+  onnx::Model m = one_node(node("MatMul", {"x", "w"}, {"y"}), {2, 2});
+  m.graph.inputs[0].type = ElementType::kInt64;
+  const std::vector<int64_t> w = {1, 2, 3, 4};
+  m.graph.set_initializer(onnx::make_tensor("w", {2, 2}, std::span<const int64_t>(w)));
+  EXPECT_THAT(refused(m, {2, 2}), HasSubstr("whole numbers in 'x'"));
+  EXPECT_THAT(refused(one_node(node("Not", {"x"}, {"y"}))), HasSubstr("floats"));
+}
+
+TEST(Session, ANormThatGivesItsStatisticsOutIsRunWhereItStands) {
+  onnx::Model m = block();
+  m.graph.nodes[1].set("training_mode", int64_t{1});
+  m.graph.nodes[1].outputs = {"n", "rm", "rv"};
+  m.graph.nodes.insert(m.graph.nodes.begin() + 2, node("Neg", {"rm"}, {"early"}));
+  m.graph.outputs.push_back(info("early", {6}));
+  EXPECT_EQ(refused(m, {4, 3, 7, 5}), "");
+}
+
+TEST(Session, CastsToHalfRoundEachTime) {
+  Node down = node("Cast", {"x"}, {"h"}), up = node("Cast", {"h"}, {"f"}), again = node("Cast", {"s"}, {"y"});
+  down.set("to", int64_t{10});
+  up.set("to", int64_t{1});
+  again.set("to", int64_t{10});
+  onnx::Model m = one_node(down, {1});
+  m.graph.nodes = {down, up, node("Add", {"f", "x"}, {"s"}), again};
+  Program p(m, {.inputs = {{"x", {1}}}, .threads = 1});
+  const float x = 4.938271f;
+  p.run({{"x", &x}});
+  EXPECT_EQ(p.output("y")[0], 9.875f);
+}
+
 // Values made once by PyTorch and ONNX Runtime 1.30: sin(i) / 2 as the input.
 struct Real {
   const char* file;

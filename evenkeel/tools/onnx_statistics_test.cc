@@ -186,6 +186,32 @@ TEST(OnnxStatistics, TensorsThatOthersReadAreCopied) {
   EXPECT_THAT(onnx::floats_of(*m.graph.initializer("b.running_var")), testing::ElementsAre(7.f, 8.f));
 }
 
+TEST(OnnxStatistics, NormsThatShareTheirParametersAreTwoNorms) {
+  onnx::Model m = two_norms();
+  for (const char* p : {"weight", "bias", "running_mean", "running_var"}) {
+    const std::string a = std::string("a.") + p;
+    m.graph.nodes[3].inputs[std::string(p) == "weight"         ? 1
+                            : std::string(p) == "bias"         ? 2
+                            : std::string(p) == "running_mean" ? 3
+                                                               : 4] = a;
+  }
+  add(m, "w", {3, 3}, {1, -1, 2, 0.5f, 0, 1, 1, 1, 1});
+  m.graph.outputs = {info("y", {-1, 3})};
+  const std::vector<OnnxNorm> norms = onnx_norms(m);
+  ASSERT_EQ(norms.size(), 2u);
+  EXPECT_NE(norms[0].name, norms[1].name);
+  assign_statistics(m, {{norms[1].name, 0, {1, 2, 3}, {4, 5, 6}}});
+  EXPECT_THAT(onnx_norms(m)[0].stored.mean, testing::ElementsAre(0, 0, 0));
+  EXPECT_THAT(onnx_norms(m)[1].stored.mean, testing::ElementsAre(1, 2, 3));
+}
+
+TEST(OnnxStatistics, NumbersThatAreNoneComeBack) {
+  const std::vector<ChannelStatistics> back = unpacked(packed({{"a", 0, {std::nan(""), HUGE_VAL}, {-HUGE_VAL, 1}}}));
+  EXPECT_TRUE(std::isnan(back[0].mean[0]));
+  EXPECT_EQ(back[0].mean[1], HUGE_VAL);
+  EXPECT_EQ(back[0].var[0], -HUGE_VAL);
+}
+
 TEST(OnnxStatistics, RefusesNormsThatAreNotThere) {
   onnx::Model m = two_norms();
   EXPECT_THROW(assign_statistics(m, {{"c", 0, {5, 6}, {7, 8}}}), UsageError);
@@ -231,6 +257,13 @@ TEST(Classifier, KnowsLayoutsScoresAndFixedBatches) {
   const EvalResult same = evaluate(open, classifier_form(open, {}), examples(6), kAsTheyAre, {.threads = 1});
   for (size_t i = 0; i < 12; ++i) EXPECT_NEAR(result.probabilities[i], same.probabilities[i], 1e-6);
   EXPECT_NEAR(result.probabilities[0] + result.probabilities[1], 1, 1e-6);
+  // Softmax behind a change of shape, and inputs of double precision.
+  open.graph.nodes.push_back(node("Identity", {"p"}, {"q"}));
+  open.graph.outputs = {info("q", {-1, 2})};
+  open.graph.inputs[0].type = onnx::ElementType::kDouble;
+  EXPECT_EQ(classifier_form(open, {}).scores, Scores::kProbabilities);
+  const EvalResult wide = evaluate(open, classifier_form(open, {}), examples(6), kAsTheyAre, {.threads = 1});
+  for (size_t i = 0; i < 12; ++i) EXPECT_NEAR(wide.probabilities[i], same.probabilities[i], 1e-6);
   EXPECT_THROW(evaluate(m, form, examples(6), kAsTheyAre, {.statistics = EvalStatistics::kBatch, .threads = 1}),
                BackendError);
 }
