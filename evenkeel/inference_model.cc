@@ -184,11 +184,11 @@ InferenceContext::InferenceContext(const InferenceModel& model,
     constexpr int kMostThreads = 1024;
     if (threads < 0 || threads > kMostThreads)
       throw UsageError("threads is " + std::to_string(threads) + "; expected 0 to " + std::to_string(kMostThreads));
-    for (const auto& [name, shape] : input_shapes) {
-      const bool known =
-          std::any_of(from.inputs.begin(), from.inputs.end(), [&](const ModelPort& port) { return port.name == name; });
-      if (!known) throw UsageError("there is no input '" + name + "'");
-      require_sane(name, shape);
+    for (const auto& bound : input_shapes) {
+      const bool known = std::any_of(from.inputs.begin(), from.inputs.end(),
+                                     [&](const ModelPort& port) { return port.name == bound.first; });
+      if (!known) throw UsageError("there is no input '" + bound.first + "'");
+      require_sane(bound.first, bound.second);
     }
     const inference::Options options{.inputs = {input_shapes.begin(), input_shapes.end()}, .threads = threads};
     state_ = std::make_unique<State>(from.model, options);

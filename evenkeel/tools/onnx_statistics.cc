@@ -80,7 +80,6 @@ class Passes {
          const data::Standardization& standardization, const StatisticsSettings& settings)
       : model_(model),
         form_(form),
-        dataset_(dataset),
         settings_(settings),
         threads_(settings.threads > 0 ? settings.threads : available_cores()),
         reader_(dataset, standardization, settings.augment, settings.corrupt, settings.seed),
@@ -186,7 +185,6 @@ class Passes {
 
   onnx::Model& model_;
   const ClassifierForm& form_;
-  const data::Dataset& dataset_;
   const StatisticsSettings& settings_;
   const int threads_;
   const data::BatchReader reader_;
