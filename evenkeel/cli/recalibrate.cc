@@ -161,7 +161,7 @@ template <class AnyModel>
 std::string out_path(const AnyModel& model, const Arguments& arguments) {
   if (arguments.recalibrate.dry_run) return "";
   const std::string path = model_path_of(arguments.model);
-  const std::string out = arguments.recalibrate.out.empty() ? model.default_out(path) : arguments.recalibrate.out;
+  std::string out = arguments.recalibrate.out.empty() ? model.default_out(path) : arguments.recalibrate.out;
   std::error_code error;
   // Over the model itself only where that was asked for.
   if (arguments.recalibrate.out.empty() && fs::equivalent(out, path, error)) {
