@@ -254,25 +254,48 @@ std::vector<ChannelStatistics> blended(const std::vector<ChannelStatistics>& fro
   return all;
 }
 
-std::string packed(const std::vector<ChannelStatistics>& statistics) {
+std::string packed(const std::vector<ChannelStatistics>& statistics, const std::vector<NormAffine>& affine) {
   nlohmann::ordered_json json;
   for (const ChannelStatistics& s : statistics)
     json[s.name] = {{"batches", s.batches}, {"mean", s.mean}, {"var", s.var}};
+  for (const NormAffine& a : affine) {
+    json[a.name]["gamma"] = a.gamma;
+    json[a.name]["beta"] = a.beta;
+  }
   return json.dump();
 }
 
-std::vector<ChannelStatistics> unpacked(const std::string& text) {
-  std::vector<ChannelStatistics> all;
+namespace {
+
+// Calls f(name, object) for every norm of packed statistics.
+template <class F>
+void for_packed(const std::string& text, F&& f) {
   try {
     const auto json = nlohmann::ordered_json::parse(text);
-    for (const auto& [name, s] : json.items()) {
-      all.push_back({name, s.at("batches").get<int64_t>(), s.at("mean").get<std::vector<double>>(),
-                     s.at("var").get<std::vector<double>>()});
-    }
+    for (const auto& [name, norm] : json.items()) f(name, norm);
   } catch (const nlohmann::ordered_json::exception&) {
     throw FormatError(fmt::format("metadata '{}': expected the statistics that were there before, found other text",
                                   kStatisticsBefore));
   }
+}
+
+}  // namespace
+
+std::vector<ChannelStatistics> unpacked(const std::string& text) {
+  std::vector<ChannelStatistics> all;
+  for_packed(text, [&](const std::string& name, const nlohmann::ordered_json& s) {
+    all.push_back({name, s.at("batches").get<int64_t>(), s.at("mean").get<std::vector<double>>(),
+                   s.at("var").get<std::vector<double>>()});
+  });
+  return all;
+}
+
+std::vector<NormAffine> unpacked_affine(const std::string& text) {
+  std::vector<NormAffine> all;
+  for_packed(text, [&](const std::string& name, const nlohmann::ordered_json& a) {
+    if (!a.contains("gamma") && !a.contains("beta")) return;
+    all.push_back({name, a.at("gamma").get<std::vector<float>>(), a.at("beta").get<std::vector<float>>()});
+  });
   return all;
 }
 
