@@ -99,6 +99,65 @@ class Statistics(CommandLine):
         self.refuse(4, "recalibrate", self.trained(), "--out", self.folder / "none" / "new.safetensors", says="none")
         self.assertFalse(out.exists())
 
+    # --- recalibrate --adapt ---
+    def adapted(self, goal, *more):
+        return self.recalibrated("--adapt", goal, "--adapt-epochs", 3, "--adapt-rate", 0.01, "--batch-size", 32, "--corrupt",
+                                 "noise=0.3", *more)
+
+    def test_adapt_changes_gamma_and_beta_beside_the_statistics_and_undo_brings_all_back(self):
+        old = safetensors(self.trained())[0]
+        for goal, by in (("gamma-beta", "labels"), ("gamma-beta-entropy", "entropy")):
+            out, result = self.adapted(goal)
+            new = safetensors(out)[0]
+            for name in old:
+                changed = name.startswith("bn1.")
+                self.assertEqual(old[name] != new[name], changed, name)
+            adapted = result["adapted"]
+            self.assertEqual([adapted[key] for key in ("by", "epochs", "rate", "norms", "parameters", "examples", "steps")],
+                             [by, 3, 0.01, 1, 8, 96, 9])
+            self.assertLess(adapted["losses"][2], adapted["losses"][0])
+            self.assertNotEqual(result["after"]["loss"], result["recalibrated"]["loss"])
+            self.assertEqual(self.json_of("eval", out, "--corrupt", "noise=0.3")["loss"], result["after"]["loss"])
+            self.assertIn(f"gamma and beta adapted by {by}, 3 epochs, rate 0.01", self.succeed("eval", out).stdout)
+            back = self.folder / "back.safetensors"
+            done = self.succeed("recalibrate", out, "--undo", "--out", back)
+            self.assertIn("the statistics, gamma and beta from before are back", done.stdout)
+            self.assertEqual(safetensors(back)[0], old)
+            self.refuse(2, "recalibrate", back, "--undo", "--out", self.folder / "more.safetensors", says="no statistics from before")
+
+    def test_adapted_statistics_are_those_of_the_adapted_network(self):
+        """By labels: those that it learned with. By entropy: of the network as it is now, which one more recalibration does not change."""
+        for goal in ("gamma-beta", "gamma-beta-entropy"):
+            out = self.adapted(goal)[0]
+            once = self.folder / "once.safetensors"
+            self.succeed("recalibrate", out, "--corrupt", "noise=0.3", "--batch-size", 32, "--out", once)
+            self.assertEqual(safetensors(once)[0], safetensors(out)[0], goal)  # one norm: nothing above it
+
+    def test_adapt_says_what_it_did(self):
+        done = self.succeed("recalibrate", self.trained(), "--adapt", "gamma-beta", "--dry-run")
+        for words in ("gamma and beta of 1 norm, 8 numbers: 6 steps on 96 examples, loss", "new stats", "adapted"):
+            self.assertIn(words, done.stdout)
+        self.assertNotIn("adapted", self.recalibrated()[1])
+
+    def test_adapt_does_not_depend_on_threads(self):
+        for goal in ("gamma-beta", "gamma-beta-entropy"):
+            one, two = (self.adapted(goal, "--threads", threads)[0].read_bytes() for threads in (1, 2))
+            self.assertEqual(one, two)
+
+    def test_adapt_refuses_what_cannot_be(self):
+        out = self.folder / "new.safetensors"
+        self.refuse(2, "recalibrate", self.trained(), "--adapt", "gamma", says=("--adapt", "gamma-beta-entropy"))
+        self.refuse(2, "recalibrate", self.trained(), "--adapt-rate", 0.1, says=("--adapt-rate needs --adapt",))
+        self.refuse(2, "recalibrate", self.trained(), "--adapt", "gamma-beta", "--undo", says="do not go together")
+        self.refuse(2, "recalibrate", self.trained(), "--adapt", "gamma-beta", "--adapt-rate", 0, says="--adapt-rate")
+        self.refuse(2, "recalibrate", self.trained(), "--adapt", "gamma-beta", "--adapt-epochs", 0, says="--adapt-epochs")
+        exported = self.folder / "model.onnx"
+        self.succeed("convert", self.trained(), "--out", exported)
+        for goal in ("gamma-beta", "gamma-beta-entropy"):
+            self.refuse(5, "recalibrate", exported, "--data", self.data, "--adapt", goal, "--out", self.folder / "new.onnx",
+                        says=("ONNX models cannot be trained here", "--architecture"))
+        self.assertFalse(out.exists())
+
     # --- inspect ---
     def test_inspect_shows_a_line_for_every_norm(self):
         text = self.succeed("inspect", self.trained().parent).stdout

@@ -9,6 +9,7 @@
 
 #include "evenkeel/cli/terminal.h"
 #include "evenkeel/data/preprocess.h"
+#include "evenkeel/train/adapt.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/trainer.h"
 
@@ -42,6 +43,9 @@ struct RecalibrateArguments {
   std::string test;  // data to judge by; "": the test split of the data
   double blend = 1;  // share of the new statistics
   bool undo = false, dry_run = false;
+  std::optional<AdaptGoal> adapt;  // of gamma and beta
+  int64_t adapt_epochs = AdaptSettings{}.epochs;
+  double adapt_rate = AdaptSettings{}.learning_rate;
 };
 
 // What a file of weights alone (a state dict) leaves open. Of every command that takes a model.

@@ -361,8 +361,20 @@ std::vector<Option> recalibrate_options() {
       {kRecalibrate, "Statistics", "blend", 0, "A", "Write A * new + (1 - A) * old.",
        number(EK_FIELD(recalibrate.blend), kShare)},
       {kRecalibrate, "Statistics", "undo", 0, "",
-       "Bring back the statistics from before: every file that recalibrate writes has them in its metadata.",
+       "Bring back the statistics from before, and gamma and beta where they were adapted: every file that "
+       "recalibrate writes has them in its metadata.",
        flag(EK_FIELD(recalibrate.undo))},
+      {kRecalibrate, "Adaptation", "adapt", 0, "WHAT",
+       "Then fine-tune gamma and beta of all batch norms, and nothing else, on the same examples. gamma-beta: by their "
+       "labels, through the new statistics; gamma-beta-entropy: without labels, by the entropy of the answers, through "
+       "the statistics of the batch. Not for ONNX models.",
+       choice(EK_FIELD(recalibrate.adapt),
+              {{"gamma-beta", AdaptGoal::kLabels}, {"gamma-beta-entropy", AdaptGoal::kEntropy}}),
+       "no"},
+      {kRecalibrate, "Adaptation", "adapt-epochs", 0, "N", "Passes over the examples for --adapt.",
+       integer(EK_FIELD(recalibrate.adapt_epochs), 1)},
+      {kRecalibrate, "Adaptation", "adapt-rate", 0, "LR", "Learning rate of Adam for --adapt.",
+       number(EK_FIELD(recalibrate.adapt_rate), kPositive)},
       {kRecalibrate, "Data", "test", 0, "D", "Other data to judge the result by, changed by --corrupt as well.",
        text(EK_FIELD(recalibrate.test)), "the test set of the data", "file"},
       {kRecalibrate, "Run", "dry-run", 0, "", "Say what would change; write nothing.",
@@ -617,7 +629,8 @@ const std::vector<Command>& commands() {
        {{"evenkeel recalibrate runs/cnn-1", "exact, from the training set"},
         {"evenkeel recalibrate runs/cnn-1 --examples 20000 --running-statistics population_one_pass", "a quick look"},
         {"evenkeel recalibrate runs/cnn-1 --corrupt contrast=0.3 --out faded.safetensors",
-         "for pictures that look otherwise than those of the training"}},
+         "for pictures that look otherwise than those of the training"},
+        {"evenkeel recalibrate runs/cnn-1 --corrupt noise=0.1 --adapt gamma-beta-entropy", "and learn from them, too"}},
        "The weights stay. Accuracy and loss on the test set are shown with the old and the new statistics, and how "
        "far the two are from each other in every norm; the model itself is not changed."},
       {"inspect",

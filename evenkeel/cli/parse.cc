@@ -257,6 +257,14 @@ void warn_without_effect(Arguments& arguments) {
   });
 }
 
+void require_sound(const RecalibrateArguments& r, const std::set<std::string>& given) {
+  for (const char* option : {"adapt-epochs", "adapt-rate"}) {
+    if (given.contains(option) && !r.adapt)
+      throw UsageError(fmt::format("--{} needs --adapt gamma-beta or --adapt gamma-beta-entropy", option));
+  }
+  if (r.undo && r.adapt) throw UsageError("--undo and --adapt do not go together: --undo only brings back what was");
+}
+
 }  // namespace
 
 Arguments parse(const std::vector<std::string>& words) {
@@ -289,6 +297,7 @@ void settle(Arguments& arguments) {
   // 0.01 is AdamW's; in the others it would be a penalty that nobody asked for.
   if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW)
     train.optimizer.weight_decay = 0;
+  if (arguments.command == "recalibrate") require_sound(arguments.recalibrate, arguments.given);
   if (arguments.command != "train") return;
   warn_without_effect(arguments);
   if (train.resume && train.out.empty()) {

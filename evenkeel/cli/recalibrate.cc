@@ -13,6 +13,7 @@
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/lint_data.h"
 #include "evenkeel/tools/onnx_statistics.h"
+#include "evenkeel/train/adapt.h"
 #include "evenkeel/train/estimate.h"
 #include "evenkeel/train/profile.h"
 
@@ -52,6 +53,13 @@ class OwnModel {
   StatisticsWork recompute(const data::Dataset& dataset, const StatisticsSettings& settings) {
     return recompute_statistics(model_, dataset, settings);
   }
+  void require_adaptable() const {}
+  AdaptWork adapt(const data::Dataset& dataset, const AdaptSettings& settings) {
+    adapted_ = to_string(settings);
+    return adapt_affine(model_, dataset, settings);
+  }
+  std::vector<NormAffine> affine() const { return affine_of(model_); }
+  void assign(const std::vector<NormAffine>& affine) { assign_affine(model_, affine); }
   void assign(const std::vector<ChannelStatistics>& statistics) { assign_statistics(model_, statistics); }
   // The text of statistics from before, in the model's metadata; "" takes it away.
   std::string before() const {
@@ -64,6 +72,7 @@ class OwnModel {
       model_.running_statistics = name_of(RunningStatistics::kEma);
     } else {
       model_.statistics_made["before"] = text;
+      if (!adapted_.empty()) model_.statistics_made["adapt"] = adapted_;
     }
   }
   std::string words() const { return statistics_text(model_); }
@@ -76,6 +85,7 @@ class OwnModel {
 
  private:
   Model model_;
+  std::string adapted_;  // how gamma and beta were; "": they were not
 };
 
 class ForeignModel {
@@ -121,6 +131,12 @@ class ForeignModel {
     return tools::recompute_statistics(subject_.model, subject_.form, dataset, subject_.shell.standardization,
                                        settings);
   }
+  void require_adaptable() const {
+    throw BackendError("ONNX models cannot be trained here; convert a state dict with --architecture instead");
+  }
+  AdaptWork adapt(const data::Dataset&, const AdaptSettings&) { return {}; }
+  std::vector<NormAffine> affine() const { return {}; }
+  void assign(const std::vector<NormAffine>&) {}
   // In the order of statistics(): a tensor that was shared has another name now, and may have lent it to its norm.
   void assign(std::vector<ChannelStatistics> statistics) {
     const std::vector<tools::OnnxNorm> norms = tools::onnx_norms(subject_.model);
@@ -206,6 +222,9 @@ struct Outcome {
   StatisticsWork work;
   std::vector<NormDistance> moved;
   std::optional<EvalResult> before, after;
+  std::optional<AdaptSettings> adapted;
+  AdaptWork adapt_work;
+  std::optional<EvalResult> recalibrated;  // with the new statistics, before gamma and beta were adapted
   std::string judged_on = "test set";
 };
 
@@ -227,6 +246,18 @@ nlohmann::ordered_json json_of(const Outcome& o, const AnyModel& model, const Ar
     return r ? nlohmann::ordered_json{{"loss", r->loss}, {"accuracy", r->accuracy}} : nlohmann::ordered_json();
   };
   json["before"] = figures(o.before);
+  if (o.adapted) {
+    json["recalibrated"] = figures(o.recalibrated);
+    json["adapted"] = {{"by", o.adapted->goal == AdaptGoal::kLabels ? "labels" : "entropy"},
+                       {"epochs", o.adapted->epochs},
+                       {"rate", o.adapted->learning_rate},
+                       {"norms", o.adapt_work.norms},
+                       {"parameters", o.adapt_work.parameters},
+                       {"examples", o.adapt_work.examples},
+                       {"steps", o.adapt_work.steps},
+                       {"losses", o.adapt_work.losses},
+                       {"seconds", o.adapt_work.seconds}};
+  }
   json["after"] = figures(o.after);
   return json;
 }
@@ -237,10 +268,21 @@ std::string text_of(const Outcome& o, const AnyModel& model, double blend) {
       fmt::format("new statistics: {}{}; {} pass{}, {:.1f} s\n\nfrom the old statistics to the new ones\n{}",
                   model.words(), blend < 1 ? fmt::format(", {} of them and {} of the old ones", blend, 1 - blend) : "",
                   o.work.passes, o.work.passes == 1 ? "" : "es", o.work.seconds, cli::text_of(o.moved));
+  if (o.adapted) {
+    const AdaptWork& a = o.adapt_work;
+    text += fmt::format("\ngamma and beta of {} norm{}, {} numbers: {} step{} on {} examples, {} {:.4f}{}; {:.1f} s\n",
+                        a.norms, a.norms == 1 ? "" : "s", a.parameters, a.steps, a.steps == 1 ? "" : "s", a.examples,
+                        o.adapted->goal == AdaptGoal::kLabels ? "loss" : "entropy", a.losses.front(),
+                        a.losses.size() > 1 ? fmt::format(" to {:.4f}", a.losses.back()) : "", a.seconds);
+  }
   if (!o.before) return text + "\nno labels of a test set: the result cannot be judged here\n";
   text += fmt::format("\n{:<10}{:>10}   accuracy\n", o.judged_on, "loss");
-  for (const auto& [name, result] : {std::pair{"before", &o.before}, std::pair{"after", &o.after}})
-    text += fmt::format("{:<10}{:>10.4f}  {:>9}\n", name, (*result)->loss, percent_text((*result)->accuracy));
+  const auto row = [&](const char* name, const EvalResult& result) {
+    text += fmt::format("{:<10}{:>10.4f}  {:>9}\n", name, result.loss, percent_text(result.accuracy));
+  };
+  row("before", *o.before);
+  if (o.recalibrated) row("new stats", *o.recalibrated);
+  row(o.adapted ? "adapted" : "after", *o.after);
   return text;
 }
 
@@ -249,6 +291,13 @@ void warn_about(const Outcome& o, const std::string& judged_on) {
     print_note(fmt::format("warning: {} is judged worse with the new statistics: {} after {}, loss {:.4f} after {:.4f}",
                            judged_on, percent_text(o.after->accuracy), percent_text(o.before->accuracy), o.after->loss,
                            o.before->loss));
+  }
+  if (o.recalibrated && is_worse(*o.after, *o.recalibrated)) {
+    print_note(fmt::format(
+        "warning: {} is judged worse with the adapted gamma and beta than with the new statistics alone: {} after {}, "
+        "loss {:.4f} after {:.4f}",
+        judged_on, percent_text(o.after->accuracy), percent_text(o.recalibrated->accuracy), o.after->loss,
+        o.recalibrated->loss));
   }
   if (const auto finding = tools::preprocessing_suspicion(o.moved)) {
     print_note(
@@ -268,6 +317,8 @@ int undo(AnyModel& model, const Arguments& arguments) {
   const std::string out = out_path(model, arguments);
   const std::vector<ChannelStatistics> now = model.statistics();
   model.assign(tools::unpacked(text));
+  const std::vector<NormAffine> affine = tools::unpacked_affine(text);
+  model.assign(affine);
   model.keep_before("");
   const std::vector<NormDistance> moved = model.moved(now);
   if (!out.empty()) model.save(out);
@@ -279,7 +330,8 @@ int undo(AnyModel& model, const Arguments& arguments) {
     print_json(json);
     return kExitGood;
   }
-  print(fmt::format("the statistics from before are back\n\n{}", cli::text_of(moved)));
+  print(fmt::format("the statistics{} from before are back\n\n{}", affine.empty() ? "" : ", gamma and beta",
+                    cli::text_of(moved)));
   if (!out.empty()) print(fmt::format("\nmodel     {}\n", out));
   return kExitGood;
 }
@@ -306,8 +358,33 @@ int list_norms(const AnyModel& model, const Arguments& arguments, const std::str
 }
 
 template <class AnyModel>
+void renew_statistics(AnyModel& model, const std::vector<ChannelStatistics>& old, const data::Dataset& dataset,
+                      const Arguments& arguments, const StatisticsSettings& settings, Outcome& o) {
+  const StatisticsWork work = model.recompute(dataset, settings);
+  o.work = {work.norms, work.examples, o.work.passes + work.passes, o.work.seconds + work.seconds};
+  if (arguments.recalibrate.blend == 1) return;
+  const std::vector<ChannelStatistics> mixed = tools::blended(old, model.statistics(), arguments.recalibrate.blend);
+  for (const ChannelStatistics& s : mixed) require_finite(s);
+  model.assign(mixed);
+}
+
+template <class AnyModel>
+void adapt(AnyModel& model, const std::vector<ChannelStatistics>& old, const data::Dataset& dataset,
+           const Arguments& arguments, const StatisticsSettings& settings, Outcome& o) {
+  const RecalibrateArguments& r = arguments.recalibrate;
+  o.adapted =
+      AdaptSettings{.goal = *r.adapt, .epochs = r.adapt_epochs, .learning_rate = r.adapt_rate, .examples = settings};
+  o.adapt_work = model.adapt(dataset, *o.adapted);
+  if (*r.adapt != AdaptGoal::kEntropy) return;
+  // It learned on statistics of its batches: what is stored must be those of the norms as they are now.
+  model.assign(old);
+  renew_statistics(model, old, dataset, arguments, settings, o);
+}
+
+template <class AnyModel>
 int recalibrate(AnyModel&& model, const Arguments& arguments) {
   if (arguments.recalibrate.undo) return undo(model, arguments);
+  if (arguments.recalibrate.adapt) model.require_adaptable();
   if (arguments.recalibrate.dry_run) {
     if (const std::string unsupported = model.unsupported(); !unsupported.empty())
       return list_norms(model, arguments, unsupported);
@@ -340,13 +417,15 @@ int recalibrate(AnyModel&& model, const Arguments& arguments) {
 
   const std::vector<ChannelStatistics> old = model.statistics();
   o.before = tested(model, test, arguments, threads);
-  o.work = model.recompute(dataset, settings_of(arguments, model, threads));
-  if (arguments.recalibrate.blend < 1) {
-    const std::vector<ChannelStatistics> mixed = tools::blended(old, model.statistics(), arguments.recalibrate.blend);
-    for (const ChannelStatistics& s : mixed) require_finite(s);
-    model.assign(mixed);
+  const StatisticsSettings settings = settings_of(arguments, model, threads);
+  std::vector<NormAffine> old_affine;  // where it changes
+  renew_statistics(model, old, dataset, arguments, settings, o);
+  if (arguments.recalibrate.adapt) {
+    old_affine = model.affine();
+    o.recalibrated = tested(model, test, arguments, threads);
+    adapt(model, old, dataset, arguments, settings, o);
   }
-  model.keep_before(tools::packed(old));
+  model.keep_before(tools::packed(old, old_affine));
   o.moved = model.moved(old);
   o.after = tested(model, test, arguments, threads);
 

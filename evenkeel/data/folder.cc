@@ -230,7 +230,7 @@ std::vector<std::string> cifar_classes(const std::string& folder, const std::map
   const auto file = files.find(fine ? "fine_label_names.txt" : "batches.meta.txt");
   if (file == files.end()) return numbered_classes(count);
   const std::string path = join(folder, file->second);
-  const std::vector<std::string> names = read_class_names(path);
+  std::vector<std::string> names = read_class_names(path);
   if (static_cast<int64_t>(names.size()) != count) {
     throw FormatError(path + ": found " + std::to_string(names.size()) + " names of classes, expected " +
                       std::to_string(count) + ", one a line");

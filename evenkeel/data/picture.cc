@@ -32,7 +32,7 @@ std::vector<uint8_t> decode_picture(std::span<const std::byte> file, const std::
   if (!resize) return decode(shape);
   const PictureHeader header = read_picture_header(file, name);
   const ImageSize from = {header.height, header.width}, to = {shape[1], shape[2]};
-  const std::vector<uint8_t> own = decode({shape[0], header.height, header.width});
+  std::vector<uint8_t> own = decode({shape[0], header.height, header.width});
   if (from == to) return own;
   std::vector<uint8_t> resized(static_cast<size_t>(element_count(shape)));
   for (int64_t c = 0; c < shape[0]; ++c) {

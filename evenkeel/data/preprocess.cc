@@ -44,7 +44,7 @@ std::vector<Tap> taps(int64_t from, int64_t to) {
 }
 
 float stored(double value, float) { return static_cast<float>(value); }
-uint8_t stored(double value, uint8_t) { return static_cast<uint8_t>(value + 0.5); }  // a mean of bytes is one
+uint8_t stored(double value, uint8_t) { return static_cast<uint8_t>(std::lround(value)); }  // a mean of bytes is one
 
 struct Taps {
   std::vector<Tap> rows, columns;
@@ -119,7 +119,7 @@ std::vector<double> parse_channel_values(const std::string& text) {
 }
 
 std::vector<double> parse_channel_deviations(const std::string& text) {
-  const std::vector<double> values = parse_channel_values(text);
+  std::vector<double> values = parse_channel_values(text);
   if (std::any_of(values.begin(), values.end(), [](double v) { return !(v > 0); })) {
     throw UsageError(fmt::format("found '{}', expected numbers above 0: the values are divided by them", text));
   }

@@ -253,22 +253,23 @@ NodeCode compile(const Softmax&, CpuExecutable& e, const Node& node) {
   });
 }
 
-// What the examples of a loss count: its third input, or 1 each.
+// What the examples of a loss count: an input of it (behind the labels, where it has some), or 1 each.
 struct ExampleWeights {
   bool given;
   const double* sum;
-  ExampleWeights(const CpuExecutable& e, const Node& node)
-      : given(node.inputs.size() > 2 && node.inputs[2] != kNoValue), sum(e.weight_sum()) {}
+  ExampleWeights(const CpuExecutable& e, const Node& node, size_t input = 2)
+      : given(node.inputs.size() > input && node.inputs[input] != kNoValue), sum(e.weight_sum()) {}
   double at(const TileRun& run, int64_t i) const {
     return given ? static_cast<double>(run.arguments.weights[run.first + i]) : 1;
   }
   double total(const RunArguments& a) const { return given ? *sum : static_cast<double>(a.n); }
 };
 
-// loss and correct from f(row, label) -> LossSums of one example.
+// loss and, with labels, correct from f(row, label) -> LossSums of one example.
 template <class F>
 NodeCode loss_code(CpuExecutable& e, const Node& node, F f) {
-  const ExampleWeights weights(e, node);
+  const bool labelled = node.outputs.size() > 1;
+  const ExampleWeights weights(e, node, labelled ? 2 : 1);
   const int64_t k = e.elements(node.inputs[0]);
   const SharedBytes partials = e.shared(static_cast<size_t>(block_count(e.plan().batch)) * sizeof(LossSums));
   NodeCode code;
@@ -278,18 +279,18 @@ NodeCode loss_code(CpuExecutable& e, const Node& node, F f) {
     for (int64_t i = 0; i < run.rows; ++i) {
       const double w = weights.at(run, i);
       if (w == 0) continue;
-      const LossSums own = f(from + i * k, run.arguments.labels[run.first + i]);
+      const LossSums own = f(from + i * k, labelled ? run.arguments.labels[run.first + i] : 0);
       sums = merge(sums, {w * own.loss, w * own.correct});
     }
     partials.get<LossSums>()[run.first / kBlockExamples] = sums;
   };
   code.run = [=, loss = e.data<double>(node.outputs[0]),
-              correct = e.data<double>(node.outputs[1])](const RunArguments& a) {
+              correct = labelled ? e.data<double>(node.outputs[1]) : nullptr](const RunArguments& a) {
     TreeFold<LossSums> fold;
     for (int64_t block = 0; block < block_count(a.n); ++block) fold.push(partials.get<LossSums>()[block]);
     const LossSums total = fold.fold();
     *loss = total.loss / weights.total(a);
-    *correct = total.correct;
+    if (labelled) *correct = total.correct;
   };
   return code;
 }
@@ -360,6 +361,45 @@ NodeCode compile(const MeanSquaredErrorGradient&, CpuExecutable& e, const Node& 
       for (int64_t j = 0; j < k; ++j) {
         const double target = j == run.arguments.labels[run.first + i] ? 1 : 0;
         dy[j] = static_cast<float>(factor * (static_cast<double>(y[j]) - target));
+      }
+    }
+  };
+}
+
+// -sum p log p (eq. 50): every term is positive, so that nothing cancels.
+double entropy_of(const float* z, int64_t k, double log_sum) {
+  double entropy = 0;
+  for (int64_t j = 0; j < k; ++j) {
+    const double surprise = log_sum - static_cast<double>(z[j]);
+    entropy += std::exp(-surprise) * surprise;
+  }
+  return entropy;
+}
+
+NodeCode compile(const EntropyLoss&, CpuExecutable& e, const Node& node) {
+  const int64_t k = e.elements(node.inputs[0]);
+  return loss_code(e, node, [=](const float* z, int32_t) {
+    int64_t largest = 0;
+    return LossSums{entropy_of(z, k, log_sum_exp(z, k, &largest)), 0};
+  });
+}
+
+NodeCode compile(const EntropyGradient&, CpuExecutable& e, const Node& node) {
+  return [k = e.elements(node.inputs[0]), weights = ExampleWeights(e, node, 1), logits = e.rows<float>(node.inputs[0]),
+          gradient = e.rows<float>(node.outputs[0])](const TileRun& run) {
+    for (int64_t i = 0; i < run.rows; ++i) {
+      const float* z = logits.at(run) + i * k;
+      float* dz = gradient.at(run) + i * k;
+      const double share = weights.at(run, i) / weights.total(run.arguments);
+      if (share == 0) {
+        std::fill(dz, dz + k, 0.0f);
+        continue;
+      }
+      int64_t largest = 0;
+      const double log_sum = log_sum_exp(z, k, &largest), entropy = entropy_of(z, k, log_sum);
+      for (int64_t j = 0; j < k; ++j) {
+        const double surprise = log_sum - static_cast<double>(z[j]);
+        dz[j] = static_cast<float>(share * std::exp(-surprise) * (surprise - entropy));
       }
     }
   };

@@ -108,6 +108,7 @@ class Differentiator {
     loss(node, SoftmaxCrossEntropyGradient{op.label_smoothing});
   }
   void differentiate(const MeanSquaredError&, const Node& node) { loss(node, MeanSquaredErrorGradient{}); }
+  void differentiate(const EntropyLoss&, const Node& node) { loss(node, EntropyGradient{}); }
   void loss(const Node& node, Op op) {
     if (node.outputs[0] != graph_.find("loss") || !needs(node.inputs[0])) return;
     const ValueId dy = gradient_value(node.inputs[0]);
@@ -119,11 +120,13 @@ class Differentiator {
   void weighted(const Node& node, Op input_op, Op weight_op) {
     const ValueId dy = gradient(node.outputs[0]);
     if (dy == kNoValue) return;
-    const ValueId dweight = gradient_value(node.inputs[1]);
-    const ValueId dbias = gradient_value(node.inputs[2]);
-    emit(node, std::move(weight_op), {node.inputs[0], dy}, {dweight, dbias});
-    accumulate(node.inputs[1], dweight);
-    if (dbias != kNoValue) accumulate(node.inputs[2], dbias);
+    if (needs(node.inputs[1]) || needs(node.inputs[2])) {
+      const ValueId dweight = like(node.inputs[1], "d " + graph_.value(node.inputs[1]).name);
+      const ValueId dbias = gradient_value(node.inputs[2]);
+      emit(node, std::move(weight_op), {node.inputs[0], dy}, {dweight, dbias});
+      if (needs(node.inputs[1])) accumulate(node.inputs[1], dweight);
+      if (dbias != kNoValue) accumulate(node.inputs[2], dbias);
+    }
     if (!needs(node.inputs[0])) return;
     const ValueId dx = gradient_value(node.inputs[0]);
     emit(node, std::move(input_op), {dy, node.inputs[1]}, {dx});

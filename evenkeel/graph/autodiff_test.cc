@@ -49,6 +49,24 @@ void expect_sound(const Graph& graph) {
   }
 }
 
+// Only gamma and beta are learned: nothing is computed for the weights, nor below the lowest norm.
+TEST(Gradients, frozen_weights_have_none_and_cost_nothing) {
+  Example e = example();
+  for (Value& value : e.graph.values) value.trained = value.name.starts_with("bn");
+  const Graph graph = with_gradients(e.graph);
+  expect_sound(graph);
+  for (const ParameterInfo& info : e.parameters)
+    EXPECT_EQ(graph.find("grad:" + info.name) != kNoValue, info.name.starts_with("bn")) << info.name;
+  EXPECT_EQ(places_of<ConvGradWeight>(graph).size() + places_of<GemmGradWeight>(graph).size(), 0u);
+  EXPECT_EQ(places_of<ConvGradInput>(graph).size(), 1u);  // conv2's: conv1 has no norm below it
+  // A bias alone still has its gradient.
+  for (Value& value : e.graph.values) value.trained = value.name == "fc.bias";
+  const Graph bias = with_gradients(e.graph);
+  expect_sound(bias);
+  EXPECT_NE(bias.find("grad:fc.bias"), kNoValue);
+  EXPECT_EQ(bias.find("grad:fc.weight"), kNoValue);
+}
+
 TEST(Gradients, every_parameter_has_one_of_its_own_name_and_shape) {
   const Example e = example();
   const Graph graph = with_gradients(e.graph);

@@ -378,12 +378,15 @@ ValueId GraphBuilder::loss_outputs(Op op, const std::string& name, ValueId y, Va
                      "; end the network with a linear layer");
   }
   const ValueId loss = computed("loss", {}, Element::kF64, false);
-  const ValueId correct = computed("correct", {}, Element::kF64, false);
-  std::vector<ValueId> inputs = {y, labels};
-  if (weights_ != kNoValue) inputs.push_back(weights_);
-  node(name, op, std::move(inputs), {loss, correct});
+  std::vector<ValueId> inputs = {y}, outputs = {loss};
   set_name("loss", loss);
-  set_name("correct", correct);
+  if (labels != kNoValue) {
+    inputs.push_back(labels);
+    outputs.push_back(computed("correct", {}, Element::kF64, false));
+    set_name("correct", outputs.back());
+  }
+  if (weights_ != kNoValue) inputs.push_back(weights_);
+  node(name, op, std::move(inputs), std::move(outputs));
   return loss;
 }
 
@@ -397,6 +400,8 @@ ValueId GraphBuilder::softmax_cross_entropy(ValueId logits, ValueId labels, doub
 ValueId GraphBuilder::mean_squared_error(ValueId y, ValueId labels) {
   return loss_outputs(MeanSquaredError{}, "mse", y, labels);
 }
+
+ValueId GraphBuilder::entropy(ValueId logits) { return loss_outputs(EntropyLoss{}, "entropy", logits, kNoValue); }
 
 Graph GraphBuilder::take() {
   for (Node& update : updates_) graph_.nodes.push_back(std::move(update));

@@ -121,6 +121,7 @@ class GraphBuilder {
   // Loss nodes; name the outputs "loss" and "correct".
   ValueId softmax_cross_entropy(ValueId logits, ValueId labels, double label_smoothing);
   ValueId mean_squared_error(ValueId y, ValueId labels);
+  ValueId entropy(ValueId logits);  // "loss" alone: it needs no labels
 
   void set_name(const std::string& name, ValueId value) { graph_.named[name] = value; }
   const Shape& shape(ValueId value) const { return graph_.value(value).shape; }
@@ -143,7 +144,8 @@ class GraphBuilder {
   NormScaling batch_scaling(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
   NormScaling example_scaling(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
   ValueId pool_output(const std::string& name, ValueId x, const PoolOptions& options, int64_t stride);
-  ValueId loss_outputs(Op op, const std::string& name, ValueId y, ValueId labels);
+  ValueId loss_outputs(Op op, const std::string& name, ValueId y,
+                       ValueId labels);  // labels: kNoValue where it reads none
 
   Mode mode_;
   Init init_;

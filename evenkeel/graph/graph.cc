@@ -74,7 +74,9 @@ constexpr const char* kOpNames[] = {"Gemm",
                                     "AdamUpdate",
                                     "RmspropUpdate",
                                     "Cast",
-                                    "AverageWeights"};
+                                    "AverageWeights",
+                                    "EntropyLoss",
+                                    "EntropyGradient"};
 static_assert(std::size(kOpNames) == std::variant_size_v<Op>);
 
 std::string describe(const Graph& graph, ValueId id) {

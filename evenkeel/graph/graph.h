@@ -128,6 +128,7 @@ struct
 };
 struct MeanSquaredError {
 };  // y{K}, labels, [weights] -> loss = mean over batch and K of (y - onehot)^2, correct (argmax y == label)
+struct EntropyLoss {};  // logits{K}, [weights] -> loss = mean over the batch of -sum p log p, p = softmax(logits)
 
 // --- Gradients. d* are gradients of the loss. ---
 struct GemmGradInput {};   // dy, weight -> dx
@@ -173,6 +174,7 @@ struct SoftmaxCrossEntropyGradient {  // logits, labels, [weights] -> dlogits (o
   double label_smoothing = 0;
 };
 struct MeanSquaredErrorGradient {};  // y, labels, [weights] -> dy
+struct EntropyGradient {};           // logits, [weights] -> dlogits
 
 struct Cast {};  // x -> the same values in the element type of the output, rounded to nearest even
 
@@ -202,7 +204,7 @@ using Op =
                  ConvGradWeight, NormGradientSums, RenormSums, NormGradientInput, ResidualGradient, NormAffineGradient,
                  ActivateGradient, MaxPoolGradient, AveragePoolGradient, FlattenGradient, SubsamplePadGradient,
                  DropoutGradient, SoftmaxCrossEntropyGradient, MeanSquaredErrorGradient, CheckFinite, ClipByNorm,
-                 SgdUpdate, AdamUpdate, RmspropUpdate, Cast, AverageWeights>;
+                 SgdUpdate, AdamUpdate, RmspropUpdate, Cast, AverageWeights, EntropyLoss, EntropyGradient>;
 const char* name_of(const Op& op);
 
 // True for the operations that change parameters, buffers or states.

@@ -292,7 +292,8 @@ Walk walk_of(const Graph& graph, const Node& node) {
   if (std::holds_alternative<GhostMoments>(node.op)) return Walk::kWhole;
   if (const auto* sums = std::get_if<NormGradientSums>(&node.op); sums != nullptr && sums->groups)
     return sums->groups.ghost > 0 ? Walk::kWhole : Walk::kTile;
-  if (is_any<MomentsOf, NormGradientSums, SoftmaxCrossEntropyLoss, MeanSquaredError>(node.op)) return Walk::kReduce;
+  if (is_any<MomentsOf, NormGradientSums, SoftmaxCrossEntropyLoss, MeanSquaredError, EntropyLoss>(node.op))
+    return Walk::kReduce;
   if (std::holds_alternative<GemmGradWeight>(node.op)) return Walk::kWhole;
   if (is_any<Gemm, GemmGradInput>(node.op) && is_large_and_trained(graph, node.inputs[1])) return Walk::kWhole;
   if (std::holds_alternative<ConvGradWeight>(node.op)) {

@@ -365,7 +365,7 @@ int tile_threads(const Plan& plan, int threads) {
 
 bool takes_blocks(const Op& op) {
   if (const auto* sums = std::get_if<NormGradientSums>(&op)) return !sums->groups;
-  return is_any<MomentsOf, SoftmaxCrossEntropyLoss, MeanSquaredError>(op);
+  return is_any<MomentsOf, SoftmaxCrossEntropyLoss, MeanSquaredError, EntropyLoss>(op);
 }
 
 int64_t tile_examples(int64_t example_bytes) {

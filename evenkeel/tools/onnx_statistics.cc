@@ -289,27 +289,52 @@ std::vector<double> unpacked_numbers(const nlohmann::ordered_json& list) {
 
 }  // namespace
 
-std::string packed(const std::vector<ChannelStatistics>& statistics) {
+std::string packed(const std::vector<ChannelStatistics>& statistics, const std::vector<NormAffine>& affine) {
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const ChannelStatistics& s : statistics) {
     json.push_back(
         {{"name", s.name}, {"batches", s.batches}, {"mean", packed_numbers(s.mean)}, {"var", packed_numbers(s.var)}});
+    for (const NormAffine& a : affine) {
+      if (a.name != s.name) continue;
+      json.back()["gamma"] = packed_numbers({a.gamma.begin(), a.gamma.end()});
+      json.back()["beta"] = packed_numbers({a.beta.begin(), a.beta.end()});
+    }
   }
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-std::vector<ChannelStatistics> unpacked(const std::string& text) {
-  std::vector<ChannelStatistics> all;
+namespace {
+
+// Calls f(name, object) for every norm of packed statistics.
+template <class F>
+void for_packed(const std::string& text, F&& f) {
   try {
     const auto json = nlohmann::ordered_json::parse(text);
-    for (const auto& s : json) {
-      all.push_back({s.at("name").get<std::string>(), s.at("batches").get<int64_t>(), unpacked_numbers(s.at("mean")),
-                     unpacked_numbers(s.at("var"))});
-    }
+    for (const auto& norm : json) f(norm.at("name").get<std::string>(), norm);
   } catch (const nlohmann::ordered_json::exception&) {
     throw FormatError(fmt::format("metadata '{}': expected the statistics that were there before, found other text",
                                   kStatisticsBefore));
   }
+}
+
+}  // namespace
+
+std::vector<ChannelStatistics> unpacked(const std::string& text) {
+  std::vector<ChannelStatistics> all;
+  for_packed(text, [&](const std::string& name, const nlohmann::ordered_json& s) {
+    all.push_back(
+        {name, s.at("batches").get<int64_t>(), unpacked_numbers(s.at("mean")), unpacked_numbers(s.at("var"))});
+  });
+  return all;
+}
+
+std::vector<NormAffine> unpacked_affine(const std::string& text) {
+  std::vector<NormAffine> all;
+  for_packed(text, [&](const std::string& name, const nlohmann::ordered_json& a) {
+    if (!a.contains("gamma") && !a.contains("beta")) return;
+    const std::vector<double> gamma = unpacked_numbers(a.at("gamma")), beta = unpacked_numbers(a.at("beta"));
+    all.push_back({name, {gamma.begin(), gamma.end()}, {beta.begin(), beta.end()}});
+  });
   return all;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "evenkeel/tools/classifier.h"
+#include "evenkeel/train/adapt.h"
 #include "evenkeel/train/statistics.h"
 
 namespace evenkeel::tools {
@@ -34,9 +35,11 @@ void assign_statistics(onnx::Model& model, const std::vector<ChannelStatistics>&
 std::vector<ChannelStatistics> blended(const std::vector<ChannelStatistics>& from,
                                        const std::vector<ChannelStatistics>& to, double a);
 
-// Statistics as text for a file's metadata, exact to the bit (NaN too), in their order, and back. Throws FormatError.
+// Statistics, and gamma and beta where they were changed as well, as text for a file's metadata, exact to the bit (NaN too), in their order, and
+// back. Throws FormatError.
 inline constexpr const char* kStatisticsBefore = "evenkeel.statistics_before";
-std::string packed(const std::vector<ChannelStatistics>& statistics);
+std::string packed(const std::vector<ChannelStatistics>& statistics, const std::vector<NormAffine>& affine = {});
 std::vector<ChannelStatistics> unpacked(const std::string& text);
+std::vector<NormAffine> unpacked_affine(const std::string& text);  // empty where there are none
 
 }  // namespace evenkeel::tools

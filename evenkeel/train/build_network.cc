@@ -131,7 +131,9 @@ class NetworkBuilder {
     }
     builder_.set_name("logits", x);
     if (builder_.mode() != Mode::kTrain) builder_.set_name("probabilities", builder_.softmax("probabilities", x));
-    if (options.with_loss) {
+    if (options.with_loss && options.entropy) {
+      builder_.entropy(x);
+    } else if (options.with_loss) {
       const ValueId labels = builder_.labels();
       if (spec_.loss == "mse") {
         builder_.mean_squared_error(x, labels);

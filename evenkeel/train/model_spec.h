@@ -117,6 +117,7 @@ struct Network {
 struct BuildOptions {
   bool with_loss = true;      // labels, loss and correct
   bool with_weights = false;  // weights: of examples, in the statistics of the batch and in the loss
+  bool entropy = false;       // the loss is the mean entropy of the answers in place of the specification's; no labels
 };
 // Throws UsageError naming the layer when shapes do not fit, a value is out of range, a type or word is unknown, or the
 // network does not end in one output per class.

@@ -100,11 +100,8 @@ class Passes {
         reader_(dataset, model.standardization, settings.augment, settings.corrupt, settings.seed),
         graph_(graph_of(spec_, Mode::kInference, is_weighted())),
         norms_(norms_of(graph_)) {
-    require_sound();
-    // Epoch 0: an order that no epoch of a training run has.
-    order_ = data::epoch_order(dataset.count, settings.seed, 0);
-    if (settings.in_order) std::iota(order_.begin(), order_.end(), int64_t{0});
-    if (settings.examples > 0) order_.resize(static_cast<size_t>(settings.examples));
+    if (norms_.empty()) throw UsageError("the network has no batch norm, and so no running statistics to make anew");
+    order_ = calibration_examples(spec_, dataset, settings);
   }
 
   std::vector<ChannelStatistics> run(StatisticsWork* work) {
@@ -124,22 +121,6 @@ class Passes {
   }
 
  private:
-  void require_sound() const {
-    if (norms_.empty()) throw UsageError("the network has no batch norm, and so no running statistics to make anew");
-    if (dataset_.count < 1)
-      throw UsageError("data '" + dataset_.name + "' has no examples to make running statistics from");
-    if (dataset_.example_shape != spec_.input) {
-      throw UsageError("data '" + dataset_.name + "' has examples of " + to_string(dataset_.example_shape) +
-                       ", but the network was made for " + to_string(spec_.input));
-    }
-    if (settings_.examples < 0 || settings_.examples > dataset_.count) {
-      throw UsageError(fmt::format("statistics of {} examples were asked for, but data '{}' has {}; give at most that",
-                                   settings_.examples, dataset_.name, dataset_.count));
-    }
-    if (settings_.batch_size < 1)
-      throw UsageError(fmt::format("the batch size must be at least 1, found {}", settings_.batch_size));
-  }
-
   // The norms of one level, in a network that normalizes by the running statistics, which all norms below have anew.
   void run_level(int64_t level, std::vector<ChannelStatistics>* all) {
     Graph graph = graph_;
@@ -294,6 +275,27 @@ std::vector<ChannelStatistics> running_statistics_of(const ModelSpec& spec, cons
   return all;
 }
 
+std::vector<int64_t> calibration_examples(const ModelSpec& spec, const data::Dataset& dataset,
+                                          const StatisticsSettings& settings) {
+  if (dataset.count < 1)
+    throw UsageError("data '" + dataset.name + "' has no examples to make running statistics from");
+  if (dataset.example_shape != spec.input) {
+    throw UsageError("data '" + dataset.name + "' has examples of " + to_string(dataset.example_shape) +
+                     ", but the network was made for " + to_string(spec.input));
+  }
+  if (settings.examples < 0 || settings.examples > dataset.count) {
+    throw UsageError(fmt::format("statistics of {} examples were asked for, but data '{}' has {}; give at most that",
+                                 settings.examples, dataset.name, dataset.count));
+  }
+  if (settings.batch_size < 1)
+    throw UsageError(fmt::format("the batch size must be at least 1, found {}", settings.batch_size));
+  // Epoch 0: an order that no epoch of a training run has.
+  std::vector<int64_t> order = data::epoch_order(dataset.count, settings.seed, 0);
+  if (settings.in_order) std::iota(order.begin(), order.end(), int64_t{0});
+  if (settings.examples > 0) order.resize(static_cast<size_t>(settings.examples));
+  return order;
+}
+
 ChannelStatistics statistics_of(const NormMoments& moments) {
   ChannelStatistics s{moments.name, 1, {}, {}};
   for (const Moments& channel : moments.channels) {
@@ -388,6 +390,7 @@ std::string statistics_text(const Model& model) {
   for (const char* key : {"augment", "corrupt"}) {
     if (!made(key).empty()) text += fmt::format(", {} {}", key, made(key));
   }
+  if (!made("adapt").empty()) text += fmt::format("; gamma and beta adapted {}", made("adapt"));
   return text;
 }
 

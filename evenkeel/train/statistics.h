@@ -70,6 +70,11 @@ struct StatisticsWork {
 // "not finite" naming norm and channel. The model is then as it was.
 StatisticsWork recompute_statistics(Model& model, const data::Dataset& dataset, const StatisticsSettings& settings);
 
+// The indices of the examples that `settings` means, in the order of its batches. Throws UsageError: no examples, more asked for than there are,
+// of another shape than the network's inputs, a batch size below 1.
+std::vector<int64_t> calibration_examples(const ModelSpec& spec, const data::Dataset& dataset,
+                                          const StatisticsSettings& settings);
+
 // Assigns statistics by norm names, and that nothing is left to correct in them (bias_corrected = false). Throws UsageError naming a norm that
 // is not there or has another number of channels; the model is then as it was.
 void assign_statistics(Model& model, const std::vector<ChannelStatistics>& statistics);
