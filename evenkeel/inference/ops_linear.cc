@@ -11,8 +11,6 @@
 
 namespace evenkeel::inference {
 
-using dnn::MapKind;
-
 void add_operation(Builder& builder, std::unique_ptr<dnn::Operation> operation, Buffer a, Buffer b, Buffer y) {
   std::shared_ptr<dnn::Operation> shared = std::move(operation);
   std::vector<Buffer> reads = {a};

@@ -15,8 +15,8 @@ using onnx::ElementType;
 
 namespace {
 
-void constant_step(Builder& b, const Shape& shape, ElementType type, std::vector<float> floats,
-                   std::vector<int64_t> whole) {
+void constant_step(Builder& b, const Shape& shape, ElementType type, const std::vector<float>& floats,
+                   const std::vector<int64_t>& whole) {
   const Buffer to = b.write(0, shape, type);
   const bool is_float = kind_of(type) == Kind::kFloat;
   b.step({}, {to}, [=](const Frame& f) {
@@ -130,12 +130,11 @@ void lower_reshape(Builder& b) {
       if (i >= x.size()) b.wrong(fmt::format("extent {} of {} is to be copied from {}", i, to_string(y), to_string(x)));
       y[i] = x[i];
     }
-    if (y[i] == -1 && open < 0)
+    if (y[i] == -1 && open < 0) {
       open = static_cast<int64_t>(i);
-    else if (y[i] < 0)
+    } else if (y[i] < 0 || __builtin_mul_overflow(known, y[i], &known)) {
       b.wrong(fmt::format("cannot see {} as {}", to_string(x), to_string(y)));
-    else if (__builtin_mul_overflow(known, y[i], &known))
-      b.wrong(fmt::format("cannot see {} as {}", to_string(x), to_string(y)));
+    }
   }
   if (open >= 0) {
     if (known == 0 || b.in(0).count() % known != 0)

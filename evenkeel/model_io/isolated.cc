@@ -91,7 +91,7 @@ std::string run_isolated(const std::function<std::string()>& work, const std::st
   while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
   }
   if (answer.size() < 2 || answer.back() != kEnd) throw FormatError(failure);
-  const std::string body = answer.substr(1, answer.size() - 2);
+  std::string body = answer.substr(1, answer.size() - 2);
   if (answer[0] != kResult) throw_as(answer[0], body);
   return body;
 }

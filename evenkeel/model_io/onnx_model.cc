@@ -299,9 +299,9 @@ std::string Node::text(std::string_view attribute, const std::string& otherwise)
   const Attribute* a = find_of(*this, attribute, Attribute::Kind::kString, "text");
   return a == nullptr ? otherwise : a->s;
 }
-std::vector<int64_t> Node::integers(std::string_view attribute, std::vector<int64_t> otherwise) const {
+std::vector<int64_t> Node::integers(std::string_view attribute, const std::vector<int64_t>& otherwise) const {
   const Attribute* a = find_of(*this, attribute, Attribute::Kind::kInts, "a list of whole numbers");
-  return a == nullptr ? std::move(otherwise) : a->ints;
+  return a == nullptr ? otherwise : a->ints;
 }
 std::vector<float> Node::numbers(std::string_view attribute) const {
   const Attribute* a = find_of(*this, attribute, Attribute::Kind::kFloats, "a list of numbers");

@@ -120,7 +120,7 @@ struct Node {
   int64_t integer(std::string_view attribute, int64_t otherwise) const;
   float number(std::string_view attribute, float otherwise) const;
   std::string text(std::string_view attribute, const std::string& otherwise) const;
-  std::vector<int64_t> integers(std::string_view attribute, std::vector<int64_t> otherwise = {}) const;
+  std::vector<int64_t> integers(std::string_view attribute, const std::vector<int64_t>& otherwise = {}) const;
   std::vector<float> numbers(std::string_view attribute) const;
   // Adds or replaces, and sets attributes_changed.
   void set(const std::string& attribute, int64_t value);

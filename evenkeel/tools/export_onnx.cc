@@ -102,12 +102,12 @@ class Exporter {
   }
 
   std::string constant(const std::string& wish, const Shape& dims, const std::vector<float>& values) {
-    const std::string name = unused(wish);
+    std::string name = unused(wish);
     graph_.initializers.push_back(onnx::make_tensor(name, dims, std::span<const float>(values)));
     return name;
   }
   std::string constant(const std::string& wish, const std::vector<int64_t>& values) {
-    const std::string name = unused(wish);
+    std::string name = unused(wish);
     graph_.initializers.push_back(
         onnx::make_tensor(name, {static_cast<int64_t>(values.size())}, std::span<const int64_t>(values)));
     return name;
@@ -237,7 +237,7 @@ class Exporter {
       case ActivationKind::kRelu:
         return node("Relu", name, {x});
       case ActivationKind::kLeakyRelu: {
-        const std::string y = node("LeakyRelu", name, {x});
+        std::string y = node("LeakyRelu", name, {x});
         last().set("alpha", activation.slope);
         return y;
       }
@@ -310,7 +310,7 @@ class Exporter {
     if (const auto* running = std::get_if<ScaleOfRunning>(&scale.op)) {
       if (update != updates_.end()) refuse(n.name, "takes the running statistics and updates them all the same");
       const auto [mean, var] = running_statistics(n.name, *running);
-      const std::string y = node("BatchNormalization", n.name, {x, gamma, beta, mean, var});
+      std::string y = node("BatchNormalization", n.name, {x, gamma, beta, mean, var});
       last().set("epsilon", static_cast<float>(running->eps));
       last().set("momentum", static_cast<float>(momentum_of(Dialect::kOnnx, running->new_batch_weight)));
       return y;
@@ -329,7 +329,7 @@ class Exporter {
     for (const std::string& name : {mean, var}) {
       if (stored_.insert(name).second) graph_.initializers.push_back(to_onnx(name, model_.store.at(name)));
     }
-    const std::string y = node("BatchNormalization", n.name, {x, gamma, beta, mean, var});
+    std::string y = node("BatchNormalization", n.name, {x, gamma, beta, mean, var});
     last().set("epsilon", static_cast<float>(eps));
     last().set("training_mode", int64_t{1});
     double weight = model_.spec.norm_options.new_batch_weight;
@@ -354,7 +354,7 @@ class Exporter {
   // As they are read at test time: where the start values are still in them they are taken out here.
   std::pair<std::string, std::string> running_statistics(const std::string& name, const ScaleOfRunning& op) {
     const auto part = [&](const char* which) {
-      const std::string full = name + which;
+      std::string full = name + which;
       if (!stored_.insert(full).second) return full;
       onnx::TensorValue tensor = to_onnx(full, model_.store.at(full));
       const int64_t count = model_.store.at(name + ".num_batches_tracked").values<int64_t>()[0];
@@ -382,7 +382,7 @@ class Exporter {
     const Shape& example = shape(n.inputs[0]);
     const auto eps = static_cast<float>(op.eps);
     if (op.channel_groups == example[0] && example.size() == 3) {
-      const std::string y = node("InstanceNormalization", n.name, {x, gamma, beta});
+      std::string y = node("InstanceNormalization", n.name, {x, gamma, beta});
       last().set("epsilon", eps);
       return y;
     }
@@ -420,7 +420,7 @@ class Exporter {
     const bool image = model_.spec.input.size() == 3;
     // As data/fit tells it: images whose values went far beyond 1 were not divided.
     const bool bytes = model_.input_range && model_.input_range->min >= 0 && model_.input_range->max >= 64;
-    const std::string what = !image ? "features" : bytes ? "pixels from 0 to 255" : "pixels / 255, channels first";
+    std::string what = !image ? "features" : bytes ? "pixels from 0 to 255" : "pixels / 255, channels first";
     if (options_.standardization) return what;
     return fmt::format("{}, then (x - mean) / std with mean {} and std {}", what,
                        fmt::join(model_.standardization.mean, ", "), fmt::join(model_.standardization.std, ", "));

@@ -225,7 +225,7 @@ class Architecture {
     says_input_ = !refused({}, 10);
     says_classes_ = !says_input_ && !refused(image, 0);
     // Neither: both may be open, or something else is wrong.
-    if (!says_input_ && !says_classes_ && refused(image, 10)) throw *refusal;
+    if (!says_input_ && !says_classes_ && refused(image, 10)) throw UsageError(*refusal);
   }
   bool open_input() const { return !says_input_ && !options_.input; }
   bool open_classes() const { return !says_classes_ && !options_.classes; }
@@ -326,7 +326,7 @@ Fit best_fit(const Tensors& tensors, const StateDictOptions& options) {
     }
     if (best && best->misfit.count() == 0) break;
   }
-  if (!best) throw *refusal;
+  if (!best) throw UsageError(*refusal);
   return std::move(*best);
 }
 
