@@ -366,7 +366,7 @@ NodeCode compile(const MeanSquaredErrorGradient&, CpuExecutable& e, const Node& 
   };
 }
 
-// -sum p log p (eq. 50): every term is positive, so that nothing cancels.
+// -sum p log p (eq. 33a): every term is positive, so that nothing cancels.
 double entropy_of(const float* z, int64_t k, double log_sum) {
   double entropy = 0;
   for (int64_t j = 0; j < k; ++j) {
