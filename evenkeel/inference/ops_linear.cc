@@ -35,11 +35,11 @@ void require_sane(const Builder& b, const char* what, const Shape& values, size_
 
 }  // namespace
 
-dnn::Window window_of(const Builder& b, const Shape& space, Shape kernel) {
+dnn::Window window_of(const Builder& b, const Shape& space, const Shape& kernel) {
   const onnx::Node& node = b.node();
   const size_t d = space.size();
   dnn::Window w;
-  w.kernel = node.integers("kernel_shape", std::move(kernel));
+  w.kernel = node.integers("kernel_shape", kernel);
   w.strides = node.integers("strides", Shape(d, 1));
   w.dilations = node.integers("dilations", Shape(d, 1));
   w.group = node.integer("group", 1);

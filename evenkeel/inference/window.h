@@ -7,7 +7,7 @@
 namespace evenkeel::inference {
 
 // For an input with the extents `space`. `kernel`: from the weights, or empty where only the attribute says it.
-dnn::Window window_of(const Builder& builder, const Shape& space, Shape kernel);
+dnn::Window window_of(const Builder& builder, const Shape& space, const Shape& kernel);
 // Extents of the output of a convolution or a pool. Throws FormatError where the window does not fit.
 Shape window_extents(const Builder& builder, const Shape& space, const dnn::Window& window, bool ceil_mode = false);
 // The maps of onnx nodes (Relu, Clip, ...): empty where the node is none.
