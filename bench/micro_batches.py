@@ -19,7 +19,7 @@ ROWS = [(128, None, None, False), (128, 128, None, False), (128, 32, None, False
 
 def run(options, row, folder):
     batch, micro_batch, memory, spilled = row
-    words = [options.program, "train", "--model", options.model, "--batch-size", batch, "--max-steps",
+    words = [options.program, "train", "--model", options.model, "--batch-size", batch, "--record-layers", 0, "--max-steps",
              max(1, options.images // batch), "--out", folder, "--json", "--quiet"]
     words += ["--micro-batch", micro_batch] if micro_batch else []
     words += ["--memory", memory] if memory else []

@@ -47,7 +47,8 @@ endif()
 # --- the command line: tests/*_test.sh and tests/*_test.py, given the program's path; exit 77 is "skipped" --------------
 if(EVENKEEL_TESTS AND TARGET evenkeel)
   file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" tests/*_test.sh tests/*_test.py)
-  list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py tests/embedding_test.py)
+  # The browser: a part of its own (./test chromium).
+  list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py tests/embedding_test.py tests/browser_test.py)
   foreach(script IN LISTS scripts)
     get_filename_component(name ${script} NAME_WE)
     if(script MATCHES "\\.py$")

@@ -27,6 +27,7 @@ TrainReport train_network(const TrainOptions& options) {
   if (options.ghost_batch != 0) settings.ghost_batch = options.ghost_batch;
   settings.micro_batch = options.micro_batch;
   settings.memory_bytes = options.memory_bytes;
+  if (options.memory_bytes > 0 || options.micro_batch > 0) settings.record_layers = 0;  // as the command line has it
   settings.spill = options.spill;
   settings.average = parse_averaging(options.average_weights);
   if (options.skip_nonfinite) settings.on_nonfinite = OnNonfinite::kSkip;

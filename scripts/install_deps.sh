@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all npm aarch64)
+# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all browser npm aarch64)
 # Costs one call of dpkg-query when everything is there. docs/dependencies.md says what each package is for.
 set -euo pipefail
 
@@ -7,13 +7,14 @@ packages_of() {
   case "$1" in
     build) echo g++ cmake ninja-build ccache libdnnl-dev ocl-icd-opencl-dev libhwy-dev libcli11-dev nlohmann-json3-dev \
                 libtomlplusplus-dev libfmt-dev zlib1g-dev libpng-dev libjpeg62-turbo-dev libprotobuf-dev protobuf-compiler \
-                libonnx-dev libhdf5-dev libgtest-dev libgmock-dev ;;
+                libonnx-dev libhdf5-dev libjs-chart.js libgtest-dev libgmock-dev ;;
     run) echo dataset-fashion-mnist ;;
     test) echo clang-format librapidcheck-dev libbenchmark-dev libonnx-testdata pkg-config python3 git ;;
     all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy python3-onnx ;;
+    browser) echo chromium ;;
     npm) echo nodejs npm ;;
     aarch64) echo cmake ninja-build python3 g++-aarch64-linux-gnu qemu-user ;;
-    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, npm or aarch64." >&2; return 2 ;;
+    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, browser, npm or aarch64." >&2; return 2 ;;
   esac
 }
 

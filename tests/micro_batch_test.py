@@ -41,7 +41,7 @@ def small_files():
 
 def losses(run):
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records if "loss" in record]
+    return [record["loss"] for record in records if record["kind"] == "step"]
 
 
 class MicroBatch(CommandLine):

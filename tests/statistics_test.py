@@ -59,6 +59,23 @@ class Statistics(CommandLine):
         self.succeed("recalibrate", folder, "--out", folder / "model.safetensors")  # asked for
         self.assertNotEqual((folder / "model.safetensors").read_bytes(), before)
 
+    def test_the_new_model_is_named_after_its_own_and_takes_no_other_ones_place(self):
+        for name in ("a", "b"):
+            (self.folder / f"{name}.safetensors").write_bytes(self.trained().read_bytes())
+            self.succeed("recalibrate", self.folder / f"{name}.safetensors", "--biased")
+            self.succeed("recalibrate", self.folder / f"{name}.safetensors")  # once more, of the same model
+        names = sorted(path.name for path in self.folder.iterdir())
+        self.assertEqual(names, ["a.recalibrated.safetensors", "a.safetensors", "b.recalibrated.safetensors", "b.safetensors"])
+        kept = (self.folder / "a.recalibrated.safetensors").read_bytes()
+        self.succeed(*self.train_words(self.folder / "other", epochs=1))
+        other = (self.folder / "other/model.safetensors").read_bytes()
+        for there, source in ((kept, other), (b"not a model", other), (other, self.trained().read_bytes())):
+            (self.folder / "a.recalibrated.safetensors").write_bytes(there)
+            (self.folder / "a.safetensors").write_bytes(source)
+            self.refuse(2, "recalibrate", self.folder / "a.safetensors", says=("another model", "--out"))
+            self.assertEqual((self.folder / "a.recalibrated.safetensors").read_bytes(), there)
+        self.succeed("recalibrate", self.folder / "a.safetensors", "--out", self.folder / "a.recalibrated.safetensors")
+
     def test_recalibrate_knows_all_estimates(self):
         seen = set()
         for how in ("ema", "cumulative", "population", "population_one_pass"):

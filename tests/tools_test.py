@@ -159,6 +159,17 @@ class Tools(CommandLine):
         self.succeed("convert", self.trained(), "--out", exported, "--training")
         left = self.json_of("fold", exported, "--dry-run", "--verify", 0)["left"]
         self.assertIn("training mode", left[0]["reason"])
+        folded = self.folder / "folded.onnx"
+        result = self.json_of("fold", exported, "--force-inference", "--out", folded)
+        self.assertEqual((len(result["folded"]), result["left"]), (1, []))
+        self.assertEqual([removed["norm"] for removed in result["removed_outputs"]], ["bn1", "bn1"])
+        self.assertEqual(len(result["dropout_ended"]), 1)
+        self.assertLess(result["proof"]["worst"], 1e-5)
+        self.assertNotIn(b"running_mean.next", folded.read_bytes().split(b"evenkeel.fold")[0])
+        self.assertEqual(self.json_of("eval", folded, "--data", self.data)["accuracy"],
+                         self.json_of("eval", self.trained())["accuracy"])
+        text = self.succeed("fold", exported, "--force-inference", "--dry-run").stdout
+        self.assertIn("output 'bn1.running_mean.next' (running statistics of bn1) removed", text)
         self.assertIn("EK112", [finding["code"] for finding in self.json_of("inspect", exported)["findings"]])
 
     def test_files_that_cannot_be_folded_are_refused(self):
@@ -175,7 +186,110 @@ class Tools(CommandLine):
                 theirs = self.json_of("diff", out, self.real(f"{name}_simplified.onnx"), "--random", 2)["outputs"]
                 self.assertLess(next(o["max_abs"] for o in theirs if o["name"] == "scores"), 1e-5)
 
+    # --- what a file says about itself ---
+    def exported(self, *options, name="net.onnx"):
+        out = self.folder / name
+        self.succeed("convert", self.trained(), "--out", out, *options)
+        return out
+
+    def test_recalibrate_ends_the_training_mode_of_norms_with_new_statistics(self):
+        trained, out = self.exported("--training", name="training.onnx"), self.folder / "new.onnx"
+        result = self.json_of("recalibrate", trained, "--data", self.data, "--out", out)
+        self.assertEqual(result["training_mode_ended"], ["bn1"])
+        self.assertEqual([removed["output"] for removed in result["removed_outputs"]],
+                         ["bn1.running_mean.next", "bn1.running_var.next"])
+        self.assertNotIn("EK112", [finding["code"] for finding in self.json_of("inspect", out)["findings"]])
+        plain = self.folder / "plain.onnx"
+        self.assertEqual(self.json_of("recalibrate", self.exported(), "--data", self.data, "--out", plain)["training_mode_ended"], [])
+        self.assertEqual(self.json_of("diff", plain, out, "--random", 4, "--tolerance", 0)["outputs"][0]["max_abs"], 0)
+        self.assertIn("removed", self.succeed("recalibrate", trained, "--data", self.data, "--dry-run").stdout)
+
+    def test_an_export_says_how_its_statistics_were_made_as_the_model_does(self):
+        own, export = (self.json_of("inspect", model)["running_statistics"] for model in (self.trained(), self.exported()))
+        self.assertEqual(own, export)
+        self.assertEqual(own["variance"], "unbiased")
+        self.assertIn("unbiased (n-1)", self.json_of("inspect", self.exported())["norms"][0]["conventions"])
+        self.assertEqual(self.json_of("eval", self.exported(), "--data", self.data)["running_statistics"], own)
+        out = self.folder / "new.onnx"
+        new = self.json_of("recalibrate", self.exported(), "--data", self.data, "--biased", "--out", out)["running_statistics"]
+        self.assertEqual((new["estimate"], new["variance"], new["made_from"]["examples"]), ("population", "biased", "96"))
+        self.assertEqual(new["made_from"]["data"], "pictures")  # no folders
+        self.assertEqual(self.json_of("inspect", out)["running_statistics"], new)
+        self.assertIn("running variance biased", self.json_of("inspect", out)["norms"][0]["conventions"])
+        back = self.folder / "back.onnx"
+        self.succeed("recalibrate", out, "--undo", "--out", back)
+        self.assertEqual(self.json_of("inspect", back)["running_statistics"], own)
+        foreign = self.json_of("inspect", self.real("version-slim-320.onnx"))["running_statistics"]
+        self.assertEqual(set(foreign), set(own))
+        self.assertEqual((foreign["estimate"], foreign["variance"]), (None, "biased"))
+
+    def test_an_export_that_leaves_the_standardization_to_the_caller_says_it(self):
+        ours = self.json_of("eval", self.trained())
+        bare = self.exported("--no-standardization")
+        done = self.succeed("eval", bare, "--data", self.data, "--json")
+        self.assertAlmostEqual(json.loads(done.stdout)["loss"], ours["loss"], delta=1e-6)
+        self.assertEqual(done.stderr, "")
+        stated = self.succeed("eval", bare, "--data", self.data, "--mean", 0, "--std", 1, "--json")
+        self.assertNotAlmostEqual(json.loads(stated.stdout)["loss"], ours["loss"], delta=1e-3)  # the user's word counts
+        self.assertIn("not as the model file says", stated.stderr)
+        seen = [self.json_of("inspect", model, "--data", self.data)["data"]["norms"][0]["mean_shift"]
+                for model in (bare, self.exported())]
+        self.assertAlmostEqual(*seen, places=4)
+        data = bare.read_bytes()
+        self.assertNotIn(str(self.data).encode(), data)
+        self.assertIn(b"evenkeel.data", data)
+
+    def test_recalibrate_writes_the_standardization_that_its_statistics_are_for(self):
+        out = self.folder / "new.onnx"
+        result = self.json_of("recalibrate", self.exported("--no-standardization"), "--data", self.data, "--mean", 0, "--std", 2,
+                              "--out", out)
+        self.assertAlmostEqual(self.json_of("eval", out, "--data", self.data)["loss"], result["after"]["loss"], delta=1e-6)
+
+    def test_standardizing_twice_is_said(self):
+        export = self.exported()
+        words = ("eval", export, "--data", self.data, "--mean", "0.5", "--std", "0.5")
+        done = self.succeed(*words)
+        self.assertIn("standardizes its inputs itself", done.stderr)
+        self.assertEqual(self.succeed(*words, "--quiet").stderr, "")
+        self.assertEqual(self.succeed("eval", export, "--data", self.data).stderr, "")
+        done = self.succeed("fold", self.trained(), "--dry-run", "--data", self.data, "--mean", "0.5")
+        self.assertIn("standardizes its inputs itself", done.stderr)
+
+    def test_weights_of_an_own_export_fit_their_architecture(self):
+        weights = self.folder / "weights.safetensors"
+        self.succeed("convert", self.exported(), "--out", weights)
+        scale = json.loads(safetensors(self.trained())[1]["standardization"])
+        result = self.json_of("eval", weights, "--architecture", self.toml, "--input", "1x8x8", "--data", self.data,
+                              "--mean", scale["mean"][0], "--std", scale["std"][0])
+        self.assertAlmostEqual(result["loss"], self.json_of("eval", self.trained())["loss"], delta=1e-6)
+
+    # --- options that would change nothing, and messages ---
+    def test_options_without_effect_are_refused(self):
+        export = self.exported()
+        for command in (("inspect", export), ("fold", export, "--dry-run"), ("diff", export, self.trained())):
+            for option in (("--architecture", "mlp"), ("--input", "1x8x8"), ("--classes", 3)):
+                self.refuse(2, *command, *option, says=("own architecture", "leave them out"))
+            for option in (("--mean", "0.5"), ("--std", "0.5"), ("--scale", 255), ("--resize", "8x8"), ("--layout", "nhwc")):
+                self.refuse(2, *command, *option, says=(option[0], "--data"))
+        self.refuse(2, "fold", self.trained(), "--dry-run", "--architecture", "mlp", says="own architecture")
+        self.refuse(2, "recalibrate", export, "--biased", "--running-variance", "unbiased", "--dry-run", says="--biased")
+        self.succeed("recalibrate", export, "--data", self.data, "--biased", "--running-variance", "biased", "--dry-run")
+
+    def test_quiet_is_quiet_about_warnings(self):
+        training = self.exported("--training")
+        for words in (("eval", training, "--data", self.data), ("inspect", training, "--data", self.data),
+                      ("recalibrate", self.trained(), "--corrupt", "invert", "--dry-run")):
+            self.assertIn("warning", self.succeed(*words).stderr, words)
+            done = self.succeed(*words, "--quiet")
+            self.assertEqual(done.stderr, "")
+            self.assertNotEqual(done.stdout, "")
+
     # --- diff ---
+    def test_diff_finds_nothing_between_a_model_and_its_export(self):
+        result = self.json_of("diff", self.trained(), self.exported(), "--tolerance", 0)
+        self.assertEqual((result["norms"][0]["effect"], result["norms"][0]["eps_differs"]), (0, False))
+        self.assertTrue(result["within_tolerance"])
+
     def test_diff_ranks_what_recalibration_changed(self):
         other = self.folder / "other.safetensors"
         self.succeed("recalibrate", self.trained(), "--corrupt", "invert", "--out", other, "--quiet")

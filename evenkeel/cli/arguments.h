@@ -34,6 +34,7 @@ struct PlanArguments {
 struct RecalibrateArguments {
   RunningStatistics kind = RunningStatistics::kPopulation;
   std::optional<bool> biased;         // none: as the model has it
+  bool short_biased = false;          // --biased: the same as --running-variance biased
   std::optional<int64_t> batch_size;  // none: as in training
   int64_t examples = 0;               // 0: all
   bool in_order = false;
@@ -77,6 +78,24 @@ struct ToolArguments {
   std::vector<std::string> codes;  // explain
 };
 
+// What `evenkeel report` is asked for.
+struct ReportArguments {
+  std::vector<std::string> runs;  // folders, or logs
+  std::string out;                // "": report.html in the folder of the run
+  std::string csv, tensorboard;   // folders; "": not written
+  std::string title;              // "": made from the runs
+};
+
+// What `evenkeel lab` is asked for.
+struct LabArguments {
+  std::vector<std::string> experiments;  // names; none: all
+  std::string data = "fashion-mnist";
+  std::string model;             // "": that of each experiment
+  std::optional<int64_t> seeds;  // none: 3, or 1 where it is quick
+  bool quick = false, full = false, list = false;
+  std::string out;  // "": runs/lab, runs/lab-quick or runs/lab-full
+};
+
 struct Arguments {
   std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
   std::set<std::string> given;     // long names of the options that were there
@@ -89,6 +108,9 @@ struct Arguments {
   WeightsArguments weights;
   ConvertArguments convert;
   ToolArguments tools;
+  ReportArguments report;
+  LabArguments lab;
+  bool no_report = false, train_tensorboard = false;  // train: what is written at its end
 
   std::string model;  // eval, predict: the model file, or the folder of a run; plan: or a name, or a TOML file
   std::string data;   // eval: "" = what the model was trained on; data info, plan: the set

@@ -30,7 +30,7 @@ int run_convert(const Arguments& arguments) {
     print_json(json);
     return kExitGood;
   }
-  for (const std::string& what : done.left_out) print_note("warning: left out: " + what);
+  for (const std::string& what : done.left_out) print_warning(arguments, "left out: " + what);
   const std::string network = done.architecture.empty() ? "" : fmt::format(" ({})", done.architecture);
   print(fmt::format("{}: {}{}, {} tensors, from {}\n", asked.out, done.to, network, done.tensors, done.from));
   return kExitGood;

@@ -85,6 +85,7 @@ std::string only_text(const std::vector<std::string>& names, const char* where) 
 
 int run_diff(const Arguments& arguments) {
   const std::string a = model_path_of(arguments.model), b = model_path_of(arguments.tools.other);
+  refuse_needless_architecture(arguments, {a, b});
   const tools::NormDiff diff = tools::diff_norms(tools::read_norm_table(a), tools::read_norm_table(b));
   const std::optional<tools::Comparison> outputs = compare_outputs(arguments);
   // Outputs that were compared say it all: a fold changes norms and nothing else.

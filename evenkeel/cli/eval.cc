@@ -113,7 +113,7 @@ std::vector<Row> rows_of(const Arguments& arguments, const data::Dataset& datase
     const EvalMode only = statistics == EvalStatistics::kRunning ? EvalMode::kRunning : EvalMode::kBatch;
     if (arguments.statistics != EvalMode::kBoth && arguments.statistics != only) continue;
     if (arguments.statistics == EvalMode::kBoth && only == EvalMode::kBatch && dataset.count == 1) {
-      print_note("warning: a single example has no statistics of a batch: running statistics only");
+      print_warning(arguments, "a single example has no statistics of a batch: running statistics only");
       continue;
     }
     const EvalSettings settings{.statistics = statistics,
@@ -127,8 +127,8 @@ std::vector<Row> rows_of(const Arguments& arguments, const data::Dataset& datase
 }
 
 Report report_of(Model& model, const Arguments& arguments) {
-  if (arguments.statistics != EvalMode::kRunning && !arguments.quiet && !has_norm(model))
-    print_note("warning: --statistics has no effect: the network has no batch norm");
+  if (arguments.statistics != EvalMode::kRunning && !has_norm(model))
+    print_warning(arguments, "--statistics has no effect: the network has no batch norm");
   Report report;
   report.dataset = load_split(arguments, model, arguments.split);
   report.rows = rows_of(arguments, report.dataset, seed_of(arguments, model),
@@ -148,7 +148,8 @@ Report report_of(OnnxSubject& subject, const Arguments& arguments) {
     return tools::evaluate(subject.model, subject.form, report.dataset, subject.shell.standardization, settings);
   });
   report.apart = distances_of(report.rows, subject.model);
-  if (!tools::onnx_norms(subject.model).empty()) report.statistics = "of the file";
+  if (!tools::onnx_norms(subject.model).empty()) report.statistics = statistics_text(subject.model);
+  report.statistics_json = json_of_statistics(subject.model);
   return report;
 }
 
@@ -173,10 +174,10 @@ int run_eval(const Arguments& arguments) {
   const EvalResult& first = report.rows.front().result;
   for (const Row& row : report.rows) {
     if (row.result.labelled == 0 || std::isfinite(row.result.loss)) continue;
-    print_note(
-        fmt::format("warning: the loss with {} statistics is not finite: the model gives scores that are no numbers "
-                    "(evenkeel inspect)",
-                    row.statistics));
+    print_warning(arguments,
+                  fmt::format("the loss with {} statistics is not finite: the model gives scores that are no numbers "
+                              "(evenkeel inspect)",
+                              row.statistics));
   }
   if (!arguments.predictions.empty()) write_predictions(arguments.predictions, report.dataset, model, first);
   if (arguments.json) {

@@ -8,6 +8,7 @@
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/inspect.h"
+#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/cli/tool_models.h"
 #include "evenkeel/core/error.h"
@@ -24,13 +25,17 @@ std::optional<tools::Comparison> prove(const onnx::Model& before, const onnx::Mo
   if (arguments.tools.verify == 0) return std::nullopt;
   tools::CompareOptions options{
       .inputs = arguments.tools.verify, .seed = arguments.seed.value_or(1), .threads = take_threads(arguments.threads)};
-  if (arguments.tools.force_inference) options.norms = inference::NormMode::kStored;
+  onnx::Model reference = before;
+  if (arguments.tools.force_inference) {
+    options.norms = inference::NormMode::kStored;
+    tools::end_dropout(reference);
+  }
   for (const tools::FoldedNorm& norm : record.folded)
     options.values.insert(options.values.end(), norm.outputs.begin(), norm.outputs.end());
   const std::vector<float> examples = examples_of(arguments, arguments.tools.verify);
   options.examples = examples;
   try {
-    return tools::compare(before, after, options);
+    return tools::compare(reference, after, options);
   } catch (const BackendError& error) {
     throw BackendError(
         fmt::format("{}, so the fold cannot be proved; `--verify 0` folds without a proof", error.what()));
@@ -67,13 +72,14 @@ std::string metadata_of(const tools::FoldRecord& record, const std::optional<too
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-std::string record_text(const tools::FoldRecord& record) {
+std::string record_text(const tools::FoldRecord& record, bool verbose) {
   std::string text =
       fmt::format("{} of {} norms folded\n", record.folded.size(), record.folded.size() + record.left.size());
   for (const tools::FoldedNorm& norm : record.folded) {
     text += fmt::format("  {:<32}  {:<18}  {}\n", shown(norm.norm, 32), norm.pattern,
                         shown(fmt::format("{}", fmt::join(norm.into, ", ")), 60));
   }
+  text += text_of_ended_training(record.removed, record.dropout, verbose);
   if (!record.left.empty()) text += "left as they are\n";
   for (const tools::LeftNorm& norm : record.left)
     text += fmt::format("  {:<32}  {}\n", shown(norm.norm, 32), shown(norm.reason, 400));
@@ -98,8 +104,11 @@ int run_fold(const Arguments& arguments) {
     throw UsageError(fmt::format(
         "--out: found {}, but what is written is an ONNX model: give a name that ends in .onnx", asked.out));
   }
+  keep_large_blocks();
   const double tolerance = asked.tolerance.value_or(kTolerance);
+  refuse_needless_architecture(arguments, {model_path_of(arguments.model)});
   const onnx::Model before = load_as_onnx(arguments.model, arguments);
+  warn_of_standardizing_twice(arguments, before);
   onnx::Model after = before;
   const tools::FoldRecord record = tools::fold(after, {.force_inference = asked.force_inference});
   const std::optional<tools::Comparison> proof = prove(before, after, record, arguments);
@@ -119,7 +128,7 @@ int run_fold(const Arguments& arguments) {
     json["proof"] = proof ? json_of(*proof, tolerance) : nlohmann::ordered_json();
     print_json(json);
   } else {
-    std::string text = record_text(record);
+    std::string text = record_text(record, arguments.verbose);
     if (proof) text += proof_text(*proof, arguments.verbose);
     if (written) text += fmt::format("\nwritten to {}{}\n", asked.out, proof ? "" : " (not proved)");
     print(text);

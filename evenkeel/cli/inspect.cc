@@ -91,10 +91,15 @@ Inspected inspect(const std::string& path, const Arguments& arguments) {
   }
   if (kind == ModelKind::kOnnx) {
     const onnx::Model model = onnx::load(path);
+    refuse_needless_architecture(arguments, {path});
     inspected.table = tools::norm_table(model);
+    inspected.running_statistics = json_of_statistics(model);
+    if (!inspected.running_statistics.is_null() && !inspected.running_statistics["estimate"].is_null())
+      inspected.statistics_text = statistics_text(model);
     if (!arguments.data.empty()) run_onnx(arguments, inspected);
     return inspected;
   }
+  refuse_needless_architecture(arguments, {path});
   refuse_data(arguments, "a Keras model");
   inspected.table = tools::read_norm_table(path);
   return inspected;

@@ -16,7 +16,7 @@ struct Inspected {
   std::string path;
   tools::NormTable table;
   std::vector<tools::Finding> findings;
-  nlohmann::ordered_json running_statistics;  // of models of evenkeel, else null
+  nlohmann::ordered_json running_statistics;  // an object, of ONNX models and those of evenkeel; else null
   std::string statistics_text;                // likewise
   // With --data:
   int64_t examples = 0;

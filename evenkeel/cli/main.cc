@@ -28,6 +28,8 @@ int dispatch(const Arguments& arguments) {
   if (arguments.command == "convert") return run_convert(arguments);
   if (arguments.command == "data info") return run_data_info(arguments);
   if (arguments.command == "plan") return run_plan(arguments);
+  if (arguments.command == "report") return run_report(arguments);
+  if (arguments.command == "lab") return run_lab(arguments);
   if (arguments.command == "generate") return run_generate(arguments);
   // No command, or "data" without what to do.
   const std::string text = help_text(*find_command(arguments.command), terminal_of(stderr, arguments.color));

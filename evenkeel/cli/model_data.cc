@@ -110,11 +110,11 @@ void state_preprocessing(const Arguments& arguments, data::Dataset& dataset, Mod
   const bool same =
       standardization.mean == model.standardization.mean && standardization.std == model.standardization.std;
   const bool says_itself = !model.standardization.mean.empty();
-  if (!same && !arguments.quiet) {
-    if (says_itself)
+  if (!same) {
+    if (says_itself && !arguments.quiet)
       print_note(fmt::format("the inputs are standardized as stated ({}), not as the model file says",
                              data::to_string(stated)));
-    if (const std::string doubt = data::doubt_about(stated, dataset); !doubt.empty()) print_note("warning: " + doubt);
+    if (const std::string doubt = data::doubt_about(stated, dataset); !doubt.empty()) print_warning(arguments, doubt);
   }
   model.standardization = std::move(standardization);
   model.input_range = data::range_of(dataset);

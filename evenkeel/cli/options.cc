@@ -14,8 +14,8 @@ namespace {
 
 const std::vector<std::string> kTrain = {"train"}, kEval = {"eval"}, kPredict = {"predict"}, kDataInfo = {"data info"},
                                kPlan = {"plan"}, kEvalLike = {"eval", "recalibrate"};
-const std::vector<std::string> kEvery = {"",     "train",   "eval",    "recalibrate", "inspect",   "diff",
-                                         "fold", "explain", "predict", "convert",     "data info", "plan"};
+const std::vector<std::string> kEvery = {"",        "train",   "eval",    "recalibrate", "inspect", "diff",   "fold",
+                                         "explain", "predict", "convert", "data info",   "plan",    "report", "lab"};
 
 constexpr const char* kMemoryHelp =
     "The most memory that a step may take, parameters and all, but not the data: 512M, 2G. Values are then made again "
@@ -249,6 +249,11 @@ std::vector<Option> run_options() {
        "chrome://tracing "
        "and Perfetto.",
        text(EK_FIELD(train.profile)), "not written", "file"},
+      {kTrain, group, "record-layers", 0, "N",
+       "Look into the network so many times an epoch: what comes into its layers, and its gradients, for the report of "
+       "the run. A look "
+       "needs memory of its own; 0: none.",
+       integer(EK_FIELD(train.record_layers), 0, kMostBatch), "4, or 0 with --memory or --micro-batch"},
       {kTrain, group, "dry-run", 0, "", "One batch of everything, to see that it works; writes nothing.",
        flag(EK_FIELD(train.dry_run))},
   };
@@ -355,8 +360,9 @@ std::vector<Option> plan_options() {
 
 std::vector<Option> common_options() {
   const std::string group = "Output";
-  const std::vector<std::string> with_result = {"train",   "eval",    "recalibrate", "inspect",   "diff", "fold",
-                                                "explain", "predict", "convert",     "data info", "plan"};
+  const std::vector<std::string> with_result = {"train", "eval",    "recalibrate", "inspect", "diff",
+                                                "fold",  "explain", "predict",     "convert", "data info",
+                                                "plan",  "report",  "lab"};
   return {
       {with_result, group, "json", 0, "", "Print one JSON object on standard output, and nothing else there.",
        flag(EK_FIELD(json))},
@@ -366,7 +372,7 @@ std::vector<Option> common_options() {
        choice(EK_FIELD(color),
               {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}})},
       {{"", "train", "eval", "recalibrate", "inspect", "diff", "fold", "explain", "predict", "convert", "data",
-        "data info", "plan", "help", "generate"},
+        "data info", "plan", "report", "lab", "help", "generate"},
        group,
        "help",
        'h',
@@ -380,8 +386,8 @@ std::vector<Option> common_options() {
 std::vector<Option> all_options() {
   std::vector<Option> all;
   for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, weights_options,
-                    convert_options, recalibrate_options, preprocess_options, tool_options, plan_options, other_options,
-                    common_options}) {
+                    convert_options, recalibrate_options, preprocess_options, tool_options, plan_options,
+                    report_options, lab_options, other_options, common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;
@@ -413,8 +419,8 @@ const std::vector<Command>& commands() {
         {"evenkeel train --data iris.csv --label species --model mlp --batch-size 16", "a table of numbers"},
         {"evenkeel train --out runs/cnn-1 --resume", "go on with a run that was stopped"},
         {"evenkeel train --model net.toml --dry-run", "does it work at all?"}},
-       "The folder of the run holds model.safetensors (the whole model in one file), checkpoint-* (the last two) and "
-       "log.jsonl. Ctrl-C "
+       "The folder of the run holds model.safetensors (the whole model in one file), checkpoint-* (the last two), "
+       "log.jsonl and report.html, a page to look at. Ctrl-C "
        "finishes the step, saves, and exits with 130. The options of the group Network override what a TOML file "
        "says."},
       {"eval",
@@ -498,6 +504,24 @@ const std::vector<Command>& commands() {
         {"evenkeel plan net.toml --data cifar10 --json", "for a program to read"}},
        "A phase walks the batch tile by tile on all threads; it ends where statistics of the whole batch are needed. "
        "Values that a later phase reads are kept, or made again there, which a star marks."},
+      {"report",
+       "the report of training runs, as a page that needs nothing else",
+       "evenkeel report RUN... [OPTIONS]",
+       {{"evenkeel report runs/cnn-1", "what `evenkeel train` writes at its end: runs/cnn-1/report.html"},
+        {"evenkeel report runs/cnn-1 runs/cnn-2 -o both.html", "the curves of two runs in one chart each"},
+        {"evenkeel report runs/cnn-1 --csv numbers --tensorboard events", "for other programs, too"}},
+       "Loss, accuracy, learning rate and speed; every norm, its inputs and the gradients over time; what the network "
+       "answers on the test set and its worst mistakes; settings and the command that trains it again. The run may "
+       "still go on."},
+      {"lab",
+       "claims about batch norm, measured: experiments with verdicts",
+       "evenkeel lab [EXPERIMENT...] [OPTIONS]",
+       {{"evenkeel lab --list", "which claims there are"},
+        {"evenkeel lab --quick", "all of them, as a first look"},
+        {"evenkeel lab", "all of them; stop it by Ctrl-C, and the same command goes on"},
+        {"evenkeel lab identity --seeds 5 -o runs/identity", "one of them, with more seeds"}},
+       "The folder gets lab.html, a page of verdicts and charts, lab.json with all figures, and the numbers of every "
+       "chart as CSV. Every trial is kept as soon as it is done: the same command again runs only what is missing."},
       {"help",
        "show the help of a command",
        "evenkeel help [COMMAND]",

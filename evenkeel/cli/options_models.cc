@@ -82,6 +82,8 @@ std::vector<Option> recalibrate_options() {
       {kRecalibrate, "Statistics", "running-variance", 0, "KIND",
        "The running variance is that of the sample (unbiased, as PyTorch) or of the batch (biased).",
        choice(EK_FIELD(recalibrate.biased), {{"unbiased", false}, {"biased", true}}), "as the model has it"},
+      {kRecalibrate, "Statistics", "biased", 0, "", "Short for --running-variance biased.",
+       flag(EK_FIELD(recalibrate.short_biased))},
       {kRecalibrate, "Statistics", "batch-size", 'b', "N",
        "Examples of a batch; population gives the same answer for any number.",
        integer(EK_FIELD(recalibrate.batch_size), 1, kMostBatch), "as in training"},
@@ -107,7 +109,8 @@ std::vector<Option> recalibrate_options() {
       {kRecalibrate, "Run", "dry-run", 0, "", "Say what would change; write nothing.",
        flag(EK_FIELD(recalibrate.dry_run))},
       {kRecalibrate, "Run", "out", 'o', "FILE", "The model file to write, in the format of MODEL.",
-       text(EK_FIELD(recalibrate.out)), "model.recalibrated.safetensors beside MODEL; needed for ONNX", "file"},
+       text(EK_FIELD(recalibrate.out)), "NAME.recalibrated.safetensors beside NAME.safetensors; needed for ONNX",
+       "file"},
   };
 }
 

@@ -6,9 +6,11 @@
 
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "evenkeel/cli/help.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/report/run_report.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -77,12 +79,61 @@ TEST(OptionTable, shown_defaults_are_accepted) {
   }
 }
 
-// The parser finds values before it knows the command.
-TEST(OptionTable, options_of_one_name_take_a_value_everywhere_or_nowhere) {
+// The parser finds the command among the words by the program's own options: only these stand before it.
+TEST(OptionTable, options_of_the_program_take_a_value_everywhere_or_nowhere) {
   std::map<std::string, bool> flags;
+  for (const Option& option : options_of("")) flags.emplace(option.name, option.binding.flag);
   for (const Option& option : options()) {
-    const auto [entry, added] = flags.emplace(option.name, option.binding.flag);
+    const auto entry = flags.find(option.name);
+    if (entry == flags.end()) continue;
     EXPECT_EQ(entry->second, option.binding.flag) << option.name;
+  }
+}
+
+TEST(Parse, a_flag_of_one_command_may_take_a_value_in_another) {
+  const Arguments table = parse({"inspect", "--csv", "m"});
+  EXPECT_TRUE(table.tools.csv);
+  EXPECT_EQ(table.model, "m");
+  const Arguments report = parse({"--color", "never", "report", "--csv", "folder", "run", "--tensorboard=events"});
+  EXPECT_EQ(report.report.csv, "folder");
+  EXPECT_EQ(report.report.tensorboard, "events");
+  EXPECT_EQ(report.report.runs, std::vector<std::string>{"run"});
+  EXPECT_TRUE(parse({"train", "--tensorboard"}).train_tensorboard);
+}
+
+// The words of a command line that quotes none.
+std::vector<std::string> words_of(const std::string& line) {
+  std::vector<std::string> words;
+  std::istringstream stream(line);
+  for (std::string word; stream >> word;) words.push_back(word);
+  return words;
+}
+
+TEST(ReproduceCommand, is_parsed_to_the_same_settings_without_a_warning) {
+  for (
+      const char* line :
+      {"train", "train --model mlp --epochs 7 --batch-size 32 --learning-rate 0.0123 --schedule step --step-epochs 2.5",
+       "train --optimizer nesterov --momentum 0.95 --weight-decay 0.001 --decay-norm-and-bias --clip-norm 2",
+       "train --optimizer rmsprop --rmsprop-alpha 0.9 --optimizer-eps 1e-6 --schedule cosine --warmup-epochs 1",
+       "train --data x.csv --label -1 --weight 3 --validation 0.1 --seed 42 --max-steps 9 --overfit 100",
+       "train --norm renorm --renorm-r-max 2 --renorm-d-max 4 --renorm-schedule 1,2,3 --activation leaky_relu",
+       "train --norm group --norm-groups 4 --init normal --init-sigma 0.02 --loss mse --label-smoothing 0.1",
+       "train --norm-placement after --norm-eps 1e-3 --new-batch-weight 0.2 --running-variance biased --bias-corrected",
+       "train --ghost-batch 16 --zero-gamma --freeze-norm bn1,layer1.* --use-running bn2 --augment crop4,flip",
+       "train --running-statistics population --average-weights ema=0.99 --last-batch drop --on-nonfinite skip",
+       "train --memory 512M --micro-batch 32 --spill . --threads 2 --precision bf16 --resize 8x9 --layout nhwc",
+       "train --average-weights swa=2 --running-statistics cumulative --from runs/a/model.safetensors"}) {
+    const Arguments before = parse(words_of(line));
+    ASSERT_TRUE(before.warnings.empty()) << before.warnings.front();
+    RunStart start;
+    start.settings = settings_map(before.train);
+    std::vector<std::string> words = words_of(report::command_of(start));
+    ASSERT_EQ(words[0], "evenkeel");
+    words.erase(words.begin());
+    for (std::string& word : words) std::erase(word, '\'');  // around bn1,layer1.*
+    const Arguments after = parse(words);
+    EXPECT_EQ(settings_map(after.train), start.settings) << line;
+    EXPECT_THAT(after.warnings, testing::IsEmpty()) << line;
   }
 }
 
@@ -139,6 +190,20 @@ TEST(Parse, weight_decay_is_adamws_unless_it_is_asked_for) {
   EXPECT_EQ(parse({"train"}).train.optimizer.weight_decay, default_settings().optimizer.weight_decay);
   EXPECT_EQ(parse({"train", "--optimizer", "adam"}).train.optimizer.weight_decay, 0);
   EXPECT_EQ(parse({"train", "--optimizer", "sgd", "--weight-decay", "0.25"}).train.optimizer.weight_decay, 0.25);
+}
+
+// A look takes memory beside that of the step.
+TEST(Parse, a_bound_on_the_memory_of_a_step_turns_looks_off_unless_they_are_asked_for) {
+  const auto looks = [](std::vector<std::string> words) {
+    words.insert(words.begin(), "train");
+    return parse(words).train.record_layers;
+  };
+  EXPECT_EQ(looks({}), default_settings().record_layers);
+  EXPECT_EQ(looks({"--record-layers", "7"}), 7);
+  EXPECT_EQ(looks({"--memory", "1G"}), 0);
+  EXPECT_EQ(looks({"--micro-batch", "8"}), 0);
+  EXPECT_EQ(looks({"--memory", "1G", "--record-layers", "2"}), 2);
+  EXPECT_THAT(message_of({"train", "--record-layers", "-1"}), HasSubstr("expected a whole number from 0"));
 }
 
 TEST(Parse, the_seed_is_also_that_of_the_splits) { EXPECT_EQ(parse({"train", "--seed", "42"}).train.load.seed, 42u); }
@@ -201,6 +266,28 @@ TEST(Progress, eighty_columns_show_all_that_matters) {
   progress.seconds_left = 90;
   EXPECT_THAT(progress_text(progress, {.interactive = true, .width = 80}),
               HasSubstr("epoch 3/3 ===..  50 %  loss 0.5000  accuracy 100.00 %  9000 images/s  1:30 left"));
+}
+
+TEST(Progress, a_line_of_other_parts_loses_the_last_first) {
+  const ProgressParts parts{
+      .head = "learning-rate", .fraction = 0.25, .parts = {"3/12", "1:05 left", "norm/lr=0.1/seed=2"}};
+  EXPECT_EQ(progress_text(parts, {.interactive = true, .width = 70}),
+            "learning-rate ===.........  25 %  3/12  1:05 left  norm/lr=0.1/seed=2");
+  EXPECT_THAT(progress_text(parts, {.interactive = true, .width = 40}), testing::EndsWith("  3/12  1:05 left"));
+  EXPECT_EQ(progress_text(parts, {.interactive = true, .width = 12}), "learning-ra");
+}
+
+TEST(Parse, the_lab_takes_experiments_and_its_own_options) {
+  const Arguments lab =
+      parse({"lab", "identity", "--seeds", "5", "--data", "x.csv", "--quick", "-o", "out", "identity"});
+  EXPECT_EQ(lab.lab.experiments, (std::vector<std::string>{"identity", "identity"}));
+  EXPECT_EQ(lab.lab.seeds, 5);
+  EXPECT_EQ(lab.lab.data, "x.csv");
+  EXPECT_TRUE(lab.lab.quick);
+  EXPECT_EQ(lab.lab.out, "out");
+  EXPECT_EQ(parse({"lab"}).lab.seeds, std::nullopt);
+  EXPECT_THAT(message_of({"lab", "--seeds", "0"}), HasSubstr("expected a whole number from 1"));
+  EXPECT_THAT(message_of({"lab", "--quick", "--full"}), HasSubstr("do not go together"));
 }
 
 // What --OPTION VALUE ... is warned about; the messages joined.

@@ -5,6 +5,8 @@
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/model_kind.h"
+#include "evenkeel/report/run_report.h"
 #include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::cli {
@@ -20,6 +22,16 @@ void print_json(const nlohmann::ordered_json& result) {
 void print_note(const std::string& message) {
   const std::string line = "evenkeel: " + message + "\n";
   std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+void print_warning(const Arguments& arguments, const std::string& message) {
+  if (!arguments.quiet) print_note("warning: " + message);
+}
+
+std::string command_line_of(const Arguments& arguments) {
+  std::string line = "evenkeel";
+  for (const std::string& word : arguments.words) line += " " + report::shell_word(word);
+  return line;
 }
 
 std::string model_path_of(const std::string& path) {
@@ -40,6 +52,18 @@ void refuse_to_replace(const std::string& out, const std::string& option, const 
     throw UsageError(
         fmt::format("{} {} would take the place of '{}', which is read; give another name", option, out, input));
   }
+}
+
+void refuse_needless_architecture(const Arguments& arguments, const std::vector<std::string>& models) {
+  const WeightsArguments& weights = arguments.weights;
+  if (weights.architecture.empty() && !weights.input && !weights.classes) return;
+  for (const std::string& path : models) {
+    if (kind_of_file(path) == ModelKind::kSafetensors && tools::is_state_dict(read_safetensors(path))) return;
+  }
+  throw UsageError(
+      fmt::format("--architecture, --input and --classes are for safetensors files of weights alone, and '{}' has its "
+                  "own architecture: leave them out",
+                  fmt::join(models, "', '")));
 }
 
 Model load_model_of(const std::string& path) { return load_model(model_path_of(path)); }

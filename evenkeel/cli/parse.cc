@@ -33,10 +33,21 @@ std::string joined_sentence(const std::string& wrong, const std::string& suggest
   return wrong + suggestion + "? (" + remedy + ")";
 }
 
-// The name of a command that begins with these words, or "".
+// An option of the program itself whose value is the next word: "--color never".
+bool takes_next_word(const std::string& word) {
+  for (const Option& option : options_of("")) {
+    if (!option.binding.flag && word == "--" + option.name) return true;
+  }
+  return false;
+}
+
+// The name of a command that begins with these words, or "". Behind it options have the command's own meaning; before it they are those of
+// the program.
 std::string command_of(const std::vector<std::string>& words) {
   std::string command;
-  for (const std::string& word : words) {
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (command.empty() && takes_next_word(word)) ++i;
     if (!word.empty() && word[0] == '-') continue;
     const std::string longer = command.empty() ? word : command + " " + word;
     if (find_command(longer) == nullptr) break;
@@ -262,7 +273,22 @@ void require_sound(const RecalibrateArguments& r, const std::set<std::string>& g
     if (given.contains(option) && !r.adapt)
       throw UsageError(fmt::format("--{} needs --adapt gamma-beta or --adapt gamma-beta-entropy", option));
   }
+  if (r.short_biased && r.biased == false) {
+    throw UsageError("--biased and --running-variance unbiased do not go together: leave one of them out");
+  }
   if (r.undo && r.adapt) throw UsageError("--undo and --adapt do not go together: --undo only brings back what was");
+}
+
+// Without examples there is nothing to bring into the form that is stated.
+void require_data_for_preprocessing(const Arguments& arguments) {
+  if (!arguments.data.empty()) return;
+  for (const char* option : {"scale", "mean", "std", "resize", "layout"}) {
+    if (!arguments.given.contains(option)) continue;
+    throw UsageError(
+        fmt::format("--{} says how the examples of --data become inputs, and without --data there are none: give "
+                    "--data D, or leave it out",
+                    option));
+  }
 }
 
 }  // namespace
@@ -297,7 +323,18 @@ void settle(Arguments& arguments) {
   // 0.01 is AdamW's; in the others it would be a penalty that nobody asked for.
   if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW)
     train.optimizer.weight_decay = 0;
-  if (arguments.command == "recalibrate") require_sound(arguments.recalibrate, arguments.given);
+  // A look into the network takes memory beside that of a step, which is then counted.
+  if (arguments.given.count("record-layers") == 0 && (train.memory_bytes > 0 || train.micro_batch > 0))
+    train.record_layers = 0;
+  if (arguments.command == "recalibrate") {
+    require_sound(arguments.recalibrate, arguments.given);
+    if (arguments.recalibrate.short_biased) arguments.recalibrate.biased = true;
+  }
+  if (arguments.command == "inspect" || arguments.command == "diff" || arguments.command == "fold")
+    require_data_for_preprocessing(arguments);
+  if (arguments.lab.quick && arguments.lab.full) {
+    throw UsageError("--quick and --full do not go together: one takes less of the data, the other all; leave one out");
+  }
   if (arguments.command != "train") return;
   warn_without_effect(arguments);
   if (train.resume && train.out.empty()) {
@@ -306,6 +343,9 @@ void settle(Arguments& arguments) {
   if (train.resume && train.dry_run) {
     throw UsageError(
         "--resume and --dry-run do not go together: a dry run reads and writes no run; leave one of them out");
+  }
+  if (arguments.train_tensorboard && train.dry_run) {
+    throw UsageError("--tensorboard and --dry-run do not go together: a dry run writes nothing; leave one of them out");
   }
   if (!train.profile.empty() && train.dry_run) {
     throw UsageError("--profile and --dry-run do not go together: a dry run writes nothing; leave one of them out");

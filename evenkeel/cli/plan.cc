@@ -183,7 +183,7 @@ int run_plan(const Arguments& arguments) {
   options.plan.threads = take_threads(arguments.threads);
   options.precision = asked.precision;
   if (asked.precision == Precision::kBF16 && !cpu_has_bf16()) {  // as in training
-    print_note("this processor has no bf16 products: a plan in fp32");
+    if (!arguments.quiet) print_note("this processor has no bf16 products: a plan in fp32");
     options.precision = Precision::kF32;
   }
   if (asked.no_run) options.steps = 0;

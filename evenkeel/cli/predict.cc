@@ -118,7 +118,7 @@ int run_predict(const Arguments& arguments) {
                           preprocess_of(arguments, model));
   state_preprocessing(arguments, dataset, model);
   const EvalSettings settings{.batch_size = arguments.batch_size, .threads = threads};
-  if (is_foreign) subject.complete(dataset);
+  if (is_foreign) subject.complete(arguments, dataset);
   const EvalResult result = is_foreign
                                 ? tools::evaluate(subject.model, subject.form, dataset, model.standardization, settings)
                                 : evaluate(model, dataset, settings);

@@ -1,10 +1,13 @@
 #include "evenkeel/cli/process.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
+#include <limits>
 
 #include "evenkeel/core/parallel.h"
 
@@ -15,15 +18,15 @@ namespace {
 std::atomic<bool> stop_asked{false};
 std::atomic<int> stop_signal{0};
 std::atomic<bool> be_quiet{false};
+char stop_text[96];  // written before the handler is there
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 void on_signal(int signal) {
   stop_signal = signal;
   stop_asked = true;
   if (be_quiet) return;
-  constexpr char kText[] = "\nevenkeel: stopping after this step; once more to stop at once\n";
   const int saved = errno;
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText, sizeof kText - 1);
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, stop_text, std::strlen(stop_text));
   errno = saved;
 }
 
@@ -35,14 +38,21 @@ int cores_of_affinity_mask() {
 
 }  // namespace
 
+void keep_large_blocks() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+}
+
 int take_threads(int asked) {
   const int threads = asked > 0 ? asked : available_cores();  // read before the pinning, which narrows it to one core
   if (threads > 1 && threads == cores_of_affinity_mask()) pin_threads(threads);
   return threads;
 }
 
-StopSignals::StopSignals(bool quiet) {
+StopSignals::StopSignals(bool quiet, const std::string& unit) {
   be_quiet = quiet;
+  std::snprintf(stop_text, sizeof stop_text, "\nevenkeel: stopping after this %s; once more to stop at once\n",
+                unit.c_str());
   struct sigaction action {};
   action.sa_handler = on_signal;
   // The second signal finds the usual behaviour again; system calls go on.

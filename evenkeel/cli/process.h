@@ -11,10 +11,15 @@ namespace evenkeel::cli {
 // before any work.
 int take_threads(int asked);
 
-// While it lives, SIGINT and SIGTERM ask for a stop instead of ending the process; the second one ends it.
+// Large blocks of memory that are given back are kept for the next ones, not returned to the system, which would clear them again: for
+// commands that read a whole model and write another.
+void keep_large_blocks();
+
+// While it lives, SIGINT and SIGTERM ask for a stop instead of ending the process; the second one ends it. The first one is answered on
+// standard error by what is still done: `unit`, such as "step".
 class StopSignals {
  public:
-  explicit StopSignals(bool quiet);
+  explicit StopSignals(bool quiet, const std::string& unit = "step");
   ~StopSignals();
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;

@@ -5,173 +5,17 @@
 #include <optional>
 
 #include "evenkeel/cli/bindings.h"
-#include "evenkeel/cli/commands.h"
-#include "evenkeel/cli/model_data.h"
-#include "evenkeel/cli/onnx_subject.h"
 #include "evenkeel/cli/process.h"
+#include "evenkeel/cli/recalibrate_models.h"
+#include "evenkeel/cli/tool_models.h"
 #include "evenkeel/core/error.h"
-#include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/lint_data.h"
-#include "evenkeel/tools/onnx_statistics.h"
-#include "evenkeel/train/adapt.h"
-#include "evenkeel/train/estimate.h"
 #include "evenkeel/train/profile.h"
 
 namespace evenkeel::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A model of ours: what recalibrate does with any model.
-class OwnModel {
- public:
-  explicit OwnModel(const Arguments& arguments) : model_(load_model_of(arguments)) {
-    if (arguments.recalibrate.out.ends_with(".onnx")) {
-      throw UsageError(fmt::format(
-          "--out: found {}, but what is written is a safetensors file; `evenkeel convert` makes it an ONNX model",
-          arguments.recalibrate.out));
-    }
-    if (!has_norm(model_)) {
-      throw UsageError(
-          fmt::format("'{}' has no batch norm, and so no running statistics to make anew", arguments.model));
-    }
-  }
-  Model& shell() { return model_; }
-  void bind(const Arguments&, const Shape&) {}
-  data::Dataset take(data::Splits& splits, const std::string& split, const Arguments& arguments) {
-    return take_split(splits, split, arguments, model_);
-  }
-  bool classifies() const { return true; }
-  std::string unsupported() const { return ""; }
-  std::vector<ChannelStatistics> statistics() const { return running_statistics_of(model_.spec, model_.store); }
-  std::vector<NormDistance> moved(const std::vector<ChannelStatistics>& from) const {
-    return distances(model_.spec, from, statistics());
-  }
-  EvalResult evaluate(const data::Dataset& dataset, const EvalSettings& settings) {
-    return evenkeel::evaluate(model_, dataset, settings);
-  }
-  StatisticsWork recompute(const data::Dataset& dataset, const StatisticsSettings& settings) {
-    return recompute_statistics(model_, dataset, settings);
-  }
-  void require_adaptable() const {}
-  AdaptWork adapt(const data::Dataset& dataset, const AdaptSettings& settings) {
-    adapted_ = to_string(settings);
-    return adapt_affine(model_, dataset, settings);
-  }
-  std::vector<NormAffine> affine() const { return affine_of(model_); }
-  void assign(const std::vector<NormAffine>& affine) { assign_affine(model_, affine); }
-  void assign(const std::vector<ChannelStatistics>& statistics) { assign_statistics(model_, statistics); }
-  // The text of statistics from before, in the model's metadata; "" takes it away.
-  std::string before() const {
-    const auto found = model_.statistics_made.find("before");
-    return found == model_.statistics_made.end() ? "" : found->second;
-  }
-  void keep_before(const std::string& text) {
-    if (text.empty()) {
-      model_.statistics_made.clear();
-      model_.running_statistics = name_of(RunningStatistics::kEma);
-    } else {
-      model_.statistics_made["before"] = text;
-      if (!adapted_.empty()) model_.statistics_made["adapt"] = adapted_;
-    }
-  }
-  std::string words() const { return statistics_text(model_); }
-  nlohmann::ordered_json json() const { return json_of_statistics(model_); }
-  bool biased() const { return model_.spec.norm_options.biased; }
-  void save(const std::string& path) const { save_model(path, model_); }
-  std::string default_out(const std::string& path) const {
-    return (fs::path(path).parent_path() / "model.recalibrated.safetensors").string();
-  }
-
- private:
-  Model model_;
-  std::string adapted_;  // how gamma and beta were; "": they were not
-};
-
-class ForeignModel {
- public:
-  explicit ForeignModel(const Arguments& arguments) : subject_(OnnxSubject::load(arguments)) {
-    const std::string& out = arguments.recalibrate.out;
-    if (!out.empty() && !out.ends_with(".onnx")) {
-      throw UsageError(fmt::format(
-          "--out: found {}, but what is written is an ONNX model, as it was read: give a name that ends in .onnx",
-          out));
-    }
-    if (tools::onnx_norms(subject_.model).empty()) {
-      throw UsageError(
-          fmt::format("'{}' has no batch norm with statistics of its own, and so none to make anew", arguments.model));
-    }
-  }
-  Model& shell() { return subject_.shell; }
-  // Networks that do not classify have norms, too.
-  void bind(const Arguments& arguments, const Shape& example) { subject_.bind(arguments, example, true); }
-  data::Dataset take(data::Splits& splits, const std::string& split, const Arguments& arguments) {
-    return subject_.take(splits, split, arguments);
-  }
-  bool classifies() const { return subject_.form.classes > 0; }
-  std::string unsupported() const { return inference::first_unsupported(subject_.model); }
-  std::vector<ChannelStatistics> statistics() const {
-    std::vector<ChannelStatistics> all;
-    for (tools::OnnxNorm& norm : tools::onnx_norms(subject_.model)) all.push_back(std::move(norm.stored));
-    return all;
-  }
-  std::vector<NormDistance> moved(const std::vector<ChannelStatistics>& from) const {
-    std::vector<NormDistance> all;
-    const std::vector<tools::OnnxNorm> norms = tools::onnx_norms(subject_.model);
-    for (size_t i = 0; i < norms.size(); ++i) all.push_back(distance(from.at(i), norms[i].stored, norms[i].eps));
-    return all;
-  }
-  EvalResult evaluate(const data::Dataset& dataset, const EvalSettings& settings) {
-    return tools::evaluate(subject_.model, subject_.form, dataset, subject_.shell.standardization, settings);
-  }
-  StatisticsWork recompute(const data::Dataset& dataset, const StatisticsSettings& settings) {
-    words_ = fmt::format("{}, {}, of {} examples of {} in batches of {}", name_of(settings.kind),
-                         settings.biased ? "biased" : "unbiased",
-                         settings.examples > 0 ? settings.examples : dataset.count, dataset.name, settings.batch_size);
-    return tools::recompute_statistics(subject_.model, subject_.form, dataset, subject_.shell.standardization,
-                                       settings);
-  }
-  void require_adaptable() const {
-    throw BackendError("ONNX models cannot be trained here; convert a state dict with --architecture instead");
-  }
-  AdaptWork adapt(const data::Dataset&, const AdaptSettings&) { return {}; }
-  std::vector<NormAffine> affine() const { return {}; }
-  void assign(const std::vector<NormAffine>&) {}
-  // In the order of statistics(): a tensor that was shared has another name now, and may have lent it to its norm.
-  void assign(std::vector<ChannelStatistics> statistics) {
-    const std::vector<tools::OnnxNorm> norms = tools::onnx_norms(subject_.model);
-    if (norms.size() != statistics.size()) {
-      throw FormatError(
-          fmt::format("the model has {} norms, and statistics from before of {}", norms.size(), statistics.size()));
-    }
-    for (size_t i = 0; i < norms.size(); ++i) statistics[i].name = norms[i].name;
-    tools::assign_statistics(subject_.model, statistics);
-  }
-  std::string before() const {
-    const auto found = subject_.model.metadata.find(tools::kStatisticsBefore);
-    return found == subject_.model.metadata.end() ? "" : found->second;
-  }
-  void keep_before(const std::string& text) {
-    if (text.empty()) {
-      subject_.model.metadata.erase(tools::kStatisticsBefore);
-      subject_.model.metadata.erase("evenkeel.statistics");
-    } else {
-      subject_.model.metadata[tools::kStatisticsBefore] = text;
-      subject_.model.metadata["evenkeel.statistics"] = words_;
-    }
-  }
-  std::string words() const { return words_; }
-  nlohmann::ordered_json json() const { return words_; }
-  bool biased() const { return false; }
-  void save(const std::string& path) const { onnx::save(path, subject_.model); }
-  std::string default_out(const std::string&) const {
-    throw UsageError("say where to write the model: --out FILE.onnx");
-  }
-
- private:
-  OnnxSubject subject_;
-  std::string words_ = "of the file";
-};
 
 template <class AnyModel>
 std::string out_path(const AnyModel& model, const Arguments& arguments) {
@@ -183,6 +27,10 @@ std::string out_path(const AnyModel& model, const Arguments& arguments) {
   if (arguments.recalibrate.out.empty() && fs::equivalent(out, path, error)) {
     throw UsageError(
         fmt::format("the new model would take the place of '{}', which it is made from; give --out FILE", path));
+  }
+  if (arguments.recalibrate.out.empty() && fs::exists(out, error) && !model.is_source_of(out)) {
+    throw UsageError(
+        fmt::format("'{}' is there already, and was made from another model than '{}'; give --out FILE", out, path));
   }
   require_writable(out);
   return out;
@@ -226,6 +74,7 @@ struct Outcome {
   AdaptWork adapt_work;
   std::optional<EvalResult> recalibrated;  // with the new statistics, before gamma and beta were adapted
   std::string judged_on = "test set";
+  tools::EndedTraining ended;
 };
 
 template <class AnyModel>
@@ -259,11 +108,15 @@ nlohmann::ordered_json json_of(const Outcome& o, const AnyModel& model, const Ar
                        {"seconds", o.adapt_work.seconds}};
   }
   json["after"] = figures(o.after);
+  json["training_mode_ended"] = o.ended.norms;
+  json["dropout_ended"] = o.ended.dropout;
+  json["removed_outputs"] = tools::json_of(o.ended.outputs);
   return json;
 }
 
 template <class AnyModel>
-std::string text_of(const Outcome& o, const AnyModel& model, double blend) {
+std::string text_of(const Outcome& o, const AnyModel& model, const Arguments& arguments) {
+  const double blend = arguments.recalibrate.blend;
   std::string text =
       fmt::format("new statistics: {}{}; {} pass{}, {:.1f} s\n\nfrom the old statistics to the new ones\n{}",
                   model.words(), blend < 1 ? fmt::format(", {} of them and {} of the old ones", blend, 1 - blend) : "",
@@ -274,6 +127,12 @@ std::string text_of(const Outcome& o, const AnyModel& model, double blend) {
                         a.norms, a.norms == 1 ? "" : "s", a.parameters, a.steps, a.steps == 1 ? "" : "s", a.examples,
                         o.adapted->goal == AdaptGoal::kLabels ? "loss" : "entropy", a.losses.front(),
                         a.losses.size() > 1 ? fmt::format(" to {:.4f}", a.losses.back()) : "", a.seconds);
+  }
+  if (!o.ended.norms.empty()) {
+    text += fmt::format("\n{} norm{} in training mode: in the new model {} by the new statistics\n",
+                        o.ended.norms.size(), o.ended.norms.size() == 1 ? " was" : "s were",
+                        o.ended.norms.size() == 1 ? "it normalizes" : "they normalize");
+    text += text_of_ended_training(o.ended.outputs, o.ended.dropout, arguments.verbose);
   }
   if (!o.before) return text + "\nno labels of a test set: the result cannot be judged here\n";
   text += fmt::format("\n{:<10}{:>10}   accuracy\n", o.judged_on, "loss");
@@ -286,23 +145,32 @@ std::string text_of(const Outcome& o, const AnyModel& model, double blend) {
   return text;
 }
 
-void warn_about(const Outcome& o, const std::string& judged_on) {
+void warn_about(const Outcome& o, const std::string& judged_on, const Arguments& arguments) {
+  for (const std::string& norm : o.ended.left) {
+    print_warning(arguments,
+                  fmt::format("norm '{}' stays in training mode, because a node reads the statistics of its batch: it "
+                              "does not use the new ones",
+                              norm));
+  }
   if (o.before && is_worse(*o.after, *o.before)) {
-    print_note(fmt::format("warning: {} is judged worse with the new statistics: {} after {}, loss {:.4f} after {:.4f}",
-                           judged_on, percent_text(o.after->accuracy), percent_text(o.before->accuracy), o.after->loss,
-                           o.before->loss));
+    print_warning(
+        arguments,
+        fmt::format("{} is judged worse with the new statistics: {} after {}, loss {:.4f} after {:.4f}", judged_on,
+                    percent_text(o.after->accuracy), percent_text(o.before->accuracy), o.after->loss, o.before->loss));
   }
   if (o.recalibrated && is_worse(*o.after, *o.recalibrated)) {
-    print_note(fmt::format(
-        "warning: {} is judged worse with the adapted gamma and beta than with the new statistics alone: {} after {}, "
-        "loss {:.4f} after {:.4f}",
-        judged_on, percent_text(o.after->accuracy), percent_text(o.recalibrated->accuracy), o.after->loss,
-        o.recalibrated->loss));
+    print_warning(
+        arguments,
+        fmt::format(
+            "{} is judged worse with the adapted gamma and beta than with the new statistics alone: {} after {}, "
+            "loss {:.4f} after {:.4f}",
+            judged_on, percent_text(o.after->accuracy), percent_text(o.recalibrated->accuracy), o.after->loss,
+            o.recalibrated->loss));
   }
   if (const auto finding = tools::preprocessing_suspicion(o.moved)) {
-    print_note(
-        fmt::format("warning: your preprocessing looks different from that of training: {}: {} (evenkeel explain {})",
-                    finding->norm, finding->reason, finding->code));
+    print_warning(arguments,
+                  fmt::format("your preprocessing looks different from that of training: {}: {} (evenkeel explain {})",
+                              finding->norm, finding->reason, finding->code));
   }
 }
 
@@ -428,9 +296,10 @@ int recalibrate(AnyModel&& model, const Arguments& arguments) {
   model.keep_before(tools::packed(old, old_affine));
   o.moved = model.moved(old);
   o.after = tested(model, test, arguments, threads);
+  o.ended = model.end_training();
 
-  if (!arguments.json) print(text_of(o, model, arguments.recalibrate.blend));
-  warn_about(o, judged_on);
+  if (!arguments.json) print(text_of(o, model, arguments));
+  warn_about(o, judged_on, arguments);
   if (!out.empty()) model.save(out);
   if (arguments.json) {
     print_json(json_of(o, model, arguments, out));

@@ -103,14 +103,19 @@ std::string percent_text(double fraction) {
 std::string progress_text(const Progress& p, const Terminal& terminal) {
   const double fraction =
       p.steps_per_epoch > 0 ? static_cast<double>(p.step_in_epoch) / static_cast<double>(p.steps_per_epoch) : 0;
-  const std::string head = fmt::format("epoch {}/{} ", p.epoch, p.epochs);
-  const std::string percent = fmt::format(" {:3.0f} %", 100 * fraction);
-  std::vector<std::string> parts = {
-      fmt::format("  loss {:.4f}", p.loss),
-      "  accuracy " + percent_text(p.accuracy),
-      fmt::format("  {:.0f} images/s", p.images_per_s),
-      fmt::format("  {} left", duration_text(p.seconds_left)),
-  };
+  return progress_text({.head = fmt::format("epoch {}/{}", p.epoch, p.epochs),
+                        .fraction = fraction,
+                        .parts = {fmt::format("loss {:.4f}", p.loss), "accuracy " + percent_text(p.accuracy),
+                                  fmt::format("{:.0f} images/s", p.images_per_s),
+                                  fmt::format("{} left", duration_text(p.seconds_left))}},
+                       terminal);
+}
+
+std::string progress_text(const ProgressParts& p, const Terminal& terminal) {
+  const std::string head = p.head + " ";
+  const std::string percent = fmt::format(" {:3.0f} %", 100 * p.fraction);
+  std::vector<std::string> parts;
+  for (const std::string& part : p.parts) parts.push_back("  " + part);
   const size_t room =
       static_cast<size_t>(terminal.width) - 1;  // the last column would move the cursor to the next line
   // The bar gives way first, and the share of the epoch, which repeats it: on 80 columns the time left must be seen.
@@ -125,7 +130,7 @@ std::string progress_text(const Progress& p, const Terminal& terminal) {
   if (used() > room) return head.substr(0, room);
   const size_t bar = std::min(kBarMost, room - used());
   std::string line =
-      bar < kBarLeast ? head.substr(0, head.size() - 1) : head + bar_text(fraction, static_cast<int>(bar), terminal);
+      bar < kBarLeast ? head.substr(0, head.size() - 1) : head + bar_text(p.fraction, static_cast<int>(bar), terminal);
   for (const std::string& part : parts) line += part;
   return line;
 }
@@ -146,9 +151,18 @@ void ProgressLine::draw(const Progress& progress) {
   const bool last_of_epoch = progress.step_in_epoch == progress.steps_per_epoch;
   if (shown_ && !last_of_epoch && now - last_ < std::chrono::milliseconds(100)) return;
   last_ = now;
-  shown_ = true;
   terminal_.width = std::max(20, width_of(stream_));  // the window may have changed
-  fmt::print(stream_, "\r{}\x1b[K", progress_text(progress, terminal_));
+  show(progress_text(progress, terminal_));
+}
+
+void ProgressLine::draw(const ProgressParts& progress) {
+  terminal_.width = std::max(20, width_of(stream_));
+  show(progress_text(progress, terminal_));
+}
+
+void ProgressLine::show(const std::string& line) {
+  shown_ = true;
+  fmt::print(stream_, "\r{}\x1b[K", line);
   std::fflush(stream_);
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "evenkeel/train/trainer.h"
 
@@ -36,12 +37,20 @@ std::string duration_text(double seconds);  // "8 s", "3:05", "1:02:03"
 std::string bytes_text(double bytes);       // "312 MiB"
 std::string percent_text(double fraction);  // "92.31 %"; "not measured" for NaN
 
-// One line of a training run, at most terminal.width - 1 columns: epoch, bar, share of the epoch, loss, accuracy, images/s,
-// time left. Where room is short the bar shrinks, then goes with the share, then what stands last.
+// What a line of progress shows: the head, a bar with the share that is done, and the parts.
+struct ProgressParts {
+  std::string head;
+  double fraction = 0;
+  std::vector<std::string> parts;  // the most important first
+};
+// One line of at most terminal.width - 1 columns. Where room is short the bar shrinks, then goes with the share, then the parts that stand
+// last.
+std::string progress_text(const ProgressParts& progress, const Terminal& terminal);
+// Of a training run: epoch, bar, share of the epoch, loss, accuracy, images/s, time left.
 std::string progress_text(const Progress& progress, const Terminal& terminal);
 std::string epoch_text(const EpochSummary& epoch);
 
-// The line that is redrawn while a run goes on: at most ten times a second.
+// The line that is redrawn while a run goes on: at most ten times a second for steps.
 class ProgressLine {
  public:
   ProgressLine(std::FILE* stream, const Terminal& terminal) : stream_(stream), terminal_(terminal) {}
@@ -50,10 +59,13 @@ class ProgressLine {
   ProgressLine& operator=(const ProgressLine&) = delete;
 
   void draw(const Progress& progress);
+  void draw(const ProgressParts& progress);  // at once
   // Takes the line away, so that something else can be written there.
   void clear();
 
  private:
+  void show(const std::string& line);
+
   std::FILE* stream_;
   Terminal terminal_;
   bool shown_ = false;

@@ -52,7 +52,7 @@ StatedData load_stated(const Arguments& arguments) {
   if (arguments.preprocess.normalizes()) {
     stated.standardization = data::standardize_as(dataset, arguments.preprocess);
     const std::string doubt = data::doubt_about(arguments.preprocess, dataset);
-    if (!doubt.empty() && !arguments.quiet) print_note("warning: " + doubt);
+    if (!doubt.empty()) print_warning(arguments, doubt);
   } else {
     const auto channels = static_cast<size_t>(dataset.example_shape[0]);
     stated.standardization = {std::vector<double>(channels, 0.0), std::vector<double>(channels, 1.0)};
@@ -72,6 +72,20 @@ std::vector<float> examples_of(const Arguments& arguments, int64_t n) {
   std::vector<float> values(static_cast<size_t>(n * reader.example_size()));
   reader.read(indices, 0, take_threads(arguments.threads), values.data(), nullptr);
   return values;
+}
+
+std::string text_of_ended_training(const std::vector<tools::RemovedOutput>& removed,
+                                   const std::vector<std::string>& dropout, bool verbose) {
+  constexpr size_t kMost = 8;
+  std::vector<std::string> lines;
+  for (const tools::RemovedOutput& output : removed) lines.push_back(tools::in_words(output));
+  for (const std::string& node : dropout) lines.push_back(fmt::format("dropout '{}' drops nothing any more", node));
+  const size_t shown_lines = verbose ? lines.size() : std::min(kMost, lines.size());
+  std::string text;
+  for (size_t i = 0; i < shown_lines; ++i) text += "  " + shown(lines[i], 200) + "\n";
+  if (shown_lines < lines.size())
+    text += fmt::format("  ... and {} more of these (--verbose)\n", lines.size() - shown_lines);
+  return text;
 }
 
 nlohmann::ordered_json json_of(const std::vector<tools::Difference>& differences) {

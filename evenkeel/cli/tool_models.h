@@ -8,6 +8,7 @@
 
 #include "evenkeel/cli/arguments.h"
 #include "evenkeel/data/dataset.h"
+#include "evenkeel/tools/inference_mode.h"
 #include "evenkeel/tools/verify.h"
 
 namespace evenkeel::cli {
@@ -18,6 +19,10 @@ onnx::Model load_as_onnx(const std::string& path, const Arguments& arguments);
 // The first n examples of the split of --data that is asked for, packed, as inputs: as stated (--scale, --mean, --std), else pixels / 255 and other
 // values as they are. Empty without --data.
 std::vector<float> examples_of(const Arguments& arguments, int64_t n);
+
+// A line for each output that went with the training mode, and for each node of dropout; some of them, unless verbose.
+std::string text_of_ended_training(const std::vector<tools::RemovedOutput>& removed,
+                                   const std::vector<std::string>& dropout, bool verbose);
 
 nlohmann::ordered_json json_of(const std::vector<tools::Difference>& differences);
 // A table; at most `most` rows, those that differ the most.

@@ -5,9 +5,11 @@
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/process.h"
+#include "evenkeel/cli/report.h"
 #include "evenkeel/cli/terminal.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/kernels/norm.h"
+#include "evenkeel/report/run_report.h"
 
 namespace evenkeel::cli {
 namespace {
@@ -56,25 +58,15 @@ class Display {
   std::chrono::steady_clock::time_point last_log_ = std::chrono::steady_clock::now();
 };
 
-// A word as a shell reads it back.
-std::string quoted(const std::string& word) {
-  constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:@%+";
-  if (!word.empty() && word.find_first_not_of(kPlain) == word.npos) return word;
-  std::string text = "'";
-  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return text + "'";
-}
-
 // The command that goes on with this run: the same words, and --resume.
 std::string resume_command(const Arguments& arguments, const TrainResult& result) {
-  std::string line = "evenkeel";
-  for (const std::string& word : arguments.words) line += " " + quoted(word);
-  if (arguments.given.count("out") == 0) line += " --out " + quoted(result.run_dir);
+  std::string line = command_line_of(arguments);
+  if (arguments.given.count("out") == 0) line += " --out " + report::shell_word(result.run_dir);
   if (arguments.given.count("resume") == 0) line += " --resume";
   return line;
 }
 
-nlohmann::ordered_json json_of(const TrainResult& result) {
+nlohmann::ordered_json json_of(const TrainResult& result, const std::string& report) {
   nlohmann::ordered_json json = json_result();
   const auto path = [](const std::string& text) {
     return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
@@ -99,6 +91,7 @@ nlohmann::ordered_json json_of(const TrainResult& result) {
   json["peak_memory_bytes"] = result.peak_memory_bytes;
   json["model"] = path(result.model_path);
   json["run"] = path(result.run_dir);
+  json["report"] = path(report);
   if (result.profile) {
     const StepProfile& p = *result.profile;
     json["profile"] = {
@@ -121,7 +114,7 @@ std::string text_of(const StepProfile& p) {
   return text;
 }
 
-std::string text_of(const TrainResult& r, bool dry_run) {
+std::string text_of(const TrainResult& r, const std::string& report, bool dry_run) {
   if (dry_run) {
     return fmt::format("dry run: one batch of everything works (loss {:.4f}, {} parameters, {}); nothing was written\n",
                        r.train_loss, r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
@@ -134,11 +127,28 @@ std::string text_of(const TrainResult& r, bool dry_run) {
   add("validation", r.validation_accuracy, r.validation_loss);
   text += fmt::format("{:<14}{}\n", "model", r.model_path.empty() ? "not written" : r.model_path);
   text += fmt::format("{:<14}{}\n", "run", r.run_dir);
+  if (!report.empty()) text += fmt::format("{:<14}{}\n", "report", report);
   text +=
       fmt::format("{:<14}{}, {:.0f} images/s, {} parameters, peak memory {}\n", "training", duration_text(r.seconds),
                   r.images_per_s, r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
   if (r.profile) text += text_of(*r.profile);
   return text;
+}
+
+// The path of the report of the run that has just ended, or "" where there is none: a run is not lost for the sake of its report.
+std::string report_of(const Arguments& arguments, const TrainResult& result) {
+  if (result.run_dir.empty() || (arguments.no_report && !arguments.train_tensorboard)) return "";
+  const std::filesystem::path folder = result.run_dir;
+  try {
+    if (arguments.train_tensorboard) write_events({result.run_dir}, (folder / "tensorboard").string());
+    if (arguments.no_report) return "";
+    ReportArguments asked;
+    asked.runs = {result.run_dir};
+    return write_report(asked);
+  } catch (const std::exception& error) {
+    print_note(fmt::format("warning: no report was written: {}", error.what()));
+    return "";
+  }
 }
 
 void say_settings(const TrainSettings& settings) {
@@ -166,7 +176,9 @@ int run_train(const Arguments& arguments) {
   const TrainResult result = train(settings, observer);
   display.clear();
 
-  if (arguments.json) print_json(json_of(result));
+  const std::string report = report_of(arguments, result);
+  if (arguments.json) print_json(json_of(result, report));
+  if (result.status != "finished" && !report.empty() && !arguments.quiet) print_note("the report is " + report);
   if (result.status == "interrupted") {
     print_note(fmt::format("stopped by {} after step {} and saved; go on with:\n  {}", signals.name(), result.steps,
                            resume_command(arguments, result)));
@@ -176,7 +188,7 @@ int run_train(const Arguments& arguments) {
     const std::string kept = result.run_dir.empty() ? "" : "; the last good checkpoint is kept in " + result.run_dir;
     throw Error(result.message + kept, kExitNotFinite);
   }
-  if (!arguments.json) print(text_of(result, settings.dry_run));
+  if (!arguments.json) print(text_of(result, report, settings.dry_run));
   return kExitGood;
 }
 

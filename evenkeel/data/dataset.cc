@@ -288,4 +288,38 @@ DataInfo describe(const Splits& splits) {
   return info;
 }
 
+Dataset examples_at(const Dataset& dataset, std::span<const int64_t> indices) {
+  const auto chosen = [&](const auto& list) {
+    std::remove_cvref_t<decltype(list)> some;
+    if (list.empty()) return some;
+    some.reserve(indices.size());
+    for (const int64_t i : indices) some.push_back(list[static_cast<size_t>(i)]);
+    return some;
+  };
+  Shape shape = dataset.values.shape();
+  shape[0] = static_cast<int64_t>(indices.size());
+  Dataset part{.name = dataset.name,
+               .example_shape = dataset.example_shape,
+               .count = shape[0],
+               .values = Tensor(dataset.values.dtype(), shape),
+               .weights = chosen(dataset.weights),
+               .labels = chosen(dataset.labels),
+               .class_names = dataset.class_names,
+               .feature_names = dataset.feature_names,
+               .example_names = chosen(dataset.example_names)};
+  const size_t row = indices.empty() ? 0 : part.values.bytes() / indices.size();
+  for (size_t i = 0; i < indices.size(); ++i) {
+    EK_ASSERT(indices[i] >= 0 && indices[i] < dataset.count);
+    std::memcpy(part.values.raw() + i * row, dataset.values.raw() + static_cast<size_t>(indices[i]) * row, row);
+  }
+  return part;
+}
+
+Dataset first_examples(const Dataset& dataset, int64_t n) {
+  EK_ASSERT(n >= 0);
+  std::vector<int64_t> indices(static_cast<size_t>(std::min(n, dataset.count)));
+  std::iota(indices.begin(), indices.end(), int64_t{0});
+  return examples_at(dataset, indices);
+}
+
 }  // namespace evenkeel::data

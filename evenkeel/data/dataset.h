@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,11 @@ struct Dataset {
   int64_t class_count() const { return static_cast<int64_t>(class_names.size()); }
   bool is_image() const { return example_shape.size() == 3; }
 };
+
+// A copy of some examples, in that order. Requires 0 <= index < count.
+Dataset examples_at(const Dataset& dataset, std::span<const int64_t> indices);
+// A copy of the first n; of all where there are no more. Requires n >= 0.
+Dataset first_examples(const Dataset& dataset, int64_t n);
 
 // The three splits share example_shape, class_names and feature_names. validation is empty (count 0) unless asked for.
 struct Splits {

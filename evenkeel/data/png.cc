@@ -4,6 +4,7 @@
 
 #include <csetjmp>
 #include <cstring>
+#include <new>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/bytes.h"
@@ -73,7 +74,51 @@ bool read_rows(Source& source, png_bytepp rows) {
   return true;
 }
 
-// Owns libpng's two structures.
+// What libpng writes to; left by longjmp on an error, as Source is.
+struct Sink {
+  std::vector<std::byte> bytes;
+  bool full;  // no memory: an exception must not pass through libpng
+  png_structp png;
+  png_infop info;
+};
+
+extern "C" {
+void write_png_bytes(png_structp png, png_bytep data, size_t n) {
+  auto* sink = static_cast<Sink*>(png_get_io_ptr(png));
+  const auto* bytes = reinterpret_cast<const std::byte*>(data);
+  try {
+    sink->bytes.insert(sink->bytes.end(), bytes, bytes + n);
+  } catch (const std::bad_alloc&) {
+    sink->full = true;
+  }
+  if (sink->full) png_error(png, "no memory");
+}
+void flush_png_bytes(png_structp) {}  // there is nothing behind the vector
+[[noreturn]] void on_png_write_error(png_structp png, png_const_charp) { png_longjmp(png, 1); }
+}
+
+// Encodes `rows`, one pointer per line. False on an error.
+bool write_rows(Sink& sink, bool colour, uint32_t width, uint32_t height, png_bytepp rows) {
+  sink.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &sink, on_png_write_error, on_png_warning);
+  if (sink.png == nullptr) return false;
+  sink.info = png_create_info_struct(sink.png);
+  if (sink.info == nullptr) return false;
+  if (setjmp(png_jmpbuf(sink.png))) return false;
+  png_set_write_fn(sink.png, &sink, write_png_bytes, flush_png_bytes);
+  png_set_IHDR(sink.png, sink.info, width, height, 8, colour ? PNG_COLOR_TYPE_RGB : PNG_COLOR_TYPE_GRAY,
+               PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  png_set_rows(sink.png, sink.info, rows);
+  png_write_png(sink.png, sink.info, PNG_TRANSFORM_IDENTITY, nullptr);
+  return true;
+}
+
+// Own libpng's two structures.
+struct WriteCleaner {
+  Sink& sink;
+  ~WriteCleaner() {
+    if (sink.png != nullptr) png_destroy_write_struct(&sink.png, &sink.info);
+  }
+};
 struct Cleaner {
   Source& source;
   ~Cleaner() {
@@ -141,6 +186,28 @@ std::vector<uint8_t> decode_png(std::span<const std::byte> file, const std::stri
     }
   }
   return out;
+}
+
+std::vector<std::byte> encode_png(std::span<const uint8_t> pixels, const Shape& shape) {
+  const bool picture = shape.size() == 3 && (shape[0] == 1 || shape[0] == 3) && shape[1] > 0 && shape[2] > 0 &&
+                       shape[1] <= kMostPixels && shape[2] <= kMostPixels / shape[1];
+  if (!picture) {
+    throw UsageError("a PNG holds one or three channels of at least one and at most " + std::to_string(kMostPixels) +
+                     " pixels, found " + to_string(shape));
+  }
+  const size_t channels = static_cast<size_t>(shape[0]), plane = static_cast<size_t>(shape[1] * shape[2]);
+  EK_ASSERT(pixels.size() == channels * plane);
+  std::vector<png_byte> interleaved(pixels.size());
+  for (size_t i = 0; i < plane; ++i) {
+    for (size_t c = 0; c < channels; ++c) interleaved[i * channels + c] = pixels[c * plane + i];
+  }
+  std::vector<png_bytep> rows;
+  for (int64_t y = 0; y < shape[1]; ++y) rows.push_back(interleaved.data() + y * shape[2] * shape[0]);
+  Sink sink{};
+  const WriteCleaner cleaner{sink};
+  if (!write_rows(sink, channels == 3, static_cast<uint32_t>(shape[2]), static_cast<uint32_t>(shape[1]), rows.data()))
+    throw BackendError("libpng could not encode a picture of " + to_string(shape) + (sink.full ? ": no memory" : ""));
+  return std::move(sink.bytes);
 }
 
 }  // namespace evenkeel::data

@@ -18,4 +18,8 @@ bool is_png(std::span<const std::byte> file);
 PictureHeader png_header(std::span<const std::byte> file, const std::string& name);
 std::vector<uint8_t> decode_png(std::span<const std::byte> file, const std::string& name, const Shape& shape);
 
+// `shape` = {C, H, W} planes of bytes (channels first), C = 1 (grey) or 3 (RGB), as a PNG that decode_png gives back to the byte. Requires
+// C*H*W pixels (EK_ASSERT). Throws UsageError when the shape is not that of a picture, BackendError when libpng fails.
+std::vector<std::byte> encode_png(std::span<const uint8_t> pixels, const Shape& shape);
+
 }  // namespace evenkeel::data

@@ -12,16 +12,20 @@
 #include <set>
 
 #include "evenkeel/core/error.h"
-#include "evenkeel/core/rng.h"
 #include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/model_io/onnx_testing.h"
 #include "evenkeel/model_io/test_folder.h"
 
 namespace evenkeel::inference {
 namespace {
 
 namespace fs = std::filesystem;
+using onnx::add;
 using onnx::ElementType;
+using onnx::info;
 using onnx::Node;
+using onnx::node;
+using onnx::normal;
 using testing::HasSubstr;
 
 // --- ONNX's own cases ---------------------------------------------------------------------------------------------------
@@ -153,31 +157,6 @@ TEST(OnnxCases, RunEveryBatchNormalization) {
 }
 
 // --- small networks of our own --------------------------------------------------------------------------------------------
-std::vector<float> normal(size_t count, uint64_t seed) {
-  RandomStream stream(seed, RandomUse::kInitialize, 0);
-  std::vector<float> v(count);
-  for (float& x : v) x = static_cast<float>(stream.next_normal());
-  return v;
-}
-
-onnx::ValueInfo info(const std::string& name, const Shape& shape) {
-  onnx::ValueInfo v{.name = name, .type = ElementType::kFloat};
-  v.dims.emplace();
-  for (const int64_t d : shape)
-    v.dims->push_back(d < 0 ? onnx::Dim{.value = {}, .symbol = "N"} : onnx::Dim{.value = d, .symbol = ""});
-  return v;
-}
-Node node(const std::string& op, std::vector<std::string> in, std::vector<std::string> out) {
-  Node n;
-  n.op_type = op;
-  n.inputs = std::move(in);
-  n.outputs = std::move(out);
-  return n;
-}
-void add(onnx::Model& m, const std::string& name, const Shape& dims, const std::vector<float>& v) {
-  m.graph.set_initializer(onnx::make_tensor(name, dims, std::span<const float>(v)));
-}
-
 // conv -> bn -> + shortcut conv -> relu -> mean -> gemm
 onnx::Model block() {
   onnx::Model m;

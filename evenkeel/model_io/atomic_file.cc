@@ -169,37 +169,25 @@ std::string follow_link(const std::string& path) {
   return target == nullptr ? path : std::string(target.get());
 }
 
+size_t read_some(int fd, std::span<std::byte> to, const std::string& path) {
+  while (true) {
+    const ssize_t got = ::read(fd, to.data(), std::min(to.size(), kMostPerCall));
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno != EINTR) throw_io_error("read", path, errno);
+  }
+}
+
 std::vector<std::byte> read_to_end(int fd, size_t expected, const std::string& path) {
   std::vector<std::byte> bytes(expected + 1);  // the one more finds the end without growing
   size_t filled = 0;
   while (true) {
     if (filled == bytes.size()) bytes.resize(bytes.size() + bytes.size() / 2 + 65536);
-    const ssize_t got = ::read(fd, bytes.data() + filled, std::min(bytes.size() - filled, kMostPerCall));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_io_error("read", path, errno);
+    const size_t got = read_some(fd, std::span(bytes).subspan(filled), path);
     if (got == 0) break;
-    filled += static_cast<size_t>(got);
+    filled += got;
   }
   bytes.resize(filled);
   return bytes;
-}
-
-FileBytes read_large_to_end(int fd, size_t expected, const std::string& path) {
-  size_t room = expected + 1;  // the one more finds the end without growing
-  FileBytes bytes{allocate_untouched(room, true), 0};
-  while (true) {
-    if (bytes.size == room) {
-      room += room / 2 + 65536;
-      AlignedBytes larger = allocate_untouched(room, true);
-      std::memcpy(larger.get(), bytes.data.get(), bytes.size);
-      bytes.data = std::move(larger);
-    }
-    const ssize_t got = ::read(fd, bytes.data.get() + bytes.size, std::min(room - bytes.size, kMostPerCall));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_io_error("read", path, errno);
-    if (got == 0) return bytes;
-    bytes.size += static_cast<size_t>(got);
-  }
 }
 
 // Opens a file to be read whole; `expected`: what the file system holds (sparse files apart), 0 for a pipe.
@@ -265,11 +253,10 @@ std::vector<std::byte> read_file(const std::string& path) {
   }
 }
 
-FileBytes read_large_file(const std::string& path) {
-  size_t expected = 0;
-  const Descriptor fd(open_whole(path, expected));
-  return read_large_to_end(fd.get(), expected, path);
-}
+FileReader::FileReader(const std::string& path) : path_(path), descriptor_(open_whole(path, size_)) {}
+FileReader::~FileReader() { ::close(descriptor_); }
+
+size_t FileReader::read(std::span<std::byte> to) { return read_some(descriptor_, to, path_); }
 
 void check_folder_is_writable(const std::string& dir) {
   const std::string probe = temporary_for(dir, "probe");

@@ -28,13 +28,23 @@ void write_file_atomically(const std::string& path, std::string_view text);
 // when it cannot be read.
 std::vector<std::byte> read_file(const std::string& path);
 
-// The same for files of many megabytes: in memory that is not cleared first, and in large pages where the system has them.
-struct FileBytes {
-  AlignedBytes data;
-  size_t size = 0;
-  std::span<const std::byte> view() const { return {data.get(), size}; }
+// The same piece by piece, for files of many megabytes that are taken apart as they are read. Throws as read_file.
+class FileReader {
+ public:
+  explicit FileReader(const std::string& path);
+  ~FileReader();
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+
+  size_t size() const { return size_; }  // what the file system says; 0 for a pipe
+  // Reads at most as many bytes as `to` has; 0: the end.
+  size_t read(std::span<std::byte> to);
+
+ private:
+  std::string path_;
+  size_t size_ = 0;  // before the descriptor: opening assigns it
+  int descriptor_;
 };
-FileBytes read_large_file(const std::string& path);
 
 // Writes 64 KiB to a temporary file in the folder `dir` and removes it: finds a folder that is
 // missing, read-only or full before hours of work depend on it. Throws IoError.

@@ -162,6 +162,22 @@ TEST(AtomicFile, an_unreadable_file_is_an_io_error) {
   EXPECT_THAT(message_of<IoError>([&] { read_file(folder / "f"); }), HasSubstr("permissions"));
 }
 
+TEST(AtomicFile, a_reader_knows_the_size_and_gives_the_bytes_in_pieces) {
+  const TestFolder folder;
+  const std::string path = folder / "ten";
+  write_file_atomically(path, "0123456789");
+  FileReader reader(path);
+  EXPECT_EQ(reader.size(), 10u);
+  std::vector<std::byte> piece(4);
+  std::string all;
+  while (const size_t got = reader.read(piece)) {
+    EXPECT_LE(got, 4u);
+    all.append(reinterpret_cast<const char*>(piece.data()), got);
+  }
+  EXPECT_EQ(all, "0123456789");
+  EXPECT_THROW(FileReader(folder / "none"), UsageError);
+}
+
 TEST(AtomicFile, reads_a_pipe_to_its_end) {
   const TestFolder folder;
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);

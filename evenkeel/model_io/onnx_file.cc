@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 #include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream.h>
 
 #include <algorithm>
 #include <charconv>
+#include <exception>
 #include <filesystem>
 #include <limits>
 #include <set>
@@ -487,16 +489,91 @@ void write_header(const Model& model, ModelProto* m) {
   }
 }
 
-// external: tensors that lie in other files of this folder stay there.
-FileBytes serialized(const Model& model, bool keep_external) {
+// A message as pieces of memory: large tensors are not copied, but pointed at.
+class PieceStream : public google::protobuf::io::ZeroCopyOutputStream {
+ public:
+  bool Next(void** data, int* size) override {
+    if (used_ == kBlock || blocks_.empty()) {
+      blocks_.push_back(std::make_unique<std::byte[]>(kBlock));
+      used_ = 0;
+    }
+    std::byte* first = blocks_.back().get() + used_;
+    *data = first;
+    *size = static_cast<int>(kBlock - used_);
+    add({first, kBlock - used_});
+    used_ = kBlock;
+    return true;
+  }
+  void BackUp(int count) override {
+    used_ -= static_cast<size_t>(count);
+    bytes_ -= count;
+    pieces_.back() = pieces_.back().first(pieces_.back().size() - static_cast<size_t>(count));
+  }
+  int64_t ByteCount() const override { return bytes_; }
+  bool AllowsAliasing() const override { return true; }
+  bool WriteAliasedRaw(const void* data, int size) override {
+    add({static_cast<const std::byte*>(data), static_cast<size_t>(size)});
+    return true;
+  }
+  std::span<const std::span<const std::byte>> pieces() const { return pieces_; }
+
+ private:
+  static constexpr size_t kBlock = size_t{1} << 16;
+  void add(std::span<const std::byte> piece) {
+    pieces_.push_back(piece);
+    bytes_ += static_cast<int64_t>(piece.size());
+  }
+  std::vector<std::unique_ptr<std::byte[]>> blocks_;
+  size_t used_ = 0;  // of the last block
+  std::vector<std::span<const std::byte>> pieces_;
+  int64_t bytes_ = 0;
+};
+
+// A message that has the content of a tensor for a while: the string changes places, its memory stays where it is.
+class Loan {
+ public:
+  Loan(const TensorValue& tensor, TensorProto* message) : text_(tensor.data.text()), message_(message) {
+    TensorValue header = tensor;
+    header.data = {};
+    write_tensor(header, message);
+    message->mutable_raw_data()->swap(*text_);
+  }
+  ~Loan() {
+    if (text_) message_->mutable_raw_data()->swap(*text_);
+  }
+  Loan(Loan&&) = default;
+  Loan& operator=(Loan&&) = delete;
+
+  // Short strings live in the object itself, which does move; and a second tensor of the same content finds the string lent.
+  static bool is_possible(const TensorValue& tensor) {
+    constexpr size_t kLeast = 1024;
+    return tensor.data.text() && tensor.data.size() >= kLeast && tensor.data.text()->size() == tensor.data.size();
+  }
+
+ private:
+  std::shared_ptr<std::string> text_;
+  TensorProto* message_;
+};
+
+// Calls write(pieces of the file). keep_external: tensors that lie in other files of this folder stay there.
+template <class Write>
+void serialize_to(const Model& model, bool keep_external, Write write) {
   const auto* original = static_cast<const Original*>(model.original.get());
   ModelProto m;
   if (original != nullptr) m = original->model;
   write_header(model, &m);
   write_graph(model.graph, m.mutable_graph(), nullptr);
-  // Tensors that were not changed are lent to the message, not copied: they are most of the bytes.
+  // Tensors are lent to the message, not copied: they are most of the bytes.
   Tensors* list = m.mutable_graph()->mutable_initializer();
   std::vector<std::unique_ptr<TensorProto>> made;
+  std::vector<Loan> loans;
+  // The message must not delete what it does not own, however this ends.
+  struct Emptying {
+    Tensors* list;
+    ~Emptying() {
+      while (!list->empty()) list->UnsafeArenaReleaseLast();
+    }
+  } emptying{list};
   for (const TensorValue& tensor : model.graph.initializers) {
     const bool untouched = original != nullptr && tensor.origin >= 0 && tensor.origin < original->tensors.size();
     const TensorProto* before = untouched ? &original->tensors[static_cast<int>(tensor.origin)] : nullptr;
@@ -506,38 +583,43 @@ FileBytes serialized(const Model& model, bool keep_external) {
       continue;
     }
     made.push_back(before != nullptr ? std::make_unique<TensorProto>(*before) : std::make_unique<TensorProto>());
+    TensorProto* t = made.back().get();
     if (before != nullptr) {
-      take_in(tensor, made.back().get());
+      take_in(tensor, t);
+    } else if (Loan::is_possible(tensor)) {
+      loans.emplace_back(tensor, t);
     } else {
-      write_tensor(tensor, made.back().get());
+      write_tensor(tensor, t);
     }
-    list->UnsafeArenaAddAllocated(made.back().get());
+    list->UnsafeArenaAddAllocated(t);
   }
   const size_t size = m.ByteSizeLong();
-  const bool fits = size <= kProtobufLimit;
-  FileBytes bytes;
-  if (fits) {
-    bytes = {allocate_untouched(size, true), size};
-    m.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(bytes.data.get()));
-  }
-  while (!list->empty()) list->UnsafeArenaReleaseLast();
-  if (!fits) {
+  if (size > kProtobufLimit) {
     throw UsageError(
         fmt::format("the model would take {} bytes in one file; ONNX files hold at most {}", size, kProtobufLimit));
   }
-  return bytes;
+  PieceStream stream;
+  {
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.EnableAliasing(true);
+    m.SerializeWithCachedSizes(&coded);
+  }
+  EK_ASSERT(stream.ByteCount() == static_cast<int64_t>(size));
+  write(stream.pieces());
 }
 
 }  // namespace
 
-Model parse(std::string_view bytes, const std::string& name, const std::string& folder) {
+namespace {
+
+// parse(ModelProto&): false where the bytes are none.
+template <class Parse>
+Model model_from(const std::string& name, const std::string& folder, size_t size, Parse parse) {
   Reading r{.name = name, .folder = folder};
   auto original = std::make_shared<Original>();
-  if (bytes.size() > kProtobufLimit)
-    fail(r, fmt::format("{} bytes; ONNX files hold at most {}", bytes.size(), kProtobufLimit));
-  if (!original->model.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+  if (size > kProtobufLimit) fail(r, fmt::format("{} bytes; ONNX files hold at most {}", size, kProtobufLimit));
+  if (!parse(original->model))
     fail(r, "expected an ONNX model, found bytes that are none (or a part of one: the file may be cut short)");
-  }
   if (!original->model.has_graph() || original->model.ir_version() < 1) {
     fail(r, "expected an ONNX model with a graph and an IR version, found neither; is it another kind of file?");
   }
@@ -557,24 +639,91 @@ Model parse(std::string_view bytes, const std::string& name, const std::string& 
   return model;
 }
 
+// A file in pieces: what is read goes into the tensors at once, and the whole is never in memory twice.
+class FileStream : public google::protobuf::io::ZeroCopyInputStream {
+ public:
+  explicit FileStream(FileReader& file) : file_(file), block_(size_t{1} << 20) {}
+  bool Next(const void** data, int* size) override {
+    if (kept_ == 0) {
+      try {
+        filled_ = kept_ = file_.read(block_);
+      } catch (const std::exception&) {  // not through protobuf's code
+        error_ = std::current_exception();
+      }
+      if (kept_ == 0) return false;
+    }
+    *data = block_.data() + (filled_ - kept_);
+    *size = static_cast<int>(kept_);
+    count_ += static_cast<int64_t>(kept_);
+    kept_ = 0;
+    return true;
+  }
+  void BackUp(int count) override {
+    kept_ = static_cast<size_t>(count);
+    count_ -= count;
+  }
+  bool Skip(int count) override {
+    const void* data = nullptr;
+    int size = 0;
+    while (count > 0 && Next(&data, &size)) {
+      if (size > count) BackUp(size - count);
+      count -= std::min(count, size);
+    }
+    return count == 0;
+  }
+  int64_t ByteCount() const override { return count_; }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  FileReader& file_;
+  std::vector<std::byte> block_;
+  size_t filled_ = 0, kept_ = 0;  // bytes in the block, and those at its end that were not taken
+  int64_t count_ = 0;
+  std::exception_ptr error_;
+};
+
+}  // namespace
+
+Model parse(std::string_view bytes, const std::string& name, const std::string& folder) {
+  return model_from(name, folder, bytes.size(), [&](ModelProto& model) {
+    return model.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+  });
+}
+
 Model load(const std::string& path) {
-  const FileBytes bytes = read_large_file(path);
-  const std::string folder = fs::path(path).parent_path().string();
-  return parse({reinterpret_cast<const char*>(bytes.data.get()), bytes.size}, path, folder.empty() ? "." : folder);
+  const std::string parent = fs::path(path).parent_path().string(), folder = parent.empty() ? "." : parent;
+  FileReader file(path);
+  if (file.size() == 0) {  // a pipe, or nothing
+    std::string bytes;
+    std::vector<std::byte> block(size_t{1} << 16);
+    while (const size_t got = file.read(block)) bytes.append(reinterpret_cast<const char*>(block.data()), got);
+    return parse(bytes, path, folder);
+  }
+  FileStream stream(file);
+  return model_from(path, folder, file.size(), [&](ModelProto& model) {
+    // Bounded: a length in the file that is beyond its end allocates nothing.
+    const bool parsed = model.ParseFromBoundedZeroCopyStream(&stream, static_cast<int>(file.size()));
+    stream.rethrow();
+    return parsed;
+  });
 }
 
 std::string serialize(const Model& model) {
-  const FileBytes bytes = serialized(model, true);
-  return {reinterpret_cast<const char*>(bytes.data.get()), bytes.size};
+  std::string text;
+  serialize_to(model, true, [&](std::span<const std::span<const std::byte>> pieces) {
+    for (const auto& piece : pieces) text.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+  });
+  return text;
 }
 
 void save(const std::string& path, const Model& model) {
   std::error_code error;
   const fs::path parent = fs::path(path).parent_path();
   const bool same_folder = !model.folder.empty() && fs::equivalent(parent.empty() ? "." : parent, model.folder, error);
-  const FileBytes bytes = serialized(model, same_folder);
-  const std::span<const std::byte> piece = bytes.view();
-  write_file_atomically(path, std::span(&piece, 1));
+  serialize_to(model, same_folder,
+               [&](std::span<const std::span<const std::byte>> pieces) { write_file_atomically(path, pieces); });
 }
 
 TensorValue parse_tensor(std::string_view bytes, const std::string& name) {

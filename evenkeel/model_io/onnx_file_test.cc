@@ -118,6 +118,40 @@ TEST(OnnxFile, KeepsChangedTensorsAttributesAndMetadata) {
   EXPECT_EQ(back.metadata.at("evenkeel.fold"), "{}");
 }
 
+TEST(OnnxFile, LendsLargeTensorsToTheFileAndTakesThemBack) {
+  Model m = parse(model_of(small_graph()), "m.onnx");
+  std::vector<float> large(100'000), other(3000);
+  for (size_t i = 0; i < large.size(); ++i) large[i] = static_cast<float>(i);
+  for (size_t i = 0; i < other.size(); ++i) other[i] = -static_cast<float>(i);
+  m.graph.set_initializer(make_tensor("large", {100'000}, std::span<const float>(large)));
+  m.graph.set_initializer(make_tensor("other", {3000}, std::span<const float>(other)));
+  TensorValue same = *m.graph.initializer("large");  // of the same memory
+  same.name = "same";
+  m.graph.set_initializer(same);
+  const std::string once = serialize(m);
+  EXPECT_EQ(serialize(m), once);  // nothing is missing after the first time
+  const Model back = parse(once, "m.onnx");
+  EXPECT_EQ(floats_of(*back.graph.initializer("large")), large);
+  EXPECT_EQ(floats_of(*back.graph.initializer("same")), large);
+  EXPECT_EQ(floats_of(*back.graph.initializer("other")), other);
+  EXPECT_EQ(floats_of(*m.graph.initializer("large")), large);
+}
+
+TEST(OnnxFile, ReadsAFileInPiecesAsItReadsItsBytes) {
+  const TestFolder folder;
+  Model m = parse(model_of(small_graph()), "m.onnx");
+  std::vector<float> large(700'001);  // more than two blocks of the reader
+  for (size_t i = 0; i < large.size(); ++i) large[i] = static_cast<float>(i % 1013);
+  m.graph.set_initializer(make_tensor("large", {700'001}, std::span<const float>(large)));
+  const std::string path = folder / "m.onnx";
+  save(path, m);
+  EXPECT_EQ(serialize(load(path)), serialize(m));
+  EXPECT_EQ(floats_of(*load(path).graph.initializer("large")), large);
+  // Cut short in the middle of the tensor: its length reaches beyond the end.
+  std::filesystem::resize_file(path, 1'500'000);
+  EXPECT_THROW(static_cast<void>(load(path)), FormatError);
+}
+
 TEST(OnnxFile, ReadsTypedListsAndHalfPrecision) {
   const std::string typed = number(1, 2) + number(2, 10) + bytes(8, "h") + bytes(5, varint(0x3c00) + varint(0xc400));
   const TensorValue h = parse_tensor(typed, "h.pb");

@@ -214,6 +214,9 @@ TensorValue make_tensor(std::string name, const Shape& dims, std::span<const int
 void read_elements(ElementType type, std::span<const std::byte> data, std::span<float> values) {
   if (!read_into(type, data, values)) throw UsageError("expected numbers, found elements of " + name_of(type));
 }
+void read_elements(ElementType type, std::span<const std::byte> data, std::span<double> values) {
+  if (!read_into(type, data, values)) throw UsageError("expected numbers, found elements of " + name_of(type));
+}
 void read_elements(ElementType type, std::span<const std::byte> data, std::span<int64_t> values) {
   if (!read_into(type, data, values)) throw UsageError("expected numbers, found elements of " + name_of(type));
 }
@@ -235,26 +238,36 @@ std::vector<int64_t> integers_of(const TensorValue& tensor) {
   return values;
 }
 
-TensorValue tensor_as(ElementType type, std::string name, const Shape& dims, std::span<const double> values) {
-  if (type == ElementType::kDouble) return make_tensor(std::move(name), dims, values);
-  const bool narrow = type == ElementType::kFloat16 || type == ElementType::kBfloat16;
-  if (!narrow && type != ElementType::kFloat) {
-    throw UsageError(fmt::format("tensor '{}': expected a floating type, found {}", name, name_of(type)));
+void write_elements(ElementType type, std::span<const double> values, std::byte* to) {
+  // Through memcpy: the memory may not be aligned.
+  const auto write = [&](auto rounded) {
+    for (const double value : values) {
+      const auto element = rounded(value);
+      std::memcpy(to, &element, sizeof(element));
+      to += sizeof(element);
+    }
+  };
+  switch (type) {
+    case ElementType::kFloat:
+      return write([](double v) { return static_cast<float>(v); });
+    case ElementType::kDouble:
+      return write([](double v) { return v; });
+    case ElementType::kFloat16:
+      return write(half_from);
+    case ElementType::kBfloat16:
+      return write(bfloat16_from);
+    default:
+      throw UsageError(fmt::format("expected a floating type, found {}", name_of(type)));
   }
+}
+
+TensorValue tensor_as(ElementType type, std::string name, const Shape& dims, std::span<const double> values) {
   EK_ASSERT(element_count(dims) == static_cast<int64_t>(values.size()));
   TensorValue tensor;
   tensor.name = std::move(name);
   tensor.type = type;
   tensor.dims = dims;
-  tensor.data = Bytes::made(values.size() * size_bytes(type), [&](std::byte* to) {
-    if (type == ElementType::kFloat) {
-      std::transform(values.begin(), values.end(), reinterpret_cast<float*>(to),
-                     [](double v) { return static_cast<float>(v); });
-    } else {
-      std::transform(values.begin(), values.end(), reinterpret_cast<uint16_t*>(to),
-                     type == ElementType::kFloat16 ? half_from : bfloat16_from);
-    }
-  });
+  tensor.data = Bytes::made(values.size() * size_bytes(type), [&](std::byte* to) { write_elements(type, values, to); });
   return tensor;
 }
 

@@ -50,20 +50,23 @@ class Bytes {
   Bytes() = default;
   Bytes(std::shared_ptr<const void> owner, std::span<const std::byte> data) : owner_(std::move(owner)), data_(data) {}
   static Bytes copy_of(std::span<const std::byte> data);
-  // `size` bytes that `fill` assigns: void(std::byte*). In large pages where there are many.
+  // `size` bytes that `fill` assigns: void(std::byte*).
   template <class Fill>
   static Bytes made(size_t size, Fill fill) {
-    std::shared_ptr<std::byte> owner(allocate_untouched(size, size >= kLarge).release(), AlignedFree());
-    fill(owner.get());
-    const std::span<const std::byte> view(owner.get(), size);
-    return {std::move(owner), view};
+    auto owner = std::make_shared<std::string>(size, '\0');
+    fill(reinterpret_cast<std::byte*>(owner->data()));
+    Bytes bytes(owner, std::as_bytes(std::span(*owner)));
+    bytes.text_ = owner;
+    return bytes;
   }
   std::span<const std::byte> view() const { return data_; }
   size_t size() const { return data_.size(); }
+  // All of them as a string, which a message can borrow; null where they are a part of something else.
+  const std::shared_ptr<std::string>& text() const { return text_; }
 
  private:
-  static constexpr size_t kLarge = size_t{4} << 20;
   std::shared_ptr<const void> owner_;
+  std::shared_ptr<std::string> text_;
   std::span<const std::byte> data_;
 };
 
@@ -86,7 +89,10 @@ std::vector<double> doubles_of(const TensorValue& tensor);
 std::vector<int64_t> integers_of(const TensorValue& tensor);
 // The same into memory of the caller: as many values as data holds. Whole numbers: of a type of whole numbers.
 void read_elements(ElementType type, std::span<const std::byte> data, std::span<float> values);
+void read_elements(ElementType type, std::span<const std::byte> data, std::span<double> values);
 void read_elements(ElementType type, std::span<const std::byte> data, std::span<int64_t> values);
+// Doubles rounded to a floating type, to nearest even, into memory of the caller. Throws UsageError for other types.
+void write_elements(ElementType type, std::span<const double> values, std::byte* to);
 // The tensor in the element type of `like` (float, double, float16 or bfloat16, rounded to nearest even), from doubles; origin -1.
 TensorValue tensor_as(ElementType type, std::string name, const Shape& dims, std::span<const double> values);
 

@@ -12,6 +12,7 @@
 #include "evenkeel/model_io/model_kind.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/tensor_convert.h"
+#include "evenkeel/tools/onnx_metadata.h"
 
 namespace evenkeel::tools {
 namespace {
@@ -87,7 +88,9 @@ Conversion from_onnx(const std::string& in, const std::string& out) {
   TensorFile result;
   result.metadata["format"] = "pt";
   std::set<std::string> names;
+  const std::set<std::string> constants = stated_constants(model);
   for (const onnx::TensorValue& tensor : model.graph.initializers) {
+    if (constants.contains(tensor.name)) continue;  // of our own export: the architecture has them
     if (!names.insert(tensor.name).second) {
       done.left_out.push_back(fmt::format("'{}': there is one of that name", tensor.name));
     } else if (!add_tensor(tensor, &result)) {

@@ -37,10 +37,32 @@ TEST(Convert, a_model_becomes_a_state_dict_and_comes_back_with_its_architecture)
   EXPECT_EQ(text_of_file(folder / "back.safetensors"), text_of_file(folder / "ours.safetensors"));
 }
 
+TEST(Convert, our_own_export_comes_back_as_the_weights_of_its_architecture) {
+  const TestFolder folder;
+  for (const char* name : {"lenet", "resnet20"}) {  // resnet20: constants of its shortcuts, too
+    Model model;
+    model.spec = zoo_model(name, name == std::string("lenet") ? Shape{1, 28, 28} : Shape{3, 32, 32}, 10);
+    const auto channels = static_cast<size_t>(model.spec.input[0]);
+    model.standardization = {std::vector<double>(channels, 0.25), std::vector<double>(channels, 0.5)};
+    initialize(build_network(model.spec, Mode::kInference, {.with_loss = false}), 3, &model.store);
+    save_model(folder / "ours.safetensors", model);
+    for (const bool training : {false, true}) {
+      convert(folder / "ours.safetensors", folder / "net.onnx", {.weights = {}, .onnx = {.training = training}});
+      convert(folder / "net.onnx", folder / "weights.safetensors", {});
+      const Model back = load_state_dict(folder / "weights.safetensors", {.architecture = name});
+      for (const auto& [key, tensor] : model.store.tensors()) {
+        if (tensor.dtype() != DType::kF32) continue;
+        const auto want = tensor.values<float>(), found = back.store.at(key).values<float>();
+        EXPECT_TRUE(std::equal(want.begin(), want.end(), found.begin(), found.end())) << key;
+      }
+    }
+  }
+}
+
 TEST(Convert, an_onnx_model_becomes_all_its_tensors_by_name) {
   const TestFolder folder;
   const Model model = small();
-  onnx::Model network = to_onnx(model);
+  onnx::Model network = to_onnx(model, {.standardization = false});
   network.graph.initializers.push_back(
       onnx::tensor_as(onnx::ElementType::kFloat16, "half", {2}, std::vector<double>{1, 2}));
   onnx::save(folder / "net.onnx", network);

@@ -20,6 +20,9 @@ std::string plain(std::string name) {
   return name;
 }
 
+// What is a float in one format (ONNX) is a double in another.
+double as_float(double value) { return static_cast<double>(static_cast<float>(value)); }
+
 double channel_difference(double a, double b) {
   if (a == b || (std::isnan(a) && std::isnan(b))) return 0;
   const double apart = std::abs(b - a);
@@ -70,8 +73,7 @@ NormChange change_of(const NormRecord& a, const NormRecord& b) {
   change.mean = change_of(a.mean, b.mean);
   change.var = change_of(a.var, b.var);
   change.scale = change_of(a.scale(), b.scale());
-  // A float in one format is a double in another.
-  change.eps_differs = std::abs(a.eps - b.eps) > 1e-6 * std::max(a.eps, b.eps);
+  change.eps_differs = a.eps != b.eps;
   change.effect = effect_of(a, b);
   return change;
 }
@@ -124,14 +126,14 @@ NormDiff diff_norms(const NormTable& a, const NormTable& b) {
                                              x->channels, y->channels));
       continue;
     }
+    NormRecord first = *x, second = *y;
     if (!x->eps_known || !y->eps_known) {
       // The file without an eps is given that of the other.
-      NormRecord first = *x, second = *y;
       (x->eps_known ? second : first).eps = x->eps_known ? x->eps : y->eps;
-      diff.changes.push_back(change_of(first, second));
-    } else {
-      diff.changes.push_back(change_of(*x, *y));
     }
+    first.eps = as_float(first.eps);
+    second.eps = as_float(second.eps);
+    diff.changes.push_back(change_of(first, second));
   }
   std::stable_sort(diff.changes.begin(), diff.changes.end(),
                    [](const NormChange& p, const NormChange& q) { return p.effect > q.effect; });

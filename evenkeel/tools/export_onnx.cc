@@ -14,6 +14,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/tensor_convert.h"
 #include "evenkeel/tools/conventions.h"
+#include "evenkeel/tools/onnx_metadata.h"
 #include "evenkeel/train/statistics.h"
 #include "evenkeel/version.h"
 
@@ -60,7 +61,7 @@ class Exporter {
     result.opsets[""] = kOpset;
     result.producer_name = "evenkeel";
     result.producer_version = EVENKEEL_VERSION;
-    result.metadata = metadata();
+    add_metadata(result);
     result.graph = std::move(graph_);
     return result;
   }
@@ -102,12 +103,12 @@ class Exporter {
   }
 
   std::string constant(const std::string& wish, const Shape& dims, const std::vector<float>& values) {
-    std::string name = unused(wish);
+    std::string name = constants_.emplace_back(unused(wish));
     graph_.initializers.push_back(onnx::make_tensor(name, dims, std::span<const float>(values)));
     return name;
   }
   std::string constant(const std::string& wish, const std::vector<int64_t>& values) {
-    std::string name = unused(wish);
+    std::string name = constants_.emplace_back(unused(wish));
     graph_.initializers.push_back(
         onnx::make_tensor(name, {static_cast<int64_t>(values.size())}, std::span<const int64_t>(values)));
     return name;
@@ -144,8 +145,8 @@ class Exporter {
     if (plain) return x;
     const Shape dims = beside(model_.spec.input);
     const std::vector<float> mean(s.mean.begin(), s.mean.end()), std(s.std.begin(), s.std.end());
-    const std::string centred = node("Sub", "input.centred", {x, constant("standardization.mean", dims, mean)});
-    return node("Div", "input.standardized", {centred, constant("standardization.std", dims, std)});
+    const std::string centred = node("Sub", "input.centred", {x, constant(kStandardizationMean, dims, mean)});
+    return node("Div", "input.standardized", {centred, constant(kStandardizationStd, dims, std)});
   }
 
   // --- layers ---
@@ -222,7 +223,7 @@ class Exporter {
 
   void dropout(const Node& n, const Dropout& op) {
     onnx::TensorValue on;
-    on.name = unused(n.name + ".training");
+    on.name = constants_.emplace_back(unused(n.name + ".training"));
     on.type = onnx::ElementType::kBool;
     const std::byte yes{1};
     on.data = onnx::Bytes::copy_of({&yes, 1});
@@ -416,32 +417,33 @@ class Exporter {
     }
   }
 
-  std::string input_in_words() const {
-    const bool image = model_.spec.input.size() == 3;
+  InputMeaning input_meaning() const {
+    InputMeaning meaning;
     // As data/fit tells it: images whose values went far beyond 1 were not divided.
     const bool bytes = model_.input_range && model_.input_range->min >= 0 && model_.input_range->max >= 64;
-    std::string what = !image ? "features" : bytes ? "pixels from 0 to 255" : "pixels / 255, channels first";
-    if (options_.standardization) return what;
-    return fmt::format("{}, then (x - mean) / std with mean {} and std {}", what,
-                       fmt::join(model_.standardization.mean, ", "), fmt::join(model_.standardization.std, ", "));
+    if (model_.spec.input.size() == 3) meaning.unit = bytes ? InputUnit::kBytePixels : InputUnit::kUnitPixels;
+    if (!options_.standardization) meaning.left_to_caller = model_.standardization;
+    return meaning;
   }
 
-  std::map<std::string, std::string> metadata() const {
-    const NormOptions& norm = model_.spec.norm_options;
-    std::map<std::string, std::string> all = {{"evenkeel.input", input_in_words()}};
+  void add_metadata(onnx::Model& result) const {
+    std::map<std::string, std::string>& all = result.metadata;
+    state_input(result, input_meaning());
+    state_constants(result, constants_);
     if (!model_.class_names.empty()) {
       all["evenkeel.classes"] =
           nlohmann::json(model_.class_names).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     }
-    if (!model_.data_name.empty()) all["evenkeel.data"] = model_.data_name;
-    if (!norm_layers(model_.spec).empty()) {
-      all["evenkeel.running_statistics"] =
-          model_.running_statistics + "; " +
-          in_words(norm.cumulative ? std::nullopt : std::optional(norm.new_batch_weight),
-                   norm.biased ? RunningVariance::kBiased : RunningVariance::kUnbiased) +
-          (options_.training ? "; ONNX updates it with the biased variance of the batch" : "");
-    }
-    return all;
+    if (!model_.data_name.empty()) all["evenkeel.data"] = without_folders(model_.data_name);
+    if (norm_layers(model_.spec).empty()) return;
+    const NormOptions& norm = model_.spec.norm_options;
+    const RunningVariance variance = norm.biased ? RunningVariance::kBiased : RunningVariance::kUnbiased;
+    all[kRunningStatistics] =
+        model_.running_statistics + "; " +
+        in_words(norm.cumulative ? std::nullopt : std::optional(norm.new_batch_weight), variance) +
+        (options_.training ? "; ONNX updates it with the biased variance of the batch" : "");
+    if (!model_.statistics_made.empty())
+      state_statistics(result, {model_.running_statistics, variance, model_.statistics_made});
   }
 
   const Model& model_;
@@ -453,6 +455,7 @@ class Exporter {
   std::map<std::string, const Node*> updates_;
   std::vector<onnx::ValueInfo> next_statistics_;
   std::set<std::string> names_, node_names_, stored_;
+  std::vector<std::string> constants_;  // initializers that are no parameters
   std::map<float, std::string> numbers_;
 };
 

@@ -87,6 +87,8 @@ TEST(ExportOnnx, the_batch_is_a_symbol_and_metadata_say_what_the_input_means) {
               HasSubstr("weight of a new batch 0.1 (PyTorch momentum 0.1, Keras/ONNX momentum 0.9); running variance "
                         "unbiased (n-1)"));
   EXPECT_EQ(nodes_of(exported, "Sub").size(), 1u);
+  model.data_name = "/folder/of/pictures";
+  EXPECT_EQ(to_onnx(model).metadata.at("evenkeel.data"), "pictures") << "folders are nobody's business";
   const onnx::Model bare = to_onnx(model, {.standardization = false});
   EXPECT_TRUE(nodes_of(bare, "Sub").empty());
   EXPECT_THAT(bare.metadata.at("evenkeel.input"), AllOf(HasSubstr("mean 0.5"), HasSubstr("std 0.25")));

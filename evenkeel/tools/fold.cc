@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <iterator>
 #include <set>
 
 #include "evenkeel/tools/fold_patterns.h"
@@ -33,18 +34,6 @@ std::string not_affine(const NormNode& norm, const Affine& affine) {
   return "";
 }
 
-// As after training: stored statistics, one output.
-void force_inference(onnx::Node& node, int64_t opset, const std::map<std::string, onnx::Uses, std::less<>>& uses) {
-  for (size_t i = 1; i < node.outputs.size(); ++i) {
-    const auto use = uses.find(node.outputs[i]);
-    if (!node.outputs[i].empty() && use != uses.end() && (use->second.graph_output || !use->second.consumers.empty()))
-      return;  // its batch statistics are wanted: it stays in training mode, and is left for that reason
-  }
-  node.outputs.resize(1);
-  if (opset >= 14) node.set("training_mode", int64_t{0});
-  if (opset < 7) node.set("is_test", int64_t{1});
-}
-
 // One try at one norm; `reason` is assigned where it stays.
 bool fold_norm(Folding& folding, FoldGraph& graph, size_t index, const std::string& path, std::string& reason) {
   const std::string label = path + norm_name(graph.node(index));
@@ -73,10 +62,8 @@ bool fold_norm(Folding& folding, FoldGraph& graph, size_t index, const std::stri
 void fold_graph(Folding& folding, onnx::Graph& graph, const onnx::Constants* outer, const std::string& path) {
   const int64_t opset = folding.model.opset();
   if (folding.options.force_inference) {
-    const auto uses = onnx::uses_of(graph);
-    for (onnx::Node& node : graph.nodes) {
-      if (is_batch_norm(node) && uses_batch_statistics(node, opset)) force_inference(node, opset, uses);
-    }
+    EndedTraining ended = end_training(graph, opset, norms_in_training(graph, opset), outer != nullptr);
+    std::move(ended.outputs.begin(), ended.outputs.end(), std::back_inserter(folding.record.removed));
   }
   const onnx::Constants constants(graph, outer);
   for (onnx::Node& node : graph.nodes) {
@@ -119,6 +106,7 @@ void erase_unused(onnx::Graph& graph, std::span<const std::string> names) {
 
 FoldRecord fold(onnx::Model& model, const FoldOptions& options) {
   Folding folding{.model = model, .options = options, .names = FreshNames(model.graph)};
+  if (options.force_inference) folding.record.dropout = end_dropout(model);
   fold_graph(folding, model.graph, nullptr, "");
   const std::vector<std::string> names(folding.unused.begin(), folding.unused.end());
   if (!names.empty()) erase_unused(model.graph, names);
@@ -132,6 +120,8 @@ nlohmann::ordered_json json_of(const FoldRecord& record) {
         {{"norm", norm.norm}, {"pattern", norm.pattern}, {"into", norm.into}, {"channels", norm.channels}});
   }
   for (const LeftNorm& norm : record.left) json["left"].push_back({{"norm", norm.norm}, {"reason", norm.reason}});
+  json["removed_outputs"] = json_of(record.removed);
+  json["dropout_ended"] = record.dropout;
   return json;
 }
 

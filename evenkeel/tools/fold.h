@@ -11,11 +11,13 @@
 #include <vector>
 
 #include "evenkeel/model_io/onnx_model.h"
+#include "evenkeel/tools/inference_mode.h"
 
 namespace evenkeel::tools {
 
 struct FoldOptions {
-  // Norms that are in training mode are taken to normalize by their stored statistics, as they do after training.
+  // Norms that are in training mode are taken to normalize by their stored statistics, as they do after training; outputs of the graph that
+  // are their new running statistics, and read by no node, go. Dropout drops nothing.
   bool force_inference = false;
 };
 
@@ -33,13 +35,16 @@ struct LeftNorm {
 struct FoldRecord {
   std::vector<FoldedNorm> folded = {};
   std::vector<LeftNorm> left = {};
+  std::vector<RemovedOutput> removed = {};  // by force_inference
+  std::vector<std::string> dropout = {};    // likewise: nodes that drop no more
 };
 
 // Folds in place, in double precision, rounding each changed weight once to its own type. Weights that others share are copied. Nodes it does
 // not understand are left alone. Throws FormatError when a norm contradicts itself.
 FoldRecord fold(onnx::Model& model, const FoldOptions& options = {});
 
-// {"folded": [{"norm", "pattern", "into"}], "left": [{"norm", "reason"}]}
+// {"folded": [{"norm", "pattern", "into"}], "left": [{"norm", "reason"}], "removed_outputs": [{"output", "norm"}],
+//  "dropout_ended": [name]}
 nlohmann::ordered_json json_of(const FoldRecord& record);
 // Where the record stands in the metadata of a model that was folded.
 inline constexpr const char* kFoldMetadata = "evenkeel.fold";

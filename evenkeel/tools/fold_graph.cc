@@ -96,9 +96,20 @@ int64_t FoldGraph::only_consumer(const std::string& value) const {
 
 std::optional<Weights> FoldGraph::constant(const std::string& value) const {
   if (const auto changed = changed_.find(value); changed != changed_.end()) return changed->second;
+  if (scaled_.contains(value)) return std::nullopt;  // the weights of one product, and nobody else's
   const onnx::TensorValue* tensor = constants_.find(value);
   if (tensor == nullptr || !is_floating(tensor->type)) return std::nullopt;
   return Weights{tensor->type, tensor->dims, onnx::doubles_of(*tensor)};
+}
+
+std::optional<ScaledWeights> FoldGraph::weights(const std::string& value, const LinearForm& form,
+                                                std::string& refusal) const {
+  if (const auto scaled = scaled_.find(value); scaled != scaled_.end()) return scaled->second;
+  const onnx::TensorValue* tensor = changed_.contains(value) ? nullptr : constants_.find(value);
+  if (tensor == nullptr || !is_floating(tensor->type)) return std::nullopt;
+  refusal = form.refusal(tensor->dims);
+  if (!refusal.empty()) return std::nullopt;
+  return ScaledWeights(*tensor, form);
 }
 
 NormNode FoldGraph::norm(size_t index) const {
@@ -166,20 +177,25 @@ void FoldGraph::release_inputs(size_t index) {
   for (const std::string& input : node(index).inputs) release(input, index);
 }
 
-void FoldGraph::assign(size_t index, size_t input, Weights weights) {
+std::string FoldGraph::name_to_assign(size_t index, size_t input) {
   onnx::Node& target = node(index);
   if (target.inputs.size() <= input) target.inputs.resize(input + 1);
   const std::string old = target.inputs[input];
-  const bool own = initializers_.contains(old) || changed_.contains(old);
-  if (!old.empty() && own && only_consumer(old) == static_cast<int64_t>(index)) {
-    changed_[old] = std::move(weights);
-    return;
-  }
+  const bool own = initializers_.contains(old) || is_changed(old);
+  if (!old.empty() && own && only_consumer(old) == static_cast<int64_t>(index)) return old;
   const std::string name = names_.make(old.empty() ? target.outputs[0] + "_bias" : old + "_folded");
   target.inputs[input] = name;
   release(old, index);
   uses_[name].consumers = {index};
-  changed_[name] = std::move(weights);
+  return name;
+}
+
+void FoldGraph::assign(size_t index, size_t input, Weights constant) {
+  changed_[name_to_assign(index, input)] = std::move(constant);
+}
+
+void FoldGraph::assign(size_t index, size_t input, ScaledWeights weights) {
+  scaled_[name_to_assign(index, input)] = std::move(weights);
 }
 
 void FoldGraph::remove_behind(size_t producer, size_t norm) {
@@ -209,28 +225,31 @@ void FoldGraph::remove_in_front(size_t norm) {
   gone_.insert(after);
 }
 
-void FoldGraph::set_initializer(const std::string& name, const Weights& weights) {
-  const bool is_new = !initializers_.contains(name);
-  graph_.set_initializer(onnx::tensor_as(weights.type, name, weights.dims, weights.values));
-  onnx::ValueInfo info{.name = name, .type = weights.type, .dims = std::vector<onnx::Dim>()};
-  for (const int64_t extent : weights.dims) info.dims->push_back({.value = extent, .symbol = ""});
+void FoldGraph::set_initializer(onnx::TensorValue tensor) {
+  const bool is_new = !initializers_.contains(tensor.name);
+  onnx::ValueInfo info{.name = tensor.name, .type = tensor.type, .dims = std::vector<onnx::Dim>()};
+  for (const int64_t extent : tensor.dims) info.dims->push_back({.value = extent, .symbol = ""});
   // IR 3 and older list every initializer as an input; an input that is listed has to be of the new shape.
   const auto input = std::find_if(graph_.inputs.begin(), graph_.inputs.end(),
-                                  [&](const onnx::ValueInfo& known) { return known.name == name; });
+                                  [&](const onnx::ValueInfo& known) { return known.name == tensor.name; });
   if (input != graph_.inputs.end()) {
-    const bool same = input->dims && input->dims->size() == weights.dims.size() &&
-                      std::equal(weights.dims.begin(), weights.dims.end(), input->dims->begin(),
+    const bool same = input->dims && input->dims->size() == tensor.dims.size() &&
+                      std::equal(tensor.dims.begin(), tensor.dims.end(), input->dims->begin(),
                                  [](int64_t extent, const onnx::Dim& dim) { return dim.value == extent; });
     if (!same) *input = std::move(info);
   } else if (is_new && model_.ir_version < 4 && !is_body_) {
     graph_.inputs.push_back(std::move(info));
   }
+  graph_.set_initializer(std::move(tensor));
 }
 
 void FoldGraph::finish(std::set<std::string>& unused) {
-  for (auto& [name, weights] : changed_) {
-    if (!uses(name).consumers.empty()) set_initializer(name, weights);
-    weights.values = {};  // doubles of a large model: gone as soon as they are rounded
+  for (const auto& [name, constant] : changed_) {
+    if (!uses(name).consumers.empty())
+      set_initializer(onnx::tensor_as(constant.type, name, constant.dims, constant.values));
+  }
+  for (const auto& [name, weights] : scaled_) {
+    if (!uses(name).consumers.empty()) set_initializer(weights.tensor(name));
   }
   std::vector<onnx::Node> kept;
   kept.reserve(graph_.nodes.size());

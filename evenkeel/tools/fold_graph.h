@@ -44,12 +44,15 @@ class FoldGraph {
 
   // A constant of a floating type as it stands now; nothing where it is none.
   std::optional<Weights> constant(const std::string& value) const;
+  // The same as the weights of a product; where they are a constant that cannot be such, `refusal` says why.
+  std::optional<ScaledWeights> weights(const std::string& value, const LinearForm& form, std::string& refusal) const;
   NormNode norm(size_t index) const;
   // How many extents a value has, where the model declares it or it follows from what makes it; 0: not known.
   size_t rank_of(const std::string& value, int depth = 64) const;
 
   // The input of a node becomes a constant of these values: under the old name where nobody else reads it, else under a new one.
-  void assign(size_t node, size_t input, Weights weights);
+  void assign(size_t node, size_t input, Weights constant);
+  void assign(size_t node, size_t input, ScaledWeights weights);
   // The norm goes: its input's producer writes the norm's output instead.
   void remove_behind(size_t producer, size_t norm);
   // The norm goes: its readers read what it read.
@@ -61,7 +64,10 @@ class FoldGraph {
  private:
   void release(const std::string& value, size_t consumer);
   void release_inputs(size_t node);
-  void set_initializer(const std::string& name, const Weights& weights);
+  // The name of the constant that the input of a node is to become, which then reads it.
+  std::string name_to_assign(size_t node, size_t input);
+  bool is_changed(const std::string& value) const { return changed_.contains(value) || scaled_.contains(value); }
+  void set_initializer(onnx::TensorValue tensor);
 
   onnx::Model& model_;
   onnx::Graph& graph_;
@@ -73,6 +79,7 @@ class FoldGraph {
   std::set<std::string, std::less<>> initializers_;  // of this graph
   std::map<std::string, size_t, std::less<>> declared_ranks_;
   std::map<std::string, Weights, std::less<>> changed_;
+  std::map<std::string, ScaledWeights, std::less<>> scaled_;
   std::vector<bool> removed_;
   std::set<std::string, std::less<>> gone_;  // values that nobody makes any more
   std::set<std::string> unused_;

@@ -32,40 +32,39 @@ std::string word_of_product(const onnx::Node& node) {
 }
 
 bool Product::scale_and_shift_outputs(const Affine& affine) {
-  scale_outputs(form, affine.scale, weights);
+  weights.scale_outputs(affine.scale);
   std::vector<double> factor = affine.scale;
   if (matrix) {
     for (double& f : factor) f *= beta;
   } else if (addend && static_cast<int64_t>(addend->values.size()) != outputs()) {
     return false;
   }
-  addend = affine_addend(addend ? &*addend : nullptr, factor, affine.shift, weights.type);
+  addend = affine_addend(addend ? &*addend : nullptr, factor, affine.shift, weights.type());
   beta = 1;
   return addend.has_value();
 }
 
 bool Product::absorb_input(const Affine& affine) {
-  std::vector<double> response = response_to(form, affine.shift, weights);
-  scale_inputs(form, affine.scale, weights);
+  std::vector<double> response = weights.response_to(affine.shift);
+  weights.scale_inputs(affine.scale);
   for (double& value : response) value *= alpha;
   const bool shifted = std::any_of(response.begin(), response.end(), [](double value) { return value != 0; });
   if (!shifted) return true;
   if (!matrix && addend && addend->values.size() != response.size()) return false;
   const std::vector<double> factor(response.size(), beta);
-  addend = affine_addend(addend ? &*addend : nullptr, factor, response, weights.type);
+  addend = affine_addend(addend ? &*addend : nullptr, factor, response, weights.type());
   beta = 1;
   return addend.has_value();
 }
 
 std::string Product::unstorable() const {
-  const auto sentence = [](const char* what, const Weights& values, int64_t at) {
-    return fmt::format("folded, {} {} would be {}, which {} does not hold", what, at,
-                       values.values[static_cast<size_t>(at)], onnx::name_of(values.type));
+  const auto sentence = [](const char* what, int64_t at, double value, onnx::ElementType type) {
+    return fmt::format("folded, {} {} would be {}, which {} does not hold", what, at, value, onnx::name_of(type));
   };
-  if (const int64_t at = first_unstorable(weights); at >= 0) return sentence("weight", weights, at);
+  if (const auto bad = weights.unstorable()) return sentence("weight", bad->index, bad->value, weights.type());
   if (!addend) return "";
   const int64_t at = first_unstorable(*addend);
-  return at >= 0 ? sentence("bias", *addend, at) : "";
+  return at < 0 ? "" : sentence("bias", at, addend->values[static_cast<size_t>(at)], addend->type);
 }
 
 std::optional<Product> product_at(const FoldGraph& graph, size_t index, std::string& reason) {
@@ -75,23 +74,22 @@ std::optional<Product> product_at(const FoldGraph& graph, size_t index, std::str
     reason = name + " is no product with constant weights";
     return std::nullopt;
   }
-  Product product{.node = index, .form = {}, .weights = {}, .addend = {}};
+  Product product{.node = index, .weights = {}, .addend = {}};
   product.matrix = node.op_type == "Gemm" || node.op_type == "MatMul";
+  LinearForm form;
   if (product.matrix) {
-    product.form.form = node.integer("transB", 0) != 0 ? WeightForm::kMatrixOfRows : WeightForm::kMatrix;
+    form.form = node.integer("transB", 0) != 0 ? WeightForm::kMatrixOfRows : WeightForm::kMatrix;
     product.alpha = static_cast<double>(node.number("alpha", 1));
     product.beta = static_cast<double>(node.number("beta", 1));
   } else {
-    product.form.form = node.op_type == "Conv" ? WeightForm::kConv : WeightForm::kConvTranspose;
-    product.form.groups = node.integer("group", 1);
+    form.form = node.op_type == "Conv" ? WeightForm::kConv : WeightForm::kConvTranspose;
+    form.groups = node.integer("group", 1);
   }
-  std::optional<Weights> weights = has_input(node, kWeight) ? graph.constant(node.inputs[kWeight]) : std::nullopt;
+  std::optional<ScaledWeights> weights;
+  if (has_input(node, kWeight)) weights = graph.weights(node.inputs[kWeight], form, reason);
   if (!weights) {
-    reason = fmt::format("the weights of {} are computed at run time, or no floating numbers", name);
-    return std::nullopt;
-  }
-  if (const std::string refusal = product.form.refusal(weights->dims); !refusal.empty()) {
-    reason = fmt::format("{} has {}", name, refusal);
+    reason = reason.empty() ? fmt::format("the weights of {} are computed at run time, or no floating numbers", name)
+                            : fmt::format("{} has {}", name, reason);
     return std::nullopt;
   }
   product.weights = std::move(*weights);
@@ -118,7 +116,7 @@ void assign(FoldGraph& graph, Product product) {
 }
 
 bool is_unpadded(const onnx::Node& node, const Product& product) {
-  const std::vector<int64_t> kernel(product.weights.dims.begin() + 2, product.weights.dims.end());
+  const std::vector<int64_t> kernel(product.weights.dims().begin() + 2, product.weights.dims().end());
   const bool single = !any_above(kernel, 1);  // every output meets one input pixel: nothing can be cut off
   const std::string automatic = node.text("auto_pad", "NOTSET");
   if (node.op_type == "ConvTranspose") {

@@ -16,14 +16,13 @@ std::string word_of_product(const onnx::Node& node);
 // A Conv, ConvTranspose, Gemm or MatMul and its constants, to be changed and then assigned.
 struct Product {
   size_t node = 0;
-  LinearForm form = {};
-  Weights weights = {};
+  ScaledWeights weights = {};
   std::optional<Weights> addend = {};  // the bias; Gemm's C, any shape that it may have
   double alpha = 1, beta = 1;          // of Gemm
   bool matrix = false;                 // Gemm or MatMul
 
-  int64_t inputs() const { return form.inputs(weights.dims); }
-  int64_t outputs() const { return form.outputs(weights.dims); }
+  int64_t inputs() const { return weights.inputs(); }
+  int64_t outputs() const { return weights.outputs(); }
 
   // out = scale * out + shift, per output channel; false where the addend does not allow it.
   bool scale_and_shift_outputs(const Affine& affine);

@@ -96,7 +96,7 @@ FoldAttempt into_sum(FoldGraph& graph, size_t sum, size_t norm, const Affine& af
   if (const std::string why = not_a_matrix(graph, node.outputs[0], node); !why.empty()) return refuse(why);
   if (product->outputs() != channels_of(affine))
     return refuse(channels_differ(graph, index, "output", product->outputs(), channels_of(affine)));
-  const size_t rank = product->matrix ? 2 : product->weights.dims.size();
+  const size_t rank = product->matrix ? 2 : product->weights.dims().size();
   const auto addend = per_channel(*constant, rank, channels_of(affine));
   if (!addend) return refuse(fmt::format("{} adds values that differ within a channel", add.label()));
 
@@ -109,7 +109,7 @@ FoldAttempt into_sum(FoldGraph& graph, size_t sum, size_t norm, const Affine& af
     if (!product->scale_and_shift_outputs(only_scale))
       return refuse(fmt::format("the bias of {} has a shape that does not fit", node.label()));
   } else {
-    scale_outputs(product->form, affine.scale, product->weights);
+    product->weights.scale_outputs(affine.scale);
   }
   if (const std::string why = product->unstorable(); !why.empty()) return refuse(why);
 
@@ -164,7 +164,7 @@ std::optional<Product> taken_in(const FoldGraph& graph, size_t reader, const std
   if (reason.empty() && product->inputs() != channels_of(affine))
     reason = channels_differ(graph, reader, "input", product->inputs(), channels_of(affine));
   if (reason.empty() && !product->matrix && !is_unpadded(node, *product) &&
-      !is_blind_to(product->form, affine.shift, product->weights)) {
+      !product->weights.is_blind_to(affine.shift)) {
     const double largest = std::abs(*std::max_element(affine.shift.begin(), affine.shift.end(),
                                                       [](double a, double b) { return std::abs(a) < std::abs(b); }));
     reason = node.op_type == "Conv"

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+
+#include "evenkeel/core/error.h"
 
 namespace evenkeel::tools {
 namespace {
@@ -60,35 +63,113 @@ std::string LinearForm::refusal(const Shape& dims) const {
   return "";
 }
 
-void scale_outputs(const LinearForm& form, std::span<const double> scale, Weights& weights) {
-  for_each_pair(form, weights, [&](size_t output, size_t, size_t first, size_t last) {
-    for (size_t i = first; i < last; ++i) weights.values[i] *= scale[output];
+ScaledWeights::ScaledWeights(const onnx::TensorValue& stored, const LinearForm& form)
+    : type_(stored.type), dims_(stored.dims), data_(stored.data), form_(form) {
+  EK_ASSERT(data_.size() == static_cast<size_t>(element_count(dims_)) * onnx::size_bytes(type_));
+}
+
+namespace {
+
+void multiply(std::span<const double> by, std::vector<double>& scale) {
+  if (scale.empty()) scale.assign(by.size(), 1);
+  for (size_t i = 0; i < by.size(); ++i) scale[i] *= by[i];
+}
+
+}  // namespace
+
+void ScaledWeights::scale_outputs(std::span<const double> scale) { multiply(scale, outputs_); }
+void ScaledWeights::scale_inputs(std::span<const double> scale) { multiply(scale, inputs_); }
+
+template <class F>
+void ScaledWeights::for_each_slice(F f) const {
+  const int64_t outer = dims_[0], inner = dims_[1];
+  const size_t width = onnx::size_bytes(type_);
+  const size_t slice = outer == 0 ? 0 : static_cast<size_t>(element_count(dims_) / outer);
+  if (slice == 0) return;
+  const size_t kernel = slice / static_cast<size_t>(inner);
+  const int64_t per_group = std::max<int64_t>(1, outer / form_.groups);
+  const bool outputs_first = form_.form == WeightForm::kConv || form_.form == WeightForm::kMatrixOfRows;
+  const std::vector<double>& of_first = outputs_first ? outputs_ : inputs_;
+  const std::vector<double>& of_second = outputs_first ? inputs_ : outputs_;
+  std::vector<double> values(slice);
+  for (int64_t i = 0; i < outer; ++i) {
+    const size_t at = static_cast<size_t>(i) * slice;
+    onnx::read_elements(type_, data_.view().subspan(at * width, slice * width), std::span(values));
+    if (!of_first.empty()) {
+      const double factor = of_first[static_cast<size_t>(i)];
+      for (double& value : values) value *= factor;
+    }
+    if (!of_second.empty()) {
+      const double* factors = of_second.data() + i / per_group * inner;
+      for (size_t k = 0; k < slice; ++k) values[k] *= factors[k / kernel];
+    }
+    f(at, std::span<const double>(values));
+  }
+}
+
+template <class F>
+void ScaledWeights::for_each_pair(F f) const {
+  const int64_t inner = dims_[1];
+  const int64_t per_group = std::max<int64_t>(1, dims_[0] / form_.groups);
+  const bool outputs_first = form_.form == WeightForm::kConv || form_.form == WeightForm::kMatrixOfRows;
+  for_each_slice([&](size_t at, std::span<const double> values) {
+    const size_t kernel = values.size() / static_cast<size_t>(inner);
+    const auto first = static_cast<int64_t>(at / values.size());
+    for (int64_t j = 0; j < inner; ++j) {
+      const auto i = static_cast<size_t>(first), k = static_cast<size_t>(first / per_group * inner + j);
+      f(outputs_first ? i : k, outputs_first ? k : i, values.subspan(static_cast<size_t>(j) * kernel, kernel));
+    }
   });
 }
 
-void scale_inputs(const LinearForm& form, std::span<const double> scale, Weights& weights) {
-  for_each_pair(form, weights, [&](size_t, size_t input, size_t first, size_t last) {
-    for (size_t i = first; i < last; ++i) weights.values[i] *= scale[input];
-  });
-}
-
-std::vector<double> response_to(const LinearForm& form, std::span<const double> value, const Weights& weights) {
-  std::vector<double> response(static_cast<size_t>(form.outputs(weights.dims)), 0.0);
-  for_each_pair(form, weights, [&](size_t output, size_t input, size_t first, size_t last) {
-    double sum = 0;
-    for (size_t i = first; i < last; ++i) sum += weights.values[i];
-    response[output] += sum * value[input];
+std::vector<double> ScaledWeights::response_to(std::span<const double> value) const {
+  std::vector<double> response(static_cast<size_t>(outputs()), 0.0);
+  for_each_pair([&](size_t output, size_t input, std::span<const double> kernel) {
+    response[output] += std::accumulate(kernel.begin(), kernel.end(), 0.0) * value[input];
   });
   return response;
 }
 
-bool is_blind_to(const LinearForm& form, std::span<const double> value, const Weights& weights) {
+bool ScaledWeights::is_blind_to(std::span<const double> value) const {
   bool blind = true;
-  for_each_pair(form, weights, [&](size_t, size_t input, size_t first, size_t last) {
-    if (value[input] == 0) return;
-    for (size_t i = first; i < last; ++i) blind = blind && weights.values[i] == 0;
+  for_each_pair([&](size_t, size_t input, std::span<const double> kernel) {
+    const auto is_zero = [](double weight) { return weight == 0; };
+    blind = blind && (value[input] == 0 || std::all_of(kernel.begin(), kernel.end(), is_zero));
   });
   return blind;
+}
+
+std::vector<double> ScaledWeights::largest_per_output() const {
+  std::vector<double> largest(static_cast<size_t>(outputs()), 0.0);
+  for_each_pair([&](size_t output, size_t, std::span<const double> kernel) {
+    for (const double weight : kernel) largest[output] = std::max(largest[output], std::abs(weight));
+  });
+  return largest;
+}
+
+std::optional<ScaledWeights::Unstorable> ScaledWeights::unstorable() const {
+  const double limit = limit_of(type_);
+  std::optional<Unstorable> found;
+  for_each_slice([&](size_t at, std::span<const double> values) {
+    double sum =
+        0;  // 0, unless one is beyond the limit or NaN: without a branch, so that the loop is a few vector instructions
+    for (const double value : values) sum += std::abs(value) < limit ? 0.0 : 1.0;
+    if (found || sum == 0) return;
+    for (size_t i = 0; i < values.size() && !found; ++i) {
+      if (!(std::abs(values[i]) < limit)) found = Unstorable{static_cast<int64_t>(at + i), values[i]};
+    }
+  });
+  return found;
+}
+
+onnx::TensorValue ScaledWeights::tensor(const std::string& name) const {
+  const size_t width = onnx::size_bytes(type_);
+  onnx::TensorValue tensor{.name = name, .type = type_, .dims = dims_, .data = {}};
+  tensor.data = onnx::Bytes::made(data_.size(), [&](std::byte* to) {
+    for_each_slice(
+        [&](size_t at, std::span<const double> values) { onnx::write_elements(type_, values, to + at * width); });
+  });
+  return tensor;
 }
 
 std::optional<Weights> affine_addend(const Weights* addend, std::span<const double> factor,

@@ -1,7 +1,6 @@
 // The arithmetic of folding: weights as doubles, and what an affine map of their inputs or outputs makes of them.
 #pragma once
 
-#include <algorithm>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,7 +10,7 @@
 
 namespace evenkeel::tools {
 
-// A constant in work. It is rounded to its type once, when all folds are done.
+// A small constant in work: a bias, gamma. It is rounded to its type once, when all folds are done.
 struct Weights {
   onnx::ElementType type = onnx::ElementType::kFloat;
   Shape dims = {};
@@ -34,32 +33,51 @@ struct LinearForm {
   std::string refusal(const Shape& dims) const;
 };
 
-// Calls f(output, input, first, last) for every run of values, one kernel, of a pair of channels.
-template <class F>
-void for_each_pair(const LinearForm& form, const Weights& weights, F f) {
-  const int64_t outer = weights.dims[0], inner = weights.dims[1];
-  if (outer == 0 || inner == 0) return;
-  const size_t kernel = weights.values.size() / static_cast<size_t>(outer * inner);
-  const int64_t per_group = std::max<int64_t>(1, outer / form.groups);
-  size_t at = 0;
-  for (int64_t i = 0; i < outer; ++i) {
-    const int64_t group = i / per_group;
-    for (int64_t j = 0; j < inner; ++j, at += kernel) {
-      const auto first = static_cast<size_t>(i), second = static_cast<size_t>(group * inner + j);
-      const bool outputs_first = form.form == WeightForm::kConv || form.form == WeightForm::kMatrixOfRows;
-      f(outputs_first ? first : second, outputs_first ? second : first, at, at + kernel);
-    }
-  }
-}
+// The weights of a product in work: what the file holds, and a factor for every output and every input channel. Each weight is multiplied in
+// double and rounded once, when all folds are done; until then no weight is copied, so that a large model takes no more memory than it has.
+class ScaledWeights {
+ public:
+  ScaledWeights() = default;
+  // Requires a floating type and extents that form.refusal() has nothing against.
+  ScaledWeights(const onnx::TensorValue& stored, const LinearForm& form);
 
-// w *= scale[output]
-void scale_outputs(const LinearForm& form, std::span<const double> scale, Weights& weights);
-// w *= scale[input]
-void scale_inputs(const LinearForm& form, std::span<const double> scale, Weights& weights);
-// What an input of constant channels gives at every output where the whole kernel lies inside: sum of w * value[input].
-std::vector<double> response_to(const LinearForm& form, std::span<const double> value, const Weights& weights);
-// True where every single product w * value[input] is 0: such a constant changes nothing, not even where a kernel is cut off.
-bool is_blind_to(const LinearForm& form, std::span<const double> value, const Weights& weights);
+  onnx::ElementType type() const { return type_; }
+  const Shape& dims() const { return dims_; }
+  const LinearForm& form() const { return form_; }
+  int64_t outputs() const { return form_.outputs(dims_); }
+  int64_t inputs() const { return form_.inputs(dims_); }
+
+  void scale_outputs(std::span<const double> scale);  // w *= scale[output]
+  void scale_inputs(std::span<const double> scale);   // w *= scale[input]
+  // What an input of constant channels gives at every output where the whole kernel lies inside: sum of w * value[input].
+  std::vector<double> response_to(std::span<const double> value) const;
+  // True where every single product w * value[input] is 0: such a constant changes nothing, not even where a kernel is cut off.
+  bool is_blind_to(std::span<const double> value) const;
+  // The largest |w| of every output.
+  std::vector<double> largest_per_output() const;
+  // The first weight that is not finite, or would not be when rounded to the type; nothing where all are.
+  struct Unstorable {
+    int64_t index;
+    double value;
+  };
+  std::optional<Unstorable> unstorable() const;
+  // The result, rounded to its type.
+  onnx::TensorValue tensor(const std::string& name) const;
+
+ private:
+  // f(first, values): the weights in order, a slice of the first extent at a time, multiplied; `first` is the index of values[0].
+  template <class F>
+  void for_each_slice(F f) const;
+  // f(output, input, values): all weights, one kernel, of a pair of channels.
+  template <class F>
+  void for_each_pair(F f) const;
+
+  onnx::ElementType type_ = onnx::ElementType::kFloat;
+  Shape dims_ = {};
+  onnx::Bytes data_ = {};
+  LinearForm form_ = {};
+  std::vector<double> outputs_ = {}, inputs_ = {};  // empty: all 1
+};
 
 // The addend of a matrix product, y = factor * addend + value[column]: an addend that is one number, a row or a column is spread to
 // what the result needs. `addend` may be null. Nothing when it does not fit a matrix of so many columns.

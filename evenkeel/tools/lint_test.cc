@@ -269,6 +269,65 @@ TEST(NormTable, of_an_onnx_model_knows_the_neighbours) {
   EXPECT_THAT(second.feeds, ElementsAre("output 'y'"));
 }
 
+TEST(NormTable, a_bias_that_others_read_too_is_not_said_to_be_redundant) {
+  const auto table_with = [](bool second_norm, bool reader, bool output) {
+    onnx::Model model;
+    model.opsets[""] = 15;
+    onnx::Graph& graph = model.graph;
+    const auto constant = [&](const char* name, const Shape& dims) {
+      const std::vector<float> values(static_cast<size_t>(element_count(dims)), 0.5F);
+      graph.initializers.push_back(onnx::make_tensor(name, dims, std::span<const float>(values)));
+    };
+    const auto node = [&](const char* op, std::vector<std::string> inputs, const char* result) {
+      graph.nodes.push_back({.op_type = op,
+                             .domain = "",
+                             .name = "",
+                             .inputs = std::move(inputs),
+                             .outputs = {result},
+                             .attributes = {}});
+    };
+    for (const char* name : {"g", "s", "m", "v", "b", "a"}) constant(name, {2});
+    constant("w", {2, 2});
+    graph.inputs.push_back({.name = "x", .dims = {}});
+    node("Gemm", {"x", "w", "b"}, "c");
+    node("MatMul", {"x", "w"}, "p");
+    node("Add", {"p", "a"}, "d");
+    for (const char* front : {"c", "d"}) {
+      const std::string name = front;
+      node("BatchNormalization", {name, "g", "s", "m", "v"}, (name + "_y").c_str());
+      if (second_norm) node("BatchNormalization", {name, "g", "s", "m", "v"}, (name + "_z").c_str());
+      if (reader) node("Relu", {name}, (name + "_r").c_str());
+      if (output) graph.outputs.push_back({.name = name, .dims = {}});
+    }
+    return norm_table(model);
+  };
+  for (const bool second_norm : {false, true}) {
+    const NormTable table = table_with(second_norm, false, false);
+    EXPECT_EQ(table.norms.front().bias_in_front, "b");
+    EXPECT_EQ(table.norms.back().bias_in_front, "a");
+  }
+  for (const bool reader : {false, true}) {
+    for (const NormRecord& norm : table_with(true, reader, !reader).norms) EXPECT_EQ(norm.bias_in_front, "");
+  }
+}
+
+TEST(NormTable, an_export_of_ours_says_which_variance_it_holds) {
+  onnx::Model model;
+  model.opsets[""] = 15;
+  const std::vector<float> values(2, 1);
+  for (const char* name : {"g", "b", "m", "v"})
+    model.graph.initializers.push_back(onnx::make_tensor(name, {2}, std::span<const float>(values)));
+  model.graph.nodes.push_back({.op_type = "BatchNormalization",
+                               .domain = "",
+                               .name = "n",
+                               .inputs = {"x", "g", "b", "m", "v"},
+                               .outputs = {"y"},
+                               .attributes = {}});
+  EXPECT_EQ(norm_table(model).norms.at(0).variance_kind, RunningVariance::kBiased);
+  model.metadata["evenkeel.running_statistics"] = "ema; " + in_words(0.1, RunningVariance::kUnbiased);
+  EXPECT_EQ(norm_table(model).norms.at(0).variance_kind, RunningVariance::kUnbiased);
+}
+
 TEST(NormTable, of_a_state_dict_finds_norms_by_their_names) {
   TensorFile file;
   const auto add = [&](const std::string& name, const std::vector<float>& values) {

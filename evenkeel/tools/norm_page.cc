@@ -7,6 +7,8 @@
 #include <functional>
 #include <limits>
 
+#include "evenkeel/report/html.h"
+
 namespace evenkeel::tools {
 namespace {
 
@@ -30,28 +32,7 @@ svg { display: block; } .axis { stroke: var(--line); } .whole { stroke: var(--bo
 
 constexpr double kWidth = 150, kHeight = 18, kMargin = 4;
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
+using report::escaped;
 
 // A column of drawings on one axis.
 struct Column {

@@ -9,6 +9,7 @@
 #include "evenkeel/tools/fold_graph.h"
 #include "evenkeel/tools/fold_linear.h"
 #include "evenkeel/tools/norm_table.h"
+#include "evenkeel/tools/onnx_metadata.h"
 
 namespace evenkeel::tools {
 namespace {
@@ -33,7 +34,6 @@ class Surroundings {
     NormRecord record{.name = norm_name(node), .output = is_body ? "" : node.outputs[0]};
     record.eps = norm.eps;
     record.new_batch_weight = new_batch_weight_of(Dialect::kOnnx, norm.old_weight);
-    record.variance_kind = RunningVariance::kBiased;
     record.training = norm.batch_statistics;
     record.spatial = norm.spatial;
     if (norm.computed.empty()) {
@@ -84,7 +84,7 @@ class Surroundings {
     const onnx::Node& node = graph_.nodes[producer];
     const bool biased = product->addend && std::any_of(product->addend->values.begin(), product->addend->values.end(),
                                                        [](double value) { return value != 0; });
-    if (biased) record.bias_in_front = node.inputs[2];
+    if (biased && only_norms_read(node.outputs[0])) record.bias_in_front = node.inputs[2];
     if (product->outputs() == record.channels) record.weight_range = largest_per_output(*product);
   }
 
@@ -94,10 +94,15 @@ class Surroundings {
     const int64_t producer = work_.uses(sum.inputs[1 - side]).producer;
     if (constants_.find(sum.inputs[side]) == nullptr || producer < 0) return;
     if (!is_product(graph_.nodes[static_cast<size_t>(producer)])) return;
-    record.bias_in_front = sum.inputs[side];
-    const std::string bias = record.bias_in_front;
     add_product(static_cast<size_t>(producer), record);
-    record.bias_in_front = bias;
+    record.bias_in_front = only_norms_read(sum.outputs[0]) ? sum.inputs[side] : "";
+  }
+
+  // To any other reader, or as an output of the graph, a bias is worth something.
+  bool only_norms_read(const std::string& value) const {
+    const onnx::Uses& use = work_.uses(value);
+    return !use.graph_output && std::all_of(use.consumers.begin(), use.consumers.end(),
+                                            [&](size_t reader) { return is_batch_norm(graph_.nodes[reader]); });
   }
 
   void add_behind(const onnx::Node& node, NormRecord& record) const {
@@ -116,11 +121,8 @@ class Surroundings {
   }
 
   static std::vector<double> largest_per_output(const Product& product) {
-    std::vector<double> largest(static_cast<size_t>(product.outputs()), 0.0);
-    for_each_pair(product.form, product.weights, [&](size_t output, size_t, size_t first, size_t last) {
-      for (size_t i = first; i < last; ++i)
-        largest[output] = std::max(largest[output], std::abs(product.weights.values[i] * product.alpha));
-    });
+    std::vector<double> largest = product.weights.largest_per_output();
+    for (double& value : largest) value *= std::abs(product.alpha);
     return largest;
   }
 
@@ -182,6 +184,8 @@ NormTable norm_table(const onnx::Model& model) {
   all.table.format = fmt::format("ONNX, opset {}, IR {}", model.opset(), model.ir_version);
   if (!model.producer_name.empty()) all.table.format += ", made by " + model.producer_name;
   collect(copy, copy.graph, nullptr, "", names, all);
+  const RunningVariance variance = stated_statistics(model).variance;
+  for (NormRecord& norm : all.table.norms) norm.variance_kind = variance;
   return std::move(all.table);
 }
 

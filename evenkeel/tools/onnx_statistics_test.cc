@@ -7,36 +7,15 @@
 #include <cmath>
 
 #include "evenkeel/core/error.h"
-#include "evenkeel/core/rng.h"
+#include "evenkeel/model_io/onnx_testing.h"
 
 namespace evenkeel::tools {
 namespace {
 
-using onnx::Node;
-
-std::vector<float> normal(size_t count, uint64_t seed) {
-  RandomStream stream(seed, RandomUse::kInitialize);
-  std::vector<float> v(count);
-  for (float& x : v) x = static_cast<float>(stream.next_normal());
-  return v;
-}
-onnx::ValueInfo info(const std::string& name, const Shape& shape) {
-  onnx::ValueInfo v{.name = name, .type = onnx::ElementType::kFloat};
-  v.dims.emplace();
-  for (const int64_t d : shape)
-    v.dims->push_back(d < 0 ? onnx::Dim{.value = {}, .symbol = "N"} : onnx::Dim{.value = d, .symbol = ""});
-  return v;
-}
-Node node(const std::string& op, std::vector<std::string> in, std::vector<std::string> out) {
-  Node n;
-  n.op_type = op;
-  n.inputs = std::move(in);
-  n.outputs = std::move(out);
-  return n;
-}
-void add(onnx::Model& m, const std::string& name, const Shape& dims, const std::vector<float>& v) {
-  m.graph.set_initializer(onnx::make_tensor(name, dims, std::span<const float>(v)));
-}
+using onnx::add;
+using onnx::info;
+using onnx::node;
+using onnx::normal;
 
 // x [N, 3] -> norm a -> relu -> gemm -> norm b [N, 2]; both norms read gamma and beta of their own, `shared`: the same mean and variance tensors.
 onnx::Model two_norms() {

@@ -135,6 +135,17 @@ TEST(DiffNorms, equal_norms_do_not_differ) {
   EXPECT_EQ(diff.changes[0].var.relative, 0);
 }
 
+TEST(DiffNorms, eps_of_another_width_is_the_same_eps) {
+  NormTable a = table_of("bn1"), b = table_of("bn1");
+  for (NormRecord& norm : a.norms) norm.eps = 1e-5;
+  for (NormRecord& norm : b.norms) norm.eps = static_cast<double>(1e-5F);
+  const NormDiff same = diff_norms(a, b);
+  EXPECT_EQ(same.largest_effect(), 0);
+  EXPECT_FALSE(same.changes.at(0).eps_differs);
+  for (NormRecord& norm : b.norms) norm.eps = 1.1e-5;
+  EXPECT_TRUE(diff_norms(a, b).changes.at(0).eps_differs);
+}
+
 TEST(DiffNorms, a_change_is_measured_per_value_and_by_its_effect) {
   const NormDiff diff = diff_norms(table_of("bn1"), table_of("bn1", 7));
   const NormChange& c = diff.changes.at(0);

@@ -97,6 +97,59 @@ ordered_json to_json(const StatisticsRecord& record) {
           {"validation_accuracy", json_of(record.validation_accuracy)}};
 }
 
+ordered_json json_of(const std::optional<Percentiles>& p) {
+  if (!p) return nullptr;
+  return {json_of(p->least), json_of(p->p15), json_of(p->p50), json_of(p->p85), json_of(p->greatest)};
+}
+
+ordered_json json_of(const LayerRecord& layer) {
+  return {{"name", layer.name},
+          {"input", json_of(std::optional<Percentiles>(layer.input))},
+          {"gamma", json_of(layer.gamma)},
+          {"beta", json_of(layer.beta)},
+          {"batch_mean", json_of(layer.batch_mean)},
+          {"batch_var", json_of(layer.batch_var)},
+          {"running_mean", json_of(layer.running_mean)},
+          {"running_var", json_of(layer.running_var)},
+          {"output", json_of(layer.output)}};
+}
+
+ordered_json json_of(const GradientRecord& gradient) {
+  return {{"parameter", gradient.parameter},
+          {"norm", json_of(gradient.norm)},
+          {"weight_norm", json_of(gradient.weight_norm)}};
+}
+
+ordered_json json_of(const Mistake& mistake) {
+  return {{"example", mistake.example},
+          {"label", mistake.label},
+          {"predicted", mistake.predicted},
+          {"probability", json_of(mistake.probability)},
+          {"png_base64", mistake.png_base64}};
+}
+
+template <class Entry>
+ordered_json list_of(const std::vector<Entry>& entries) {
+  ordered_json list = ordered_json::array();
+  for (const Entry& entry : entries) list.push_back(json_of(entry));
+  return list;
+}
+
+ordered_json to_json(const LayersRecord& record) {
+  return {{"kind", "layers"},
+          {"step", record.step},
+          {"epoch", record.epoch},
+          {"examples", record.examples},
+          {"loss", json_of(record.loss)},
+          {"layers", list_of(record.layers)},
+          {"gradients", list_of(record.gradients)}};
+}
+
+ordered_json to_json(const AnswersRecord& record) {
+  return {{"kind", "answers"},         {"step", record.step},           {"epoch", record.epoch},
+          {"classes", record.classes}, {"confusion", record.confusion}, {"mistakes", list_of(record.mistakes)}};
+}
+
 ordered_json to_json(const CheckpointRecord& record) {
   return {{"kind", "checkpoint"},
           {"step", record.step},
@@ -132,11 +185,7 @@ class Fields {
   void read(const char* key, int64_t& value) const {
     const json* field = find(key);
     if (field == nullptr) return;
-    const bool fits =
-        field->is_number_integer() &&
-        (!field->is_number_unsigned() || field->get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()});
-    if (!fits) throw BadLine{std::string("\"") + key + "\" is not an integer"};
-    value = field->get<int64_t>();
+    value = integer(*field, key);
   }
 
   void read(const char* key, double& value) const {
@@ -157,18 +206,65 @@ class Fields {
   }
 
   void read(const char* key, std::vector<NormRecord>& value) const {
-    const json* field = find(key);
-    if (field == nullptr) return;
-    if (!field->is_array()) throw BadLine{std::string("\"") + key + "\" is not a list"};
-    for (const json& entry : *field) {
-      if (!entry.is_object()) throw BadLine{std::string("\"") + key + "\" holds more than objects"};
-      const Fields fields(entry);
-      NormRecord& norm = value.emplace_back();
+    each_object(key, value, [](const Fields& fields, NormRecord& norm) {
       fields.read("name", norm.name);
       fields.read("mean_shift", norm.mean_shift);
       fields.read("log_var_ratio", norm.log_var_ratio);
       fields.read("channel", norm.channel);
-    }
+    });
+  }
+
+  void read(const char* key, std::optional<Percentiles>& value) const {
+    const json* field = find(key);
+    if (field == nullptr || field->is_null()) return;
+    if (!field->is_array() || field->size() != 5) throw BadLine{std::string("\"") + key + "\" is not five numbers"};
+    const auto at = [&](size_t i) { return number((*field)[i], key); };
+    value = Percentiles{at(0), at(1), at(2), at(3), at(4)};
+  }
+
+  void read(const char* key, std::vector<LayerRecord>& value) const {
+    each_object(key, value, [](const Fields& fields, LayerRecord& layer) {
+      std::optional<Percentiles> input;
+      fields.read("name", layer.name);
+      fields.read("input", input);
+      layer.input = input.value_or(Percentiles{});
+      fields.read("gamma", layer.gamma);
+      fields.read("beta", layer.beta);
+      fields.read("batch_mean", layer.batch_mean);
+      fields.read("batch_var", layer.batch_var);
+      fields.read("running_mean", layer.running_mean);
+      fields.read("running_var", layer.running_var);
+      fields.read("output", layer.output);
+    });
+  }
+
+  void read(const char* key, std::vector<GradientRecord>& value) const {
+    each_object(key, value, [](const Fields& fields, GradientRecord& gradient) {
+      fields.read("parameter", gradient.parameter);
+      fields.read("norm", gradient.norm);
+      fields.read("weight_norm", gradient.weight_norm);
+    });
+  }
+
+  void read(const char* key, std::vector<Mistake>& value) const {
+    each_object(key, value, [](const Fields& fields, Mistake& mistake) {
+      fields.read("example", mistake.example);
+      fields.read("label", mistake.label);
+      fields.read("predicted", mistake.predicted);
+      fields.read("probability", mistake.probability);
+      fields.read("png_base64", mistake.png_base64);
+    });
+  }
+
+  void read(const char* key, std::vector<std::string>& value) const {
+    each_entry(key, [&](const json& entry) {
+      if (!entry.is_string()) throw BadLine{std::string("\"") + key + "\" holds more than texts"};
+      value.push_back(entry.get<std::string>());
+    });
+  }
+
+  void read(const char* key, std::vector<int64_t>& value) const {
+    each_entry(key, [&](const json& entry) { value.push_back(integer(entry, key)); });
   }
 
   void read(const char* key, std::map<std::string, std::string>& value) const {
@@ -185,6 +281,31 @@ class Fields {
   const json* find(const char* key) const {
     const auto found = object_.find(key);
     return found == object_.end() ? nullptr : &*found;
+  }
+
+  template <class Visit>
+  void each_entry(const char* key, Visit visit) const {
+    const json* field = find(key);
+    if (field == nullptr) return;
+    if (!field->is_array()) throw BadLine{std::string("\"") + key + "\" is not a list"};
+    for (const json& entry : *field) visit(entry);
+  }
+
+  // Adds an element for each object of a list: read(fields of it, element).
+  template <class Element, class Read>
+  void each_object(const char* key, std::vector<Element>& value, Read read) const {
+    each_entry(key, [&](const json& entry) {
+      if (!entry.is_object()) throw BadLine{std::string("\"") + key + "\" holds more than objects"};
+      read(Fields(entry), value.emplace_back());
+    });
+  }
+
+  static int64_t integer(const json& field, const char* key) {
+    const bool fits =
+        field.is_number_integer() &&
+        (!field.is_number_unsigned() || field.get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()});
+    if (!fits) throw BadLine{std::string("\"") + key + "\" is not an integer"};
+    return field.get<int64_t>();
   }
 
   static double number(const json& field, const char* key) {
@@ -258,6 +379,27 @@ StatisticsRecord statistics_from(const Fields& fields) {
   return record;
 }
 
+LayersRecord layers_from(const Fields& fields) {
+  LayersRecord record;
+  fields.read("step", record.step);
+  fields.read("epoch", record.epoch);
+  fields.read("examples", record.examples);
+  fields.read("loss", record.loss);
+  fields.read("layers", record.layers);
+  fields.read("gradients", record.gradients);
+  return record;
+}
+
+AnswersRecord answers_from(const Fields& fields) {
+  AnswersRecord record;
+  fields.read("step", record.step);
+  fields.read("epoch", record.epoch);
+  fields.read("classes", record.classes);
+  fields.read("confusion", record.confusion);
+  fields.read("mistakes", record.mistakes);
+  return record;
+}
+
 CheckpointRecord checkpoint_from(const Fields& fields) {
   CheckpointRecord record;
   fields.read("step", record.step);
@@ -302,6 +444,8 @@ std::optional<LogRecord> record_on(std::string_view line) {
   if (kind == "epoch") return epoch_from(fields);
   if (kind == "checkpoint") return checkpoint_from(fields);
   if (kind == "statistics") return statistics_from(fields);
+  if (kind == "layers") return layers_from(fields);
+  if (kind == "answers") return answers_from(fields);
   if (kind == "end") return end_from(fields);
   if (kind.empty()) throw BadLine{"it has no \"kind\""};
   return std::nullopt;
@@ -436,7 +580,7 @@ void cut_log(const std::string& path, int64_t step) {
   for_each_record(text, path, [&](std::string_view line, std::optional<LogRecord>&& record) {
     if (record.has_value()) {
       after = step_of(*record) > step || std::holds_alternative<EndRecord>(*record) ||
-              std::holds_alternative<StatisticsRecord>(*record);
+              std::holds_alternative<StatisticsRecord>(*record) || std::holds_alternative<AnswersRecord>(*record);
     }
     if (!after) kept += line;
   });

@@ -84,6 +84,52 @@ struct StatisticsRecord {
   std::optional<double> validation_accuracy = std::nullopt;
 };
 
+// Values at a glance: the least, the percentiles 15, 50 and 85, the greatest. NaN where there is none, or one is not finite.
+struct Percentiles {
+  double least = 0, p15 = 0, p50 = 0, p85 = 0, greatest = 0;
+};
+
+// A norm, or an activation without one, at one moment of the run.
+struct LayerRecord {
+  std::string name = {};
+  Percentiles input = {};  // all values that come in: of the layer in front
+  // Of norms with statistics of the batch, over the channels; none for other layers.
+  std::optional<Percentiles> gamma = std::nullopt, beta = std::nullopt;
+  std::optional<Percentiles> batch_mean = std::nullopt, batch_var = std::nullopt;      // of the examples looked at
+  std::optional<Percentiles> running_mean = std::nullopt, running_var = std::nullopt;  // as inference reads them
+  std::optional<Percentiles> output = std::nullopt;  // gamma * xhat + beta, before the activation
+};
+struct GradientRecord {
+  std::string parameter = {};
+  double norm = 0;         // of the gradient: the square root of the sum of squares
+  double weight_norm = 0;  // of the parameter
+};
+// A look into the network on a fixed batch of training examples (train/probe.h), between two steps; it changes nothing.
+struct LayersRecord {
+  int64_t step = 0;  // done before it
+  int64_t epoch = 0;
+  int64_t examples = 0;  // looked at
+  double loss = 0;       // of these, with statistics of the batch
+  std::vector<LayerRecord> layers = {};
+  std::vector<GradientRecord> gradients = {};
+};
+
+// A test example that the network is surest about and wrong.
+struct Mistake {
+  int64_t example = 0;  // of the test set
+  int64_t label = 0, predicted = 0;
+  double probability = 0;       // of what was predicted
+  std::string png_base64 = {};  // the picture as it is in the data; "" for tables
+};
+// What the network that the run leaves says of the test set.
+struct AnswersRecord {
+  int64_t step = 0;
+  int64_t epoch = 0;
+  std::vector<std::string> classes = {};
+  std::vector<int64_t> confusion = {};  // [true class][predicted class]
+  std::vector<Mistake> mistakes = {};   // the worst first
+};
+
 struct CheckpointRecord {
   int64_t step = 0;
   int64_t epoch = 0;
@@ -100,7 +146,8 @@ struct EndRecord {
   std::string message = {};  // of the error, or which tensor was not finite; empty when finished
 };
 
-using LogRecord = std::variant<RunStart, StepRecord, EpochRecord, CheckpointRecord, StatisticsRecord, EndRecord>;
+using LogRecord = std::variant<RunStart, StepRecord, EpochRecord, CheckpointRecord, StatisticsRecord, LayersRecord,
+                               AnswersRecord, EndRecord>;
 
 // The step a record belongs to.
 int64_t step_of(const LogRecord& record);
@@ -138,7 +185,7 @@ std::vector<LogRecord> parse_log(std::string_view text, const std::string& name_
 std::vector<LogRecord> read_log(const std::string& path);
 
 // For a run resumed from its checkpoint of step `step`: atomically removes all records of later
-// steps, all EndRecords and StatisticsRecords (the run goes on) and a partial last line; the lines that stay keep their
+// steps, all EndRecords, StatisticsRecords and AnswersRecords (the run goes on) and a partial last line; the lines that stay keep their
 // bytes. Does nothing when there is no such file. Throws as read_log, and IoError when it cannot be
 // written. No RunLogWriter may be open on the file.
 void cut_log(const std::string& path, int64_t step);

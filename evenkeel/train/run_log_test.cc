@@ -186,6 +186,102 @@ TEST(RunLog, doubles_come_back_to_the_bit) {
   }
 }
 
+// Equal to the bit, or both NaN.
+void expect_same(double a, double b) {
+  if (std::isnan(a) && std::isnan(b)) return;
+  EXPECT_EQ(std::bit_cast<uint64_t>(a), std::bit_cast<uint64_t>(b)) << a << " and " << b;
+}
+
+void expect_same(const Percentiles& a, const Percentiles& b) {
+  expect_same(a.least, b.least);
+  expect_same(a.p15, b.p15);
+  expect_same(a.p50, b.p50);
+  expect_same(a.p85, b.p85);
+  expect_same(a.greatest, b.greatest);
+}
+
+void expect_same(const std::optional<Percentiles>& a, const std::optional<Percentiles>& b) {
+  ASSERT_EQ(a.has_value(), b.has_value());
+  if (a) expect_same(*a, *b);
+}
+
+TEST(RunLog, a_look_at_the_layers_comes_back_to_the_bit) {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN(), kInfinity = std::numeric_limits<double>::infinity();
+  std::mt19937_64 random(5);
+  const auto some = [&] {
+    const auto value = [&] {
+      return std::ldexp(static_cast<double>(random()), static_cast<int>(random() % 200) - 150);
+    };
+    return Percentiles{value(), -value(), value(), -value(), value()};
+  };
+  LayersRecord record{.step = 117, .epoch = 2, .examples = 64, .loss = 0.1};
+  // Every field by itself, beside absent ones.
+  constexpr std::optional<Percentiles> LayerRecord::*kFields[] = {
+      &LayerRecord::gamma,        &LayerRecord::beta,        &LayerRecord::batch_mean, &LayerRecord::batch_var,
+      &LayerRecord::running_mean, &LayerRecord::running_var, &LayerRecord::output};
+  for (const auto field : kFields) {
+    LayerRecord& layer = record.layers.emplace_back(LayerRecord{.name = "layer1.0.bn1", .input = some()});
+    layer.*field = some();
+  }
+  record.layers.push_back({.name = "relu", .input = {kNaN, -kInfinity, -0.0, 5e-324, kInfinity}});
+  record.gradients = {{"conv1.weight", 0.3, 1e-30}, {"fc.bias", kNaN, kInfinity}};
+
+  const TestFolder folder;
+  RunLogWriter log(folder / "l");
+  log.append(record);
+  log.append(LayersRecord{.step = 118, .loss = kNaN});
+  const std::vector<LogRecord> records = read_log(folder / "l");
+  ASSERT_EQ(records.size(), 2u);
+  const auto& found = std::get<LayersRecord>(records[0]);
+  EXPECT_EQ(found.step, 117);
+  EXPECT_EQ(found.epoch, 2);
+  EXPECT_EQ(found.examples, 64);
+  expect_same(found.loss, 0.1);
+  ASSERT_EQ(found.layers.size(), record.layers.size());
+  for (size_t i = 0; i < found.layers.size(); ++i) {
+    EXPECT_EQ(found.layers[i].name, record.layers[i].name);
+    expect_same(found.layers[i].input, record.layers[i].input);
+    for (const auto field : kFields) expect_same(found.layers[i].*field, record.layers[i].*field);
+  }
+  ASSERT_EQ(found.gradients.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(found.gradients[i].parameter, record.gradients[i].parameter);
+    expect_same(found.gradients[i].norm, record.gradients[i].norm);
+    expect_same(found.gradients[i].weight_norm, record.gradients[i].weight_norm);
+  }
+  EXPECT_TRUE(std::isnan(std::get<LayersRecord>(records[1]).loss));
+  EXPECT_EQ(step_of(records[1]), 118);
+}
+
+TEST(RunLog, the_answers_come_back_with_every_field) {
+  const AnswersRecord record{.step = 9,
+                             .epoch = 2,
+                             .classes = {"T-shirt/top", "\xc3\xa4 \"bag\""},
+                             .confusion = {7, 1, 2, std::numeric_limits<int64_t>::max()},
+                             .mistakes = {{.example = 41, .label = 1, .predicted = 0, .probability = 0.1},
+                                          {.example = 3, .label = 0, .predicted = 1, .probability = std::nan("")}}};
+  const TestFolder folder;
+  RunLogWriter log(folder / "l");
+  log.append(record);
+  log.append(AnswersRecord{.mistakes = {{.png_base64 = "iVBORw0KGgo+/A=="}}});
+  const std::vector<LogRecord> records = read_log(folder / "l");
+  ASSERT_EQ(records.size(), 2u);
+  const auto& found = std::get<AnswersRecord>(records[0]);
+  EXPECT_EQ(found.step, 9);
+  EXPECT_EQ(found.epoch, 2);
+  EXPECT_EQ(found.classes, record.classes);
+  EXPECT_EQ(found.confusion, record.confusion);
+  ASSERT_EQ(found.mistakes.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(found.mistakes[i].example, record.mistakes[i].example);
+    EXPECT_EQ(found.mistakes[i].label, record.mistakes[i].label);
+    EXPECT_EQ(found.mistakes[i].predicted, record.mistakes[i].predicted);
+    expect_same(found.mistakes[i].probability, record.mistakes[i].probability);
+    EXPECT_EQ(found.mistakes[i].png_base64, "");
+  }
+  EXPECT_EQ(std::get<AnswersRecord>(records[1]).mistakes.at(0).png_base64, "iVBORw0KGgo+/A==");
+}
+
 TEST(RunLog, each_record_is_one_line_in_the_file_as_soon_as_it_is_appended) {
   const TestFolder folder;
   RunLogWriter log(folder / "l");
@@ -267,6 +363,21 @@ TEST(RunLog, lines_that_are_no_records_are_refused_with_line_and_reason) {
       {R"({"kind":"epoch","test_loss":[]})", "\"test_loss\" is not a number"},
       {R"({"kind":"start","settings":[]})", "\"settings\" is not an object"},
       {R"({"kind":"start","settings":{"a":1}})", "\"settings\" holds more than texts"},
+      {R"({"kind":"layers","layers":{}})", "\"layers\" is not a list"},
+      {R"({"kind":"layers","layers":["bn1"]})", "\"layers\" holds more than objects"},
+      {R"({"kind":"layers","layers":[{"name":7}]})", "\"name\" is not a text"},
+      {R"({"kind":"layers","layers":[{"gamma":[1,2,3,4]}]})", "\"gamma\" is not five numbers"},
+      {R"({"kind":"layers","layers":[{"input":{"least":1}}]})", "\"input\" is not five numbers"},
+      {R"({"kind":"layers","layers":[{"output":[1,2,null,4,5]}]})", "\"output\" is not a number"},
+      {R"({"kind":"layers","gradients":[{"norm":"large"}]})", "\"norm\" is not a number"},
+      {R"({"kind":"layers","examples":64.5})", "\"examples\" is not an integer"},
+      {R"({"kind":"answers","classes":"shirt"})", "\"classes\" is not a list"},
+      {R"({"kind":"answers","classes":["shirt",2]})", "\"classes\" holds more than texts"},
+      {R"({"kind":"answers","confusion":["1"]})", "\"confusion\" is not an integer"},
+      {R"({"kind":"answers","confusion":[1.5]})", "\"confusion\" is not an integer"},
+      {R"({"kind":"answers","mistakes":[[]]})", "\"mistakes\" holds more than objects"},
+      {R"({"kind":"answers","mistakes":[{"example":9223372036854775808}]})", "\"example\" is not an integer"},
+      {R"({"kind":"answers","mistakes":[{"png_base64":[]}]})", "\"png_base64\" is not a text"},
       {R"({"kind":"step","x":[[[[[[[[[[[[1]]]]]]]]]]]]})", "nested too deep"},
   };
   for (const auto& c : cases) {
@@ -335,6 +446,29 @@ TEST(RunLog, cutting_removes_the_end_of_an_interrupted_run_at_the_same_step) {
   const std::vector<LogRecord> records = read_log(folder / "l");
   EXPECT_EQ(records.size(), some_run().size() - 1);
   EXPECT_FALSE(std::holds_alternative<EndRecord>(records.back()));
+}
+
+// A run that goes on gives other answers in the end; what was seen in its layers up to here stays true.
+TEST(RunLog, cutting_removes_what_the_end_of_the_run_said_and_keeps_looks_of_the_steps_that_stay) {
+  const TestFolder folder;
+  {
+    RunLogWriter log(folder / "l");
+    log.append(some_start());
+    log.append(LayersRecord{.step = 0});
+    log.append(StepRecord{.step = 1});
+    log.append(LayersRecord{.step = 1});
+    log.append(StepRecord{.step = 2});
+    log.append(LayersRecord{.step = 2});
+    log.append(AnswersRecord{.step = 2, .classes = {"a"}, .confusion = {1}});
+    log.append(StatisticsRecord{.step = 2});
+    log.append(EndRecord{.step = 2});
+  }
+  cut_log(folder / "l", 2);
+  const std::vector<LogRecord> records = read_log(folder / "l");
+  EXPECT_EQ(steps_of(records), (std::vector<int64_t>{0, 0, 1, 1, 2, 2}));
+  EXPECT_TRUE(std::holds_alternative<LayersRecord>(records.back()));
+  cut_log(folder / "l", 1);
+  EXPECT_EQ(steps_of(read_log(folder / "l")), (std::vector<int64_t>{0, 0, 1, 1}));
 }
 
 TEST(RunLog, cutting_removes_a_partial_line_and_lines_not_known_go_with_the_one_before) {

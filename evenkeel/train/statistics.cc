@@ -249,8 +249,10 @@ class Passes {
   std::vector<int64_t> order_;
 };
 
-std::map<std::string, std::string> record_of(const StatisticsSettings& s, const data::Dataset& dataset,
-                                             const StatisticsWork& work) {
+}  // namespace
+
+std::map<std::string, std::string> statistics_record(const StatisticsSettings& s, const data::Dataset& dataset,
+                                                     const StatisticsWork& work) {
   std::map<std::string, std::string> record{{"data", dataset.name},
                                             {"examples", std::to_string(work.examples)},
                                             {"batch_size", std::to_string(s.batch_size)},
@@ -260,8 +262,6 @@ std::map<std::string, std::string> record_of(const StatisticsSettings& s, const 
   if (s.corrupt.kind != data::Corrupt::Kind::kNone) record["corrupt"] = data::to_string(s.corrupt);
   return record;
 }
-
-}  // namespace
 
 std::vector<NormLayer> norm_layers(const ModelSpec& spec) {
   std::vector<NormLayer> layers;
@@ -318,7 +318,7 @@ StatisticsWork recompute_statistics(Model& model, const data::Dataset& dataset, 
   if (all.empty()) return work;  // all are frozen
   model.spec.norm_options.biased = settings.biased;
   model.running_statistics = name_of(settings.kind);
-  model.statistics_made = record_of(settings, dataset, work);
+  model.statistics_made = statistics_record(settings, dataset, work);
   return work;
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,9 @@ struct StatisticsWork {
   int64_t norms = 0, examples = 0, passes = 0;
   double seconds = 0;
 };
+// What a model says about statistics that were made so (Model::statistics_made).
+std::map<std::string, std::string> statistics_record(const StatisticsSettings& settings, const data::Dataset& dataset,
+                                                     const StatisticsWork& work);
 // Makes the running statistics of `model` anew from the examples of `dataset`; its weights stay. Same bits for any number of threads.
 //   population            level by level: norms whose inputs depend on no other norm first, then, with their statistics in place, those above
 //   the others            one pass; every norm normalizes by the batch, as in training

@@ -207,6 +207,8 @@ void require_sound(const TrainSettings& s) {
   if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
     throw UsageError("max-steps, overfit and threads must not be negative");
   }
+  if (s.record_layers < 0)
+    throw UsageError(fmt::format("record-layers must be at least 0, which is none; found {}", s.record_layers));
   require_sound_memory(s.batch_size, s.micro_batch, s.spill, s.memory_bytes);
 }
 

@@ -20,6 +20,7 @@
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/train/checkpoint.h"
+#include "evenkeel/train/recording.h"
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/run_folder.h"
 #include "evenkeel/train/run_log.h"
@@ -30,19 +31,6 @@ namespace evenkeel {
 namespace {
 
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// The first n examples of a data set, in place.
-void truncate(data::Dataset& dataset, int64_t n) {
-  if (dataset.count <= n) return;
-  Shape shape = dataset.values.shape();
-  shape[0] = n;
-  Tensor values(dataset.values.dtype(), shape);
-  std::memcpy(values.raw(), dataset.values.raw(), values.bytes());
-  dataset.values = std::move(values);
-  dataset.labels.resize(static_cast<size_t>(n));
-  if (!dataset.weights.empty()) dataset.weights.resize(static_cast<size_t>(n));
-  dataset.count = n;
-}
 
 // One training run from its data to its model.
 class Run {
@@ -99,7 +87,7 @@ class Run {
     data::require_learnable(splits_.train);
     if (settings_.overfit > 0) {
       for (data::Dataset* split : {&splits_.train, &splits_.validation, &splits_.test})
-        truncate(*split, settings_.overfit);
+        *split = data::first_examples(*split, settings_.overfit);
     }
     if (splits_.train.count < 1) throw UsageError("data '" + settings_.data + "' has no training examples");
     model_.spec = resolve_spec(settings_, splits_);
@@ -128,6 +116,11 @@ class Run {
     }
     compile();
     evaluator_ = evaluator_of(model_);
+    if (settings_.record_layers > 0) {
+      recorder_ = std::make_unique<LayerRecorder>(
+          model_.spec, model_.store, splits_.train, model_.standardization,
+          LayerRecorderSettings{.batch_size = settings_.batch_size, .seed = settings_.seed, .threads = threads_});
+    }
     reader_ = std::make_unique<data::BatchReader>(splits_.train, model_.standardization, settings_.augment,
                                                   data::Corrupt{}, settings_.seed);
     const auto largest = static_cast<size_t>(cut_.largest());
@@ -352,6 +345,7 @@ class Run {
     result.status = "finished";
     result.parameters = parameters_;
     result.steps = 1;
+    if (recorder_) recorder_->look(0, 0);
     for (Executable* executable : {executable_.get(), last_executable_.get()}) {
       if (executable == nullptr) continue;
       const RunArguments arguments =
@@ -363,7 +357,8 @@ class Run {
       if (executable == executable_.get()) result.train_loss = executable->scalar("loss");
     }
     if (!require_finite_state(result)) return result;
-    for (data::Dataset* split : {&splits_.test, &splits_.validation}) truncate(*split, settings_.batch_size);
+    for (data::Dataset* split : {&splits_.test, &splits_.validation})
+      *split = data::first_examples(*split, settings_.batch_size);
     evaluate_splits(*evaluator_, result);
     require_finite_outputs(result.test_loss, result.validation_loss, result);
     result.peak_memory_bytes = peak_memory_bytes();
@@ -374,9 +369,10 @@ class Run {
   template <class Figures>
   void evaluate_splits(Evaluator& evaluator, Figures& figures) {
     if (splits_.test.count > 0) {
-      const EvalResult test = evaluator.run(splits_.test, model_.standardization);
-      figures.test_loss = test.loss;
-      figures.test_accuracy = test.accuracy;
+      answers_ = evaluator.run(splits_.test, model_.standardization);
+      answered_step_ = state_.step;
+      figures.test_loss = answers_.loss;
+      figures.test_accuracy = answers_.accuracy;
     }
     if (splits_.validation.count > 0) {
       const EvalResult validation = evaluator.run(splits_.validation, model_.standardization);
@@ -409,7 +405,8 @@ class Run {
     }
     state_ = restore_checkpoint(latest.found->state, latest.found->path, identity_, model_.store);
     require_place_in_run(latest.found->path);
-    cut_log(folder_->log_path(), state_.step);
+    // Before the first step a log has nothing that is not written again.
+    cut_log(folder_->log_path(), state_.step > 0 ? state_.step : -1);
     note(fmt::format("resuming {} at epoch {}, step {}", folder_->dir(), state_.epoch, state_.step));
   }
 
@@ -443,6 +440,7 @@ class Run {
     start.versions["evenkeel"] = version();
     start.settings = model_.training;
     start.settings["threads"] = std::to_string(threads_);
+    start.settings["record-layers"] = std::to_string(settings_.record_layers);
     log_->append(start);
   }
 
@@ -491,6 +489,7 @@ class Run {
     result.status = "finished";
     last_checkpoint_s_ = now_s();
     profiled_step_ = std::min(state_.step + kProfiledStep, total_steps());
+    if (recorder_ && state_.step == 0) log_->append(recorder_->look(0, 0));
     while (state_.step < total_steps()) {
       if (state_.epoch == 0 || state_.batch == steps_per_epoch()) begin_epoch();
       if (order_.empty()) {
@@ -573,6 +572,8 @@ class Run {
     if (!run.finite && settings_.on_nonfinite == OnNonfinite::kStop) {
       return stop_not_finite(result, executable.first_nonfinite(arguments));
     }
+    if (recorder_ && look_is_due(state_.batch, steps_per_epoch(), settings_.record_layers))
+      log_->append(recorder_->look(state_.step, state_.epoch));
     report_progress(arguments.learning_rate);
     return true;
   }
@@ -825,6 +826,7 @@ class Run {
         evaluate_splits(outcome_ ? *outcome_evaluator_ : *evaluator_, result);
       save_model(folder_->model_path(), outcome_ ? *outcome_ : model_);
       result.model_path = folder_->model_path();
+      append_answers();
     }
     // An interrupted run has figures only if it stopped where an epoch ends: else they would be those of older weights.
     if (last_epoch_ && (result.status != "interrupted" || state_.batch == steps_per_epoch())) {
@@ -846,6 +848,15 @@ class Run {
     log_->sync();
   }
 
+  // Where the last evaluation was of the network that is saved: not in the middle of an epoch.
+  void append_answers() {
+    if (answered_step_ != state_.step || answers_.labelled == 0) return;
+    AnswersRecord record = answers_of(answers_, splits_.test, model_.class_names);
+    record.step = state_.step;
+    record.epoch = state_.epoch;
+    log_->append(record);
+  }
+
   // Of those that this process makes, the one that is profiled: by then memory has been touched and the clock of the processor is up.
   static constexpr int64_t kProfiledStep = 3;
 
@@ -860,6 +871,9 @@ class Run {
   int64_t parameters_ = 0;
   std::unique_ptr<Executable> executable_, last_executable_;
   std::unique_ptr<Evaluator> evaluator_;
+  std::unique_ptr<LayerRecorder> recorder_;  // null: --record-layers 0
+  EvalResult answers_;                       // of the last evaluation of the test set
+  int64_t answered_step_ = -1;
   std::unique_ptr<data::BatchReader> reader_;
   AlignedBytes x_;
   std::vector<int32_t> labels_;

@@ -77,8 +77,9 @@ struct TrainSettings {
   LastBatch last_batch = LastBatch::kKeep;
   OnNonfinite on_nonfinite = OnNonfinite::kStop;
   data::Augment augment;
-  std::string out;      // "": a new numbered folder below runs/
-  std::string profile;  // a file for the trace of one step; "": none
+  std::string out;            // "": a new numbered folder below runs/
+  std::string profile;        // a file for the trace of one step; "": none
+  int64_t record_layers = 4;  // looks into the network an epoch, and one before it (LayersRecord); 0: none
   bool resume = false;
   double checkpoint_every_s = 30;
 };

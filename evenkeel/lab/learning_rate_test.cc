@@ -1,0 +1,66 @@
+#include <gtest/gtest.h>
+
+#include <fmt/format.h>
+
+#include "evenkeel/lab/clouds_testing.h"
+#include "evenkeel/lab/experiment.h"
+
+namespace evenkeel::lab {
+namespace {
+
+constexpr double kRates[] = {1e-4, 1e-3, 1e-2, 0.1, 1, 10};
+
+// Accuracies at the six rates of the quick lab.
+Results results_of(const std::vector<double>& none, const std::vector<double>& batch, int64_t seed = 1) {
+  Results results;
+  for (size_t i = 0; i < std::size(kRates); ++i) {
+    results[fmt::format("none/rate={}/seed={}", kRates[i], seed)] = {{"accuracy", none[i]},
+                                                                     {"diverged", none[i] == 0.1}};
+    results[fmt::format("batch/rate={}/seed={}", kRates[i], seed)] = {{"accuracy", batch[i]}, {"diverged", false}};
+  }
+  return results;
+}
+Outcome outcome_of(const Results& results, int64_t seeds = 1) {
+  return learning_rate_experiment().conclude({.seeds = seeds, .quick = true}, results);
+}
+
+TEST(LearningRateExperiment, each_verdict_follows_from_its_figures) {
+  const std::vector<double> narrow = {0.1, 0.3, 0.6, 0.8, 0.1, 0.1};
+  EXPECT_EQ(outcome_of(results_of(narrow, {0.1, 0.3, 0.7, 0.8, 0.8, 0.3})).verdict, Verdict::kHolds);
+  // Higher, but no wider: the low end is lost.
+  EXPECT_EQ(outcome_of(results_of(narrow, {0.1, 0.1, 0.1, 0.7, 0.8, 0.3})).verdict, Verdict::kHoldsInPart);
+  // Wider at the low end only.
+  EXPECT_EQ(outcome_of(results_of(narrow, {0.1, 0.3, 0.8, 0.8, 0.1, 0.1})).verdict, Verdict::kHoldsInPart);
+  EXPECT_EQ(outcome_of(results_of(narrow, narrow)).verdict, Verdict::kDoesNotHold);
+  // A network that learns nothing without the norm sets no bar that all pass.
+  EXPECT_EQ(outcome_of(results_of({0.1, 0.1, 0.1, 0.1, 0.1, 0.1}, {0.1, 0.3, 0.8, 0.8, 0.1, 0.1})).verdict,
+            Verdict::kHolds);
+}
+
+TEST(LearningRateExperiment, the_figures_are_those_of_the_ranges) {
+  const Outcome outcome = outcome_of(results_of({0.1, 0.3, 0.6, 0.8, 0.1, 0.1}, {0.1, 0.3, 0.76, 0.8, 0.78, 0.3}));
+  EXPECT_NEAR(outcome.figures.at(0).median(), 10, 1e-9);  // 1 over 0.1
+  EXPECT_EQ(outcome.figures.at(1).median(), 2);           // 3 decades less 1
+  EXPECT_EQ(outcome.charts.at(0).series.at(1).y.at(4), 0.78);
+  EXPECT_NEAR(outcome.charts.at(0).series.at(2).y.at(0), 0.75, 1e-9);
+  EXPECT_NE(outcome.answer.find("0 of 6 runs came to values that are not finite with the norm, 3 without it"),
+            std::string::npos)
+      << outcome.answer;
+}
+
+TEST(LearningRateExperiment, a_problem_that_is_easy_is_learned_at_every_middle_rate) {
+  const data::Splits splits = cloud_splits();
+  const LabSetup setup{.splits = &splits, .seeds = 1, .quick = true};
+  const Experiment experiment = learning_rate_experiment();
+  Results results;
+  for (const Trial& trial : experiment.trials(setup)) results[trial.key] = trial.run(results);
+  ASSERT_EQ(results.size(), 12u);
+  for (const char* key : {"none/rate=0.1/seed=1", "batch/rate=0.1/seed=1"})
+    EXPECT_EQ(results.at(key)["accuracy"], 1.0) << key;
+  const Outcome outcome = experiment.conclude(setup, results);
+  EXPECT_EQ(outcome.charts.at(0).series.at(0).x.size(), 6u);
+  EXPECT_GE(outcome.figures.at(4).median(), 0.1);  // the highest usable rate without the norm
+}
+
+}  // namespace
+}  // namespace evenkeel::lab

@@ -1,0 +1,110 @@
+#include <gtest/gtest.h>
+
+#include <fmt/format.h>
+
+#include "evenkeel/lab/clouds_testing.h"
+#include "evenkeel/lab/experiment.h"
+
+namespace evenkeel::lab {
+namespace {
+
+// Accuracy 0.805 from step `at` on, 0.1 before it; a step takes `seconds`.
+Json curve(int64_t at, double seconds) {
+  Json json{{"network", "net"},
+            {"steps", Json::array()},
+            {"seconds", Json::array()},
+            {"accuracy", Json::array()},
+            {"diverged", false}};
+  for (int64_t step = 0; step <= 100; step += 10) {
+    json["steps"].push_back(step);
+    json["seconds"].push_back(seconds * static_cast<double>(step));
+    json["accuracy"].push_back(step >= at ? 0.805 : 0.1);
+  }
+  return json;
+}
+constexpr int64_t kNever = 1000;
+
+// Without the norm 0.805 at step 40 in steps of 1 ms, for both networks and at all rates.
+Results results_of(int64_t sigmoid_at, int64_t network_at, double seconds) {
+  Results results;
+  for (const std::string subject : {"sigmoid", "network"}) {
+    const int64_t at = subject == "sigmoid" ? sigmoid_at : network_at;
+    for (const double rate : {0.1, 0.3, 1.0, 3.0}) {
+      results[fmt::format("{}/none/rate={}", subject, rate)] = curve(40, 1e-3);
+      results[fmt::format("{}/batch/rate={}", subject, rate)] = curve(at, seconds);
+    }
+    results[subject + "/none/seed=1"] = curve(40, 1e-3);
+    results[subject + "/batch/seed=1"] = curve(at, seconds);
+  }
+  return results;
+}
+Outcome outcome_of(const Results& results) { return speed_experiment().conclude({.seeds = 1, .quick = true}, results); }
+
+TEST(SpeedExperiment, each_verdict_follows_from_its_figures) {
+  EXPECT_EQ(outcome_of(results_of(10, 20, 1e-3)).verdict, Verdict::kHolds);
+  EXPECT_EQ(outcome_of(results_of(10, 20, 5e-3)).verdict, Verdict::kHoldsInPart);  // fewer steps, but not sooner
+  EXPECT_EQ(outcome_of(results_of(10, 30, 1e-3)).verdict, Verdict::kHoldsInPart);
+  EXPECT_EQ(outcome_of(results_of(60, 10, 1e-3)).verdict, Verdict::kHoldsInPart);
+  EXPECT_EQ(outcome_of(results_of(40, 40, 1e-3)).verdict, Verdict::kDoesNotHold);
+  EXPECT_EQ(outcome_of(results_of(kNever, kNever, 1e-3)).verdict, Verdict::kDoesNotHold);
+}
+
+TEST(SpeedExperiment, ratios_count_runs_that_miss_the_target) {
+  Results results = results_of(10, 20, 5e-3);
+  Outcome outcome = outcome_of(results);
+  EXPECT_NEAR(outcome.figures.at(0).median(), 4, 1e-9);
+  EXPECT_NEAR(outcome.figures.at(1).median(), 0.8, 1e-9);
+  EXPECT_NEAR(outcome.figures.at(2).median(), 2, 1e-9);
+  EXPECT_EQ(outcome.charts.at(0).series.at(2).y.at(0), 0.8);  // 0.805 in whole percent
+  results["sigmoid/none/seed=1"] = curve(kNever, 1e-3);       // counts with all its steps
+  results["network/batch/seed=1"] = curve(kNever, 1e-3);
+  outcome = outcome_of(results);
+  EXPECT_NEAR(outcome.figures.at(0).median(), 100, 1e-9);  // 1000 steps of the quick lab over 10
+  EXPECT_EQ(outcome.figures.at(2).median(), 0);
+  EXPECT_EQ(outcome.answer.find("net: 80 % is reached in at least 100 times fewer"), 0u) << outcome.answer;
+  EXPECT_EQ(outcome.tables.at(0).rows.at(3).at(3), "not reached");
+}
+
+TEST(SpeedExperiment, the_best_rate_takes_the_fewest_steps_to_the_target) {
+  Results results = results_of(30, 30, 1e-3);
+  results["sigmoid/batch/rate=3"] = curve(20, 1e-3);
+  results["network/batch/rate=0.3"] = curve(10, 1e-3);
+  results["network/batch/rate=0.3"]["diverged"] = true;  // got there before it diverged
+  results["network/none/rate=1"] = curve(10, 1e-3);
+  const Outcome outcome = outcome_of(results);
+  const auto& rows = outcome.tables.at(0).rows;
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows.at(0).at(2), "0.3");  // all are the same: the first
+  EXPECT_EQ(rows.at(1).at(2), "3");
+  EXPECT_EQ(rows.at(2).at(2), "1");
+  EXPECT_EQ(rows.at(3).at(2), "0.1");
+}
+
+// Clouds that a line tells apart: the target is all of them, and every run that is measured gets there.
+TEST(SpeedExperiment, learns_what_can_be_learned) {
+  const data::Splits splits = cloud_splits();
+  const LabSetup setup{.splits = &splits, .seeds = 1, .quick = true};
+  const Experiment experiment = speed_experiment();
+  Results results;
+  for (const Trial& trial : experiment.trials(setup)) results[trial.key] = trial.run(results);
+  const Outcome outcome = experiment.conclude(setup, results);
+  for (const size_t series : {0u, 1u}) EXPECT_EQ(outcome.charts.at(0).series.at(series).y.back(), 1.0);
+  EXPECT_EQ(outcome.charts.at(0).series.at(2).y.at(0), 1.0);
+  for (const auto& row : outcome.tables.at(0).rows) EXPECT_EQ(row.back(), "0");
+  // What goes into a sigmoid has percentiles in their order, with the norm and without it.
+  for (const char* key : {"sigmoid/none/seed=1", "sigmoid/batch/seed=1"}) {
+    const Json& inputs = results.at(key)["inputs"];
+    ASSERT_EQ(inputs["steps"].size(), 51u);
+    EXPECT_EQ(inputs["steps"].back(), 1000);
+    for (size_t i = 0; i < 51; ++i) {
+      EXPECT_LE(inputs["low"][i], inputs["median"][i]);
+      EXPECT_LE(inputs["median"][i], inputs["high"][i]);
+    }
+    EXPECT_GT(inputs["swing"], 0);
+  }
+  // gamma is 1 and beta 0 before the first step: about half of the values lie on either side of 0.
+  EXPECT_NEAR(results.at("sigmoid/batch/seed=1")["inputs"]["median"][0].get<double>(), 0, 1.5);
+}
+
+}  // namespace
+}  // namespace evenkeel::lab
