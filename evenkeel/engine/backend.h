@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "evenkeel/comm/comm.h"
 #include "evenkeel/core/moments.h"
 #include "evenkeel/engine/parameter_store.h"
 #include "evenkeel/graph/plan.h"
@@ -35,6 +36,11 @@ struct RunArguments {
   const int64_t* example_indices = nullptr;  // n global indices; null: 0, 1, 2, ...
   // False: the UpdateRunning nodes are left out, and the running statistics stay as they are; everything else is done.
   bool update_running = true;
+  // Where several ranks share a batch (compile() with a Comm): x, labels, weights and example_indices above are those of this rank's n
+  // examples, its shard_of(batch, plan.shard_unit, ranks, rank); n may be 0. The same on every rank:
+  int64_t batch = 0;                     // examples of the batch, those of all ranks; 0: n
+  int64_t first = 0;                     // of this rank, in the batch
+  const float* batch_weights = nullptr;  // of all examples of the batch, where there are weights: weights = batch_weights + first
 };
 
 struct RunResult {
@@ -83,7 +89,10 @@ class Backend {
   virtual ~Backend() = default;
   // The executable keeps references into `store`, which must outlive it. Throws BackendError naming the node for an op it does not
   // support, before the first batch, and IoError when there is no room for the values that the plan spills.
-  virtual std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store) = 0;
+  // comm: of plan.ranks ranks, which must outlive the executable; all of them make the same plan and run it together: run(), trace() and
+  // first_nonfinite() are collective then, and may throw RankError. Null: one rank. Scalars, moments and gradients read after a run are
+  // those of the whole batch, batched values those of this rank.
+  virtual std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store, Comm* comm = nullptr) = 0;
 };
 
 // True when the CPU backend runs graphs of with_precision(.., kBF16) faster than fp32 ones: this processor multiplies bf16 itself.

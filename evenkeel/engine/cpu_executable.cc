@@ -18,7 +18,7 @@ namespace {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int threads, std::string spill_folder) : threads_(threads), spill_folder_(std::move(spill_folder)) {}
-  std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store) override {
+  std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store, Comm*) override {
     return std::make_unique<CpuExecutable>(std::move(plan), store, threads_, spill_folder_);
   }
 

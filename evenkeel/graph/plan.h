@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "evenkeel/core/moments.h"
 #include "evenkeel/graph/graph.h"
 #include "evenkeel/graph/phases.h"
 
@@ -26,7 +27,17 @@ struct PlanOptions {
   int64_t micro_batch = 0;
   // Where memory_bytes is not met by recomputing: values of the whole batch may lie in a file that is mapped to memory.
   bool spill = false;
+  // Ranks that share the batch: the plan is that of the largest share, shard_of(batch, shard_unit, ranks, 0).
+  int ranks = 1;
+  // Whose moments a norm sees: of all ranks (0), or of so many neighbours (1: of its own rank).
+  int norm_group = 0;
+  // Weight gradients are summed in kDeterministicGroups groups of whole blocks by their index in the batch: the same bits on any number of
+  // ranks, one included, but others than without it.
+  bool deterministic = false;
 };
+
+// Partial sums of a weight gradient under PlanOptions::deterministic; no more ranks than these.
+inline constexpr int64_t kDeterministicGroups = 16;
 
 inline constexpr size_t kNotInArena = SIZE_MAX;
 
@@ -41,10 +52,14 @@ struct Phase : PhaseNodes {
 
 struct Plan {
   Graph graph;
-  int64_t batch = 0;         // the largest number of examples of a run
+  int64_t batch = 0;         // the largest number of examples of a run, of one rank
   int64_t row_capacity = 0;  // rows every batched value in the arena has room for: `batch` padded to whole units
   std::vector<Phase> phases;
   int64_t micro_batch = 0;  // as in PlanOptions
+  int ranks = 1;            // as in PlanOptions
+  int norm_group = 0;
+  int64_t shard_unit = kBlockExamples;  // what a batch is cut into for its ranks (shard_of)
+  int64_t gradient_rows = 0;            // deterministic: examples of a group of weight gradients; else 0
   // Per value: where it lies in the arena, in the spill area or, with scratch_rows > 0, in its phase's scratch memory, which has room for
   // so many rows, row i of the batch at i % scratch_rows. kNotInArena: inputs, parameters, buffers, states and values nobody makes.
   std::vector<size_t> offset;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "evenkeel/comm/comm.h"
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/graph/autodiff.h"
@@ -71,6 +72,10 @@ struct TrainSettings {
   size_t memory_bytes = 0;  // > 0: the most that a training step may take (memory_of)
   int64_t micro_batch = 0;  // > 0: examples that a step has in work at a time, in whole blocks (PlanOptions)
   std::string spill;        // a folder for what memory_bytes has no room for; "": none
+  // Several ranks (comm/comm.h): whose moments a norm sees. 0: those of all ranks; k: of k neighbours (1: of its own).
+  int64_t norm_sync_group = 0;
+  bool deterministic = false;  // weight gradients of the same bits on any number of ranks (PlanOptions)
+  double timeout_s = 300;      // that a rank waits for others; 0: for ever
   int64_t max_steps = 0;    // > 0: stop after so many steps in all
   int64_t overfit = 0;      // > 0: train on the first so many examples of every split only
   bool dry_run = false;     // one batch of everything; writes nothing
@@ -128,7 +133,10 @@ struct TrainResult {
 // Throws the errors of data, model, plan and run folder before the first step. A run that meets a value that is not finite returns
 // status "not finite" (exit code 6): the last good checkpoint is kept and no model is written. What goes wrong later, such as a full disk, is
 // thrown, after an EndRecord "failed".
-TrainResult train(const TrainSettings& settings, const TrainObserver& observer);
+// With several ranks all call it with the same settings and get the same result; rank 0 alone calls the observer's functions and
+// writes files, any rank's `stop` stops all. Errors of one rank are AgreedErrors on all, as far as they are found before the first step.
+TrainResult train(const TrainSettings& settings, const TrainObserver& observer);                // world()
+TrainResult train(const TrainSettings& settings, const TrainObserver& observer, Comm& comm);
 
 // Peak resident memory of this process.
 int64_t peak_memory_bytes();
