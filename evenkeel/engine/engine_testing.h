@@ -117,7 +117,8 @@ class TestStep {
     }
     fill_store(parameters, buffers, states);
     graph = pass(std::move(graph));
-    executable_ = cpu_backend(options.threads, spill_folder)->compile(make_plan(std::move(graph), options), store_, comm);
+    executable_ =
+        cpu_backend(options.threads, spill_folder)->compile(make_plan(std::move(graph), options), store_, comm);
     RandomStream random(5, RandomUse::kInitialize);
     for (int64_t i = 0; i < n * elements_; ++i) x_.push_back(static_cast<float>(random.next_normal()));
     for (int64_t i = 0; i < n; ++i) labels_.push_back(static_cast<int32_t>(i * i % 4));
