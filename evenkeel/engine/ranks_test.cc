@@ -8,6 +8,7 @@
 
 #include "evenkeel/comm/thread_ranks.h"
 #include "evenkeel/engine/engine_testing.h"
+#include "evenkeel/graph/traffic.h"
 
 namespace evenkeel {
 namespace {
@@ -311,6 +312,34 @@ TEST(Ranks, sum_the_gradients_of_norms_of_single_examples) {
       expect_close(all.front().state, one.state, 2e-6, "group norm");
       if (deterministic) {
         EXPECT_EQ(first_difference(all.front().state, one.state), "");
+      }
+    }
+  }
+}
+
+// What a plan says in advance is what the first rank gives.
+TEST(Ranks, give_the_bytes_that_the_plan_tells) {
+  for (const TestNet& net : nets()) {
+    for (const bool deterministic : {false, true}) {
+      for (const int group : {0, 2}) {
+        const PlanOptions options{.batch = 96, .ranks = 4, .norm_group = group, .deterministic = deterministic};
+        run_ranks(4, [&](Comm& comm) {
+          TestStep step(net, options, 96, Mode::kTrain, ActivationKind::kRelu, Precision::kF32, "", &comm);
+          const int64_t before = comm.totals().bytes;
+          step.run();
+          const Traffic traffic = traffic_of(step.executable().plan());
+          const auto given = static_cast<double>(comm.totals().bytes - before);
+          // With groups, what travels in the group is counted by a Comm of its own, and the agreement of the guard is a byte or so.
+          if (group == 0) {
+            EXPECT_LE(given, static_cast<double>(traffic.reduction_bytes + traffic.gradient_bytes)) << net.name;
+            if (comm.rank() == 0) {
+              EXPECT_EQ(given, static_cast<double>(traffic.reduction_bytes + traffic.gradient_bytes)) << net.name;
+            }
+          } else {
+            EXPECT_LT(given, static_cast<double>(traffic.reduction_bytes + traffic.gradient_bytes)) << net.name;
+          }
+          EXPECT_GT(traffic.exchanges, 2);
+        });
       }
     }
   }
