@@ -33,14 +33,15 @@ struct RunArguments {
   // For dropout: masks are a pure function of (seed, epoch, example index, dropout node).
   uint64_t seed = 1;
   uint64_t epoch = 0;
-  const int64_t* example_indices = nullptr;  // n global indices; null: 0, 1, 2, ...
+  const int64_t* example_indices = nullptr;  // n global indices; null: first, first + 1, ...
   // False: the UpdateRunning nodes are left out, and the running statistics stay as they are; everything else is done.
   bool update_running = true;
   // Where several ranks share a batch (compile() with a Comm): x, labels, weights and example_indices above are those of this rank's n
   // examples, its shard_of(batch, plan.shard_unit, ranks, rank); n may be 0. The same on every rank:
-  int64_t batch = 0;                     // examples of the batch, those of all ranks; 0: n
-  int64_t first = 0;                     // of this rank, in the batch
-  const float* batch_weights = nullptr;  // of all examples of the batch, where there are weights: weights = batch_weights + first
+  int64_t batch = 0;  // examples of the batch, those of all ranks; 0: n
+  int64_t first = 0;  // of this rank, in the batch
+  const float* batch_weights =
+      nullptr;  // of all examples of the batch, where there are weights: weights = batch_weights + first
 };
 
 struct RunResult {
@@ -51,11 +52,12 @@ struct RunResult {
 // What happened in one run. Several events of a node are its tiles, and the fold of its partial results.
 struct TraceEvent {
   int32_t phase = 0;  // -1: before the first, the input and the packed weights
-  int32_t node = -1;  // index into the plan's nodes; -1: none
+  int32_t node = -1;  // index into the plan's nodes; -1: none; kOtherRanks: what goes to and comes from the other ranks
   int32_t thread = 0;
   int64_t first_example = -1;     // of the tile; -1: no tile
   double start_s = 0, end_s = 0;  // since the run began
 };
+inline constexpr int32_t kOtherRanks = -2;
 struct Trace {
   std::vector<TraceEvent> events;
   int threads = 1;
@@ -97,6 +99,8 @@ class Backend {
 
 // True when the CPU backend runs graphs of with_precision(.., kBF16) faster than fp32 ones: this processor multiplies bf16 itself.
 bool cpu_has_bf16();
+// True when the outputs of large linear layers in training may have other bits on another number of ranks, but for deterministic plans.
+bool cpu_products_depend_on_rows();
 
 // Our kernels for the norm, oneDNN for convolutions and matrix products, OpenMP for threads. spill_folder: where plans that spill values
 // have a file for them, which has no name and is gone with the executable.
