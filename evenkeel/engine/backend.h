@@ -38,9 +38,10 @@ struct RunArguments {
   bool update_running = true;
   // Where several ranks share a batch (compile() with a Comm): x, labels, weights and example_indices above are those of this rank's n
   // examples, its shard_of(batch, plan.shard_unit, ranks, rank); n may be 0. The same on every rank:
-  int64_t batch = 0;                     // examples of the batch, those of all ranks; 0: n
-  int64_t first = 0;                     // of this rank, in the batch
-  const float* batch_weights = nullptr;  // of all examples of the batch, where there are weights: weights = batch_weights + first
+  int64_t batch = 0;  // examples of the batch, those of all ranks; 0: n
+  int64_t first = 0;  // of this rank, in the batch
+  const float* batch_weights =
+      nullptr;  // of all examples of the batch, where there are weights: weights = batch_weights + first
 };
 
 struct RunResult {

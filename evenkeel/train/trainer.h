@@ -76,9 +76,9 @@ struct TrainSettings {
   int64_t norm_sync_group = 0;
   bool deterministic = false;  // weight gradients of the same bits on any number of ranks (PlanOptions)
   double timeout_s = 300;      // that a rank waits for others; 0: for ever
-  int64_t max_steps = 0;    // > 0: stop after so many steps in all
-  int64_t overfit = 0;      // > 0: train on the first so many examples of every split only
-  bool dry_run = false;     // one batch of everything; writes nothing
+  int64_t max_steps = 0;       // > 0: stop after so many steps in all
+  int64_t overfit = 0;         // > 0: train on the first so many examples of every split only
+  bool dry_run = false;        // one batch of everything; writes nothing
   LastBatch last_batch = LastBatch::kKeep;
   OnNonfinite on_nonfinite = OnNonfinite::kStop;
   data::Augment augment;
@@ -135,7 +135,7 @@ struct TrainResult {
 // thrown, after an EndRecord "failed".
 // With several ranks all call it with the same settings and get the same result; rank 0 alone calls the observer's functions and
 // writes files, any rank's `stop` stops all. Errors of one rank are AgreedErrors on all, as far as they are found before the first step.
-TrainResult train(const TrainSettings& settings, const TrainObserver& observer);                // world()
+TrainResult train(const TrainSettings& settings, const TrainObserver& observer);  // world()
 TrainResult train(const TrainSettings& settings, const TrainObserver& observer, Comm& comm);
 
 // Peak resident memory of this process.
