@@ -50,7 +50,7 @@ class Comm {
   virtual int size() const = 0;
   // The name of this rank's machine.
   virtual const std::string& host() const = 0;
-  // Cores that this rank may use: those it is bound to, shared evenly with ranks that are bound to the same ones. At least 1.
+  // Cores that this rank may use: those it was bound to when it began, shared evenly with ranks that are bound to the same ones. At least 1.
   virtual int cores() const = 0;
 
   // bytes[r]: what rank r gives, 0 allowed, the same list on every rank; receive: all of it in the order of the ranks.
@@ -107,6 +107,9 @@ std::vector<std::string> gather_strings(Comm& comm, const std::string& mine);
 std::string broadcast_string(Comm& comm, const std::string& mine);
 // True when any rank says so.
 bool any_rank(Comm& comm, bool mine);
+// One sentence for the user when every rank is bound to a single core of a machine that has at least twice as many cores as ranks, which is
+// mpirun's default for two ranks; "" where the ranks have what they can use. The same on every rank. Before threads are pinned.
+std::string binding_advice(Comm& comm);
 
 // Runs `action` on every rank; it may call collectives only where no rank can have thrown before. Where it throws on some ranks, throws
 // AgreedError on all: the first such rank's message, with rank and host in front of it when not all ranks failed alike, and its exit code.
