@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "evenkeel/train/ranks.h"
+
 namespace evenkeel {
 
 std::unique_ptr<Evaluator> evaluator_of(Model& model, const TrainSettings& settings, bool weighted, int threads) {
@@ -15,8 +17,8 @@ std::unique_ptr<Evaluator> evaluator_of(Model& model, const TrainSettings& setti
 }
 
 Outcome::Outcome(const TrainSettings& settings, const data::Dataset& train, const Model& model, int threads,
-                 std::function<void(const std::string&)> note)
-    : settings_(settings), train_(train), trained_(model), threads_(threads), note_(std::move(note)) {}
+                 std::function<void(const std::string&)> note, Comm& comm)
+    : settings_(settings), train_(train), trained_(model), threads_(threads), note_(std::move(note)), comm_(comm) {}
 
 RunningStatistics Outcome::kind_of_averages() const {
   return trained_.spec.norm_switches == NormSwitches{} ? RunningStatistics::kPopulationOnePass
@@ -36,13 +38,17 @@ void Outcome::make(RunningStatistics kind, const TrainState& state) {
   }
   StatisticsWork work;
   if (!norm_layers(trained_.spec).empty()) {
-    work = recompute_statistics(*model, train_,
-                                {.kind = kind,
-                                 .biased = trained_.spec.norm_options.biased,
-                                 .batch_size = settings_.batch_size,
-                                 .seed = settings_.seed,
-                                 .threads = threads_,
-                                 .keep_frozen = true});
+    comm_.place.what = "the making of running statistics";
+    together(comm_, [&] {
+      work = recompute_statistics(*model, train_,
+                                  {.kind = kind,
+                                   .biased = trained_.spec.norm_options.biased,
+                                   .batch_size = settings_.batch_size,
+                                   .seed = settings_.seed,
+                                   .threads = threads_,
+                                   .keep_frozen = true});
+    });
+    share_tensors(comm_, model->store);  // where ranks have other cores, a bound on memory can make other batches
     say(kind, averaged, work);
   }
   model_ = std::move(model);

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "evenkeel/comm/comm.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/train/checkpoint.h"
 #include "evenkeel/train/evaluator.h"
@@ -25,12 +26,13 @@ class Outcome {
  public:
   // Keeps references to all of them: `model` is the one that is trained. note: is told, once for averages, what was made anew.
   Outcome(const TrainSettings& settings, const data::Dataset& train, const Model& model, int threads,
-          std::function<void(const std::string&)> note);
+          std::function<void(const std::string&)> note, Comm& comm);
 
   // The kind that averaged weights are evaluated with: a network in which some norms are trained through their running statistics has no pass
   // in which all normalize by the batch.
   RunningStatistics kind_of_averages() const;
-  // Makes it of the weights of this moment, unless that is what there is. Throws Error with the exit code of "not finite" when weights have
+  // Makes it of the weights of this moment, unless that is what there is. Collective: every rank makes the statistics by itself from all
+  // examples, for the bits do not depend on threads, and waits for nobody meanwhile. Throws Error with the exit code of "not finite" when weights have
   // grown so large that they have no statistics: there is none then.
   void make(RunningStatistics kind, const TrainState& state);
   bool is_of(RunningStatistics kind, const TrainState& state) const {
@@ -50,6 +52,7 @@ class Outcome {
   const Model& trained_;
   const int threads_;
   const std::function<void(const std::string&)> note_;
+  Comm& comm_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Evaluator> evaluator_;
   int64_t step_ = -1;

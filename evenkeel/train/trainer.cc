@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
-#include <numeric>
 
 #include <fmt/format.h>
 
@@ -14,9 +12,10 @@
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/train/checkpoint.h"
 #include "evenkeel/train/outcome.h"
+#include "evenkeel/train/ranks.h"
 #include "evenkeel/train/recording.h"
 #include "evenkeel/train/resolve.h"
-#include "evenkeel/train/run_folder.h"
+#include "evenkeel/train/run_files.h"
 #include "evenkeel/train/run_input.h"
 #include "evenkeel/train/run_log.h"
 #include "evenkeel/train/statistics.h"
@@ -29,62 +28,83 @@ namespace {
 
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// One training run from its data to its model.
+int threads_of(const TrainSettings& settings, const Comm& comm) {
+  if (settings.threads > 0) return settings.threads;
+  return comm.size() > 1 ? comm.cores() : available_cores();
+}
+
+// One training run from its data to its model, on every rank. What all ranks compute is the same everywhere: the weights, the figures, where the
+// run stops. Observer and files are rank 0's (on_root).
 class Run {
  public:
-  Run(const TrainSettings& settings, const TrainObserver& observer)
+  Run(const TrainSettings& settings, const TrainObserver& observer, Comm& comm)
       : settings_(settings),
         observer_(observer),
-        threads_(settings.threads > 0 ? settings.threads : available_cores()) {}
+        comm_(comm),
+        threads_(threads_of(settings, comm)),
+        files_(settings_, observer_, comm) {}
 
   TrainResult run() {
     const double start = now_s();
+    comm_.set_timeout(settings_.timeout_s);
+    comm_.place = {0, "the start of a training run"};
     prepare();
     if (settings_.dry_run) return dry_run();
-    open_folder();
-    log_start();
+    const std::string name = settings_.model == settings_.from ? model().spec.name : settings_.model;
+    files_.open(name, identity_, step_->cut(), state_, model().store);
     try {
+      log_start();
       TrainResult result = loop();
       finish(result, now_s() - start);
       return result;
     } catch (const std::exception& error) {
-      log_failure(error.what(), now_s() - start);
+      files_.log_failure({.status = "failed",
+                          .step = state_.step,
+                          .epoch = state_.epoch,
+                          .seconds = now_s() - start,
+                          .peak_memory_bytes = peak_memory_bytes(),
+                          .message = error.what()});
       throw;
     }
   }
 
  private:
-  void log_failure(const std::string& message, double seconds) noexcept {
-    try {
-      log_->append(EndRecord{.status = "failed",
-                             .step = state_.step,
-                             .epoch = state_.epoch,
-                             .seconds = seconds,
-                             .peak_memory_bytes = peak_memory_bytes(),
-                             .message = message});
-    } catch (const std::exception&) {  // the disk is full for the log, too: the first error is the one to tell
-    }
+  template <class F>
+  void on_root(F&& action) {
+    files_.on_root(action);
   }
-  void note(const std::string& text) const {
-    if (observer_.note) observer_.note(text);
-  }
+  void note(const std::string& text) { files_.note(text); }
+  void log(const LogRecord& record) { files_.log(record); }
   bool stop_asked() const { return observer_.stop != nullptr && observer_.stop->load(); }
 
   // Data, network, plans: everything that can be wrong is found here, before a folder is made.
   void prepare() {
-    require_sound(settings_);
-    if (!settings_.profile.empty()) require_writable(settings_.profile);
-    input_ = load_input(settings_, threads_);
+    together(comm_, [&] {
+      require_sound(settings_);
+      if (comm_.rank() == 0 && !settings_.profile.empty()) require_writable(settings_.profile);
+    });
+    require_same_terms(comm_, terms_of(settings_));
+    together(comm_, [&] { input_ = load_input(settings_, threads_); });
+    identity_ = identity_of(splits(), model());
+    require_same_terms(comm_, terms_of(identity_));
     const auto note_it = [this](const std::string& text) { note(text); };
-    step_.emplace(settings_, splits().train, model(), input_.from ? &*input_.from : nullptr, threads_, note_it);
-    note_about_renorm();
-    evaluator_ = evaluator_of(model(), settings_, step_->is_weighted(), threads_);
-    outcome_.emplace(settings_, splits().train, model(), threads_, note_it);
-    if (settings_.record_layers > 0) {
-      recorder_ = std::make_unique<LayerRecorder>(
-          model().spec, model().store, splits().train, model().standardization,
-          LayerRecorderSettings{.batch_size = settings_.batch_size, .seed = settings_.seed, .threads = threads_});
+    if (comm_.size() > 1) {
+      note(text_of_ranks(comm_, threads_));
+      const std::string advice = binding_advice(comm_);
+      if (!advice.empty()) note(advice);
     }
+    step_.emplace(settings_, splits().train, model(), input_.from ? &*input_.from : nullptr, threads_, note_it, comm_);
+    note_about_renorm();
+    together(comm_, [&] {
+      evaluator_ = evaluator_of(model(), settings_, step_->is_weighted(), threads_);
+      outcome_.emplace(settings_, splits().train, model(), threads_, note_it, comm_);
+      if (settings_.record_layers > 0 && comm_.rank() == 0) {
+        recorder_ = std::make_unique<LayerRecorder>(
+            model().spec, model().store, splits().train, model().standardization,
+            LayerRecorderSettings{.batch_size = settings_.batch_size, .seed = settings_.seed, .threads = threads_});
+      }
+    });
+    files_.agree_on_failure();  // of a note
   }
 
   data::Splits& splits() { return input_.splits; }
@@ -110,7 +130,10 @@ class Run {
     result.status = "finished";
     result.parameters = step_->parameters();
     result.steps = 1;
-    if (recorder_) recorder_->look(0, 0);
+    share_state(comm_, state_, model().store);
+    on_root([&] {
+      if (recorder_) recorder_->look(0, 0);
+    });
     for (const int64_t batch :
          step_->has_last() ? std::vector<int64_t>{0, step_->batches() - 1} : std::vector<int64_t>{0}) {
       state_.batch = batch;
@@ -128,6 +151,7 @@ class Run {
     evaluate_splits(*evaluator_, result);
     goes_on(message_of_outputs(state_, result.test_loss, result.validation_loss), result);
     result.peak_memory_bytes = peak_memory_bytes();
+    files_.agree_on_failure();
     return result;
   }
 
@@ -135,66 +159,21 @@ class Run {
   template <class Figures>
   void evaluate_splits(Evaluator& evaluator, Figures& figures) {
     if (splits().test.count > 0) {
-      answers_ = evaluator.run(splits().test, model().standardization);
+      comm_.place.what = "the evaluation of the test set";
+      answers_ = evaluator.run(splits().test, model().standardization, comm_);
       answered_step_ = state_.step;
       figures.test_loss = answers_.loss;
       figures.test_accuracy = answers_.accuracy;
     }
     if (splits().validation.count > 0) {
-      const EvalResult validation = evaluator.run(splits().validation, model().standardization);
+      comm_.place.what = "the evaluation of the validation set";
+      const EvalResult validation = evaluator.run(splits().validation, model().standardization, comm_);
       figures.validation_loss = validation.loss;
       figures.validation_accuracy = validation.accuracy;
     }
   }
 
-  void open_folder() {
-    identity_ = identity_of(splits(), model());
-    folder_.emplace(settings_.out.empty()
-                        ? RunFolder::create_numbered(
-                              "runs", settings_.model == settings_.from ? model().spec.name : settings_.model)
-                        : RunFolder::create_or_resume(settings_.out, settings_.resume));
-    if (settings_.resume) resume();
-    size_t bytes = 0;
-    for (const auto& [name, tensor] : model().store.tensors()) bytes += tensor.bytes();
-    folder_->require_free_bytes(4 * bytes + (size_t{1} << 20));  // two checkpoints, one being written, the model
-    if (state_.step == 0 && saved_step_ != 0)
-      save_checkpoint();  // also finds out that nothing can be written before any work is done
-  }
-
-  void resume() {
-    LatestCheckpoint latest = folder_->latest_checkpoint();
-    if (!latest.note.empty()) note(latest.note);
-    if (!latest.found) {
-      note("there is no checkpoint in " + folder_->dir() + " to resume from: starting from the beginning");
-      cut_log(folder_->log_path(), -1);
-      return;
-    }
-    state_ = restore_checkpoint(latest.found->state, latest.found->path, identity_, model().store);
-    require_place_in_run(latest.found->path);
-    // Before the first step a log has nothing that is not written again.
-    cut_log(folder_->log_path(), state_.step > 0 ? state_.step : -1);
-    note(fmt::format("resuming {} at epoch {}, step {}", folder_->dir(), state_.epoch, state_.step));
-  }
-
-  // The numbers of a checkpoint index the batches and the examples of an epoch: they must be those of a step of this run.
-  void require_place_in_run(const std::string& path) const {
-    const TrainState& s = state_;
-    bool sound = s.epoch >= 0 && s.epoch <= settings_.epochs && s.batch >= 0 && s.batch <= steps_per_epoch() &&
-                 s.updates >= 0 && s.updates <= s.step && s.sums.examples >= 0 && s.sums.refused >= 0;
-    if (sound) {
-      const auto done = step_->cut().sizes.begin() + s.batch;
-      sound = s.first_example == std::accumulate(step_->cut().sizes.begin(), done, int64_t{0}) &&
-              s.step == (s.epoch == 0 ? 0 : (s.epoch - 1) * steps_per_epoch() + s.batch);
-    }
-    if (!sound) {
-      throw FormatError(
-          fmt::format("'{}' is damaged: epoch {}, step {}, batch {} and example {} do not belong together in this run",
-                      path, s.epoch, s.step, s.batch, s.first_example));
-    }
-  }
-
   void log_start() {
-    log_.emplace(folder_->log_path());
     RunStart start;
     start.step = state_.step;
     start.unix_time_s = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -207,7 +186,9 @@ class Run {
     start.settings = model().training;
     start.settings["threads"] = std::to_string(threads_);
     start.settings["record-layers"] = std::to_string(settings_.record_layers);
-    log_->append(start);
+    if (comm_.size() > 1) start.settings["ranks"] = std::to_string(comm_.size());
+    files_.start_log(start);
+    files_.agree_on_failure();
   }
 
   int64_t steps_per_epoch() const { return step_->batches(); }
@@ -243,9 +224,9 @@ class Run {
   TrainResult loop() {
     TrainResult result;
     result.status = "finished";
-    last_checkpoint_s_ = now_s();
     profiled_step_ = std::min(state_.step + kProfiledStep, total_steps());
-    if (recorder_ && state_.step == 0) log_->append(recorder_->look(0, 0));
+    if (state_.step == 0) look();
+    mark_comm();
     while (state_.step < total_steps()) {
       if (state_.epoch == 0 || state_.batch == steps_per_epoch()) begin_epoch();
       if (order_.empty()) {
@@ -253,13 +234,22 @@ class Run {
       }
       if (!train_step(result)) return result;
       const bool epoch_ends = state_.batch == steps_per_epoch() || state_.step == total_steps();
-      const bool interrupted = stop_asked() && state_.step < total_steps();
-      const bool due = settings_.checkpoint_every_s > 0 && now_s() - last_checkpoint_s_ >= settings_.checkpoint_every_s;
-      if (!epoch_ends && !interrupted && !due) continue;
+      comm_.place.what = "the agreement on what comes after a step";
+      const StepSigns signs =
+          any_of(comm_, {.stop = stop_asked(), .checkpoint = files_.checkpoint_is_due(), .failed = files_.failed()});
+      if (signs.failed) files_.agree_on_failure();
+      const bool interrupted = signs.stop && state_.step < total_steps();
+      if (!epoch_ends && !interrupted && !signs.checkpoint) continue;
+      comm_.place.what = "the comparison of the weights";
+      const std::string mended = reconcile(comm_, model().store);
+      if (!mended.empty()) note(mended);
       // The update itself can overflow a weight or a state; the next step's guard would find it, but what is saved must be good.
       if (!goes_on(message_of_overflow(state_, model().store), result)) return result;
       if (epoch_ends && !end_epoch(result)) return result;
-      if (saved_step_ != state_.step) save_checkpoint();
+      files_.save_checkpoint(state_, model().store);
+      comm_.place.what = "the writing of a checkpoint";
+      files_.agree_on_failure();
+      mark_comm();
       if (interrupted) {
         result.status = "interrupted";
         return result;
@@ -291,7 +281,8 @@ class Run {
     Executable& executable = step_->executable(state_.batch);
     const double start = now_s();
     const RunArguments arguments = read_batch();
-    const int64_t n = arguments.n;
+    const int64_t n = arguments.batch;
+    comm_.place.step = state_.step + 1;
     const bool profiled = !settings_.profile.empty() && state_.step + 1 == profiled_step_;
     const Trace trace = profiled ? executable.trace(arguments) : Trace{};
     const RunResult run = profiled ? RunResult{trace.finite} : executable.run(arguments);
@@ -299,7 +290,7 @@ class Run {
     ++state_.step;
     ++state_.batch;
     state_.first_example += n;
-    if (profiled) save_profile(executable.plan(), trace);
+    if (profiled) on_root([&] { save_profile(executable.plan(), trace); });
     const double loss = executable.scalar("loss");
     if (run.finite) {
       ++state_.updates;
@@ -316,20 +307,35 @@ class Run {
     step_examples_ += n;
     epoch_seconds_ += seconds;
     epoch_examples_ += n;
-    log_->append(StepRecord{.step = state_.step,
-                            .epoch = state_.epoch,
-                            .loss = loss,
-                            .learning_rate = arguments.learning_rate,
-                            .images_per_s = static_cast<double>(n) / seconds,
-                            .examples = n});
+    StepRecord record{.step = state_.step,
+                      .epoch = state_.epoch,
+                      .loss = loss,
+                      .learning_rate = arguments.learning_rate,
+                      .images_per_s = static_cast<double>(n) / seconds,
+                      .examples = n};
+    if (comm_.size() > 1) {
+      const CommTotals before = comm_totals_;
+      mark_comm();
+      record.comm_bytes = comm_totals_.bytes - before.bytes;
+      record.comm_wait_s = comm_totals_.waiting_s - before.waiting_s;
+    }
+    log(record);
     if (!run.finite && settings_.on_nonfinite == OnNonfinite::kStop) {
       return goes_on(message_of_refused_step(settings_, state_, executable.first_nonfinite(arguments)), result);
     }
-    if (recorder_ && look_is_due(state_.batch, steps_per_epoch(), settings_.record_layers))
-      log_->append(recorder_->look(state_.step, state_.epoch));
-    report_progress(arguments.learning_rate);
+    if (look_is_due(state_.batch, steps_per_epoch(), settings_.record_layers)) look();
+    on_root([&] { report_progress(arguments.learning_rate); });
     return true;
   }
+
+  void look() {
+    on_root([&] {
+      if (recorder_) files_.log(recorder_->look(state_.step, state_.epoch));
+    });
+  }
+
+  // From here on what is said between ranks counts for the next step: that a step was agreed on, but not evaluations and checkpoints.
+  void mark_comm() { comm_totals_ = comm_.totals(); }
 
   void save_profile(const Plan& plan, const Trace& trace) {
     profile_ = profile_of(plan, trace);
@@ -380,42 +386,29 @@ class Run {
     s.seconds = epoch_seconds_;
     s.images_per_s = epoch_seconds_ > 0 ? static_cast<double>(epoch_examples_) / epoch_seconds_ : 0;
     last_epoch_ = s;
-    log_->append(EpochRecord{.epoch = s.epoch,
-                             .step = state_.step,
-                             .train_loss = s.train_loss,
-                             .train_accuracy = s.train_accuracy,
-                             .test_loss = s.test_loss,
-                             .test_accuracy = s.test_accuracy,
-                             .validation_loss = s.validation_loss,
-                             .validation_accuracy = s.validation_accuracy,
-                             .images_per_s = s.images_per_s,
-                             .seconds = s.seconds,
-                             .refused_batches = s.refused_batches,
-                             .norms = norm_records()});
+    log(EpochRecord{.epoch = s.epoch,
+                    .step = state_.step,
+                    .train_loss = s.train_loss,
+                    .train_accuracy = s.train_accuracy,
+                    .test_loss = s.test_loss,
+                    .test_accuracy = s.test_accuracy,
+                    .validation_loss = s.validation_loss,
+                    .validation_accuracy = s.validation_accuracy,
+                    .images_per_s = s.images_per_s,
+                    .seconds = s.seconds,
+                    .refused_batches = s.refused_batches,
+                    .norms = norm_records()});
     epoch_seconds_ = 0;
     epoch_examples_ = 0;
-    if (observer_.epoch) observer_.epoch(s);
+    on_root([&] {
+      if (observer_.epoch) observer_.epoch(s);
+    });
     if (s.refused_batches > 0) {
       note(fmt::format("warning: {} of the {} batches of epoch {} were refused: not finite", s.refused_batches,
                        s.batches, s.epoch));
     }
     if (state_.sums.examples == 0) return goes_on(message_of_refused_epoch(s.epoch), result);
     return goes_on(message_of_outputs(state_, s.test_loss, s.validation_loss), result);
-  }
-
-  // Requires a finite state.
-  void save_checkpoint() {
-    const double start = now_s();
-    if (log_) log_->sync();
-    folder_->save_checkpoint(state_.step, checkpoint_of(state_, identity_, model().store));
-    saved_step_ = state_.step;
-    last_checkpoint_s_ = now_s();
-    if (!log_) return;
-    const std::filesystem::path path = folder_->checkpoint_path(state_.step);
-    log_->append(CheckpointRecord{.step = state_.step,
-                                  .epoch = state_.epoch,
-                                  .file = path.filename().string(),
-                                  .seconds = last_checkpoint_s_ - start});
   }
 
   bool averaged() const { return state_.averages > 0; }
@@ -442,15 +435,15 @@ class Run {
     if (evaluated || result.status != "finished") return;
     if (!last_epoch_) last_epoch_.emplace();
     evaluate_splits(outcome_->evaluator(), *last_epoch_);
-    log_->append(StatisticsRecord{.step = state_.step,
-                                  .epoch = state_.epoch,
-                                  .running_statistics = outcome_->model()->running_statistics,
-                                  .examples = splits().train.count,
-                                  .seconds = outcome_->seconds(),
-                                  .test_loss = last_epoch_->test_loss,
-                                  .test_accuracy = last_epoch_->test_accuracy,
-                                  .validation_loss = last_epoch_->validation_loss,
-                                  .validation_accuracy = last_epoch_->validation_accuracy});
+    log(StatisticsRecord{.step = state_.step,
+                         .epoch = state_.epoch,
+                         .running_statistics = outcome_->model()->running_statistics,
+                         .examples = splits().train.count,
+                         .seconds = outcome_->seconds(),
+                         .test_loss = last_epoch_->test_loss,
+                         .test_accuracy = last_epoch_->test_accuracy,
+                         .validation_loss = last_epoch_->validation_loss,
+                         .validation_accuracy = last_epoch_->validation_accuracy});
     goes_on(message_of_outputs(state_, last_epoch_->test_loss, last_epoch_->validation_loss), result);
   }
 
@@ -473,16 +466,18 @@ class Run {
     result.parameters = step_->parameters();
     result.seconds = seconds;
     result.images_per_s = step_seconds_ > 0 ? static_cast<double>(step_examples_) / step_seconds_ : 0;
-    result.run_dir = folder_->dir();
+    result.run_dir = files_.dir();
     result.train_loss = epoch_mean(state_.sums.loss);
     result.train_accuracy = epoch_mean(state_.sums.correct);
     if (result.status != "not finite") make_last_outcome(result);
     if (result.status != "not finite") {
       if (result.status == "finished" && !last_epoch_)  // resumed after its last epoch
         evaluate_splits(outcome_->model() != nullptr ? outcome_->evaluator() : *evaluator_, result);
-      save_model(folder_->model_path(), outcome_->model() != nullptr ? *outcome_->model() : model());
-      result.model_path = folder_->model_path();
-      append_answers();
+      on_root([&] {
+        save_model(files_.model_path(), outcome_->model() != nullptr ? *outcome_->model() : model());
+        append_answers();
+      });
+      result.model_path = files_.model_path();
     }
     // An interrupted run has figures only if it stopped where an epoch ends: else they would be those of older weights.
     if (last_epoch_ && (result.status != "interrupted" || state_.batch == steps_per_epoch())) {
@@ -495,13 +490,15 @@ class Run {
     if (!settings_.profile.empty() && !profile_)
       note("warning: no step was profiled: the run ended before step " + std::to_string(profiled_step_));
     result.peak_memory_bytes = peak_memory_bytes();
-    log_->append(EndRecord{.status = result.status,
-                           .step = state_.step,
-                           .epoch = state_.epoch,
-                           .seconds = seconds,
-                           .peak_memory_bytes = result.peak_memory_bytes,
-                           .message = result.message});
-    log_->sync();
+    log(EndRecord{.status = result.status,
+                  .step = state_.step,
+                  .epoch = state_.epoch,
+                  .seconds = seconds,
+                  .peak_memory_bytes = result.peak_memory_bytes,
+                  .message = result.message});
+    files_.sync_log();
+    comm_.place.what = "the end of the run";
+    files_.agree_on_failure();
   }
 
   // Where the last evaluation was of the network that is saved: not in the middle of an epoch.
@@ -510,7 +507,7 @@ class Run {
     AnswersRecord record = answers_of(answers_, splits().test, model().class_names);
     record.step = state_.step;
     record.epoch = state_.epoch;
-    log_->append(record);
+    log(record);
   }
 
   // Of those that this process makes, the one that is profiled: by then memory has been touched and the clock of the processor is up.
@@ -518,25 +515,24 @@ class Run {
 
   const TrainSettings settings_;
   const TrainObserver& observer_;
+  Comm& comm_;
   const int threads_;
+  RunFiles files_;
+  CommTotals comm_totals_;  // when the record of the last step was made
   RunInput input_;
   std::optional<TrainingStep> step_;
   std::unique_ptr<Evaluator> evaluator_;
-  std::unique_ptr<LayerRecorder> recorder_;  // null: --record-layers 0
+  std::unique_ptr<LayerRecorder> recorder_;  // null: --record-layers 0, or not rank 0
   EvalResult answers_;                       // of the last evaluation of the test set
   int64_t answered_step_ = -1;
-  std::optional<RunFolder> folder_;
-  std::optional<RunLogWriter> log_;
   RunIdentity identity_;
   TrainState state_;
   int64_t profiled_step_ = 0;
   std::optional<StepProfile> profile_;
   bool has_moments_ = false;  // of a step that this process made
   std::optional<Outcome> outcome_;
-  int64_t saved_step_ = -1;  // of the newest checkpoint that this process wrote
   std::vector<int64_t> order_;
   std::optional<EpochSummary> last_epoch_;
-  double last_checkpoint_s_ = 0;
   double step_seconds_ = 0, epoch_seconds_ = 0;
   int64_t step_examples_ = 0, epoch_examples_ = 0;
 };
@@ -550,7 +546,11 @@ int64_t peak_memory_bytes() {
 }
 
 TrainResult train(const TrainSettings& settings, const TrainObserver& observer) {
-  return Run(settings, observer).run();
+  return train(settings, observer, world());
+}
+
+TrainResult train(const TrainSettings& settings, const TrainObserver& observer, Comm& comm) {
+  return Run(settings, observer, comm).run();
 }
 
 }  // namespace evenkeel
