@@ -58,6 +58,14 @@ class TreeFold {
     }
     levels_[static_cast<size_t>(level)] = value;
   }
+  // A node of the tree in place of the 2^level values below it, whose first has the next index: a whole multiple of 2^level.
+  void push_node(T value, int level) {
+    uint64_t carry = count_ >> level;
+    const int low = level;
+    for (; carry & 1; carry >>= 1, ++level) value = merge(levels_[static_cast<size_t>(level)], value);
+    levels_[static_cast<size_t>(level)] = value;
+    count_ += uint64_t{1} << low;
+  }
   // The fold of all pushed values; T{} when there was none. Leaves the accumulator as it is.
   T fold() const {
     T result{};
@@ -74,5 +82,18 @@ class TreeFold {
   std::array<T, 48> levels_{};  // 2^48 blocks: more than any batch
   uint64_t count_ = 0;
 };
+
+// A node of that tree: the fold of the 2^level values from `first` on, a whole multiple of 2^level.
+struct TreeNode {
+  int64_t first = 0;
+  int level = 0;
+};
+// The largest node that begins at `first` and ends at `end` or before: walking on from it cuts [first, end) into the fewest nodes. Requires
+// first < end.
+constexpr TreeNode largest_node(int64_t first, int64_t end) {
+  int level = 0;
+  while (first % (int64_t{2} << level) == 0 && first + (int64_t{2} << level) <= end) ++level;
+  return {first, level};
+}
 
 }  // namespace evenkeel

@@ -133,6 +133,27 @@ TEST(TreeFold, of_aligned_groups_is_the_same_tree) {
   }
 }
 
+// What lets ranks fold their share: nodes of the tree, pushed in order, are the same tree wherever the shares are cut.
+TEST(TreeFold, of_the_largest_nodes_of_any_two_cuts_is_the_same_tree) {
+  for (int count = 1; count <= 23; ++count) {
+    for (int cut = 0; cut <= count; ++cut) {
+      for (int second = cut; second <= count; ++second) {
+        TreeFold<Trace> outer;
+        for (const auto& [begin, end] : {std::pair(0, cut), std::pair(cut, second), std::pair(second, count)}) {
+          for (int64_t at = begin; at < end;) {
+            const TreeNode node = largest_node(at, end);
+            TreeFold<Trace> inner;
+            for (int i = 0; i < 1 << node.level; ++i) inner.push({std::to_string(node.first + i)});
+            outer.push_node(inner.fold(), node.level);
+            at += int64_t{1} << node.level;
+          }
+        }
+        ASSERT_EQ(outer.fold().text, tree_of(count)) << cut << " " << second;
+      }
+    }
+  }
+}
+
 TEST(TreeFold, can_be_folded_before_its_end_and_go_on) {
   TreeFold<Trace> tree;
   tree.push({"a"});

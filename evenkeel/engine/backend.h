@@ -52,11 +52,12 @@ struct RunResult {
 // What happened in one run. Several events of a node are its tiles, and the fold of its partial results.
 struct TraceEvent {
   int32_t phase = 0;  // -1: before the first, the input and the packed weights
-  int32_t node = -1;  // index into the plan's nodes; -1: none
+  int32_t node = -1;  // index into the plan's nodes; -1: none; kOtherRanks: what goes to and comes from the other ranks
   int32_t thread = 0;
   int64_t first_example = -1;     // of the tile; -1: no tile
   double start_s = 0, end_s = 0;  // since the run began
 };
+inline constexpr int32_t kOtherRanks = -2;
 struct Trace {
   std::vector<TraceEvent> events;
   int threads = 1;

@@ -1,7 +1,5 @@
 #include "evenkeel/engine/cpu_executable.h"
 
-#include <chrono>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,7 +8,6 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/kernels/bf16.h"
-#include "evenkeel/kernels/weighted.h"
 
 namespace evenkeel {
 namespace {
@@ -18,8 +15,8 @@ namespace {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int threads, std::string spill_folder) : threads_(threads), spill_folder_(std::move(spill_folder)) {}
-  std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store, Comm*) override {
-    return std::make_unique<CpuExecutable>(std::move(plan), store, threads_, spill_folder_);
+  std::unique_ptr<Executable> compile(Plan plan, ParameterStore& store, Comm* comm) override {
+    return std::make_unique<CpuExecutable>(std::move(plan), store, threads_, spill_folder_, comm);
   }
 
  private:
@@ -115,12 +112,13 @@ void zero_rows(std::byte* data, int64_t row_bytes, int64_t n, int64_t end) {
   if (n < end) std::memset(data + n * row_bytes, 0, static_cast<size_t>((end - n) * row_bytes));
 }
 
-CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder)
+CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder, Comm* comm)
     : plan_(std::move(plan)),
       store_(store),
       threads_(threads),
       tile_threads_(tile_threads(plan_, threads)),
       spill_(spill_folder, plan_.spill_bytes) {
+  if (plan_.ranks > 1 || plan_.gradient_rows > 0) sync_ = std::make_unique<RankSync>(comm, plan_);
   place_memory();
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
@@ -235,7 +233,10 @@ CpuExecutable::Code CpuExecutable::compile_node(int32_t index) {
   if (!code) throw BackendError("node '" + node.name + "': the CPU backend has no " + name_of(node.op));
   if (!staged_ids_.empty()) code = staged(node, std::move(code));
   staged_ids_.clear();
-  return {index, is_update(node.op), std::holds_alternative<UpdateRunning>(node.op), std::move(code)};
+  const bool update = is_update(node.op);
+  const bool commit =
+      update || std::holds_alternative<CheckFinite>(node.op) || std::holds_alternative<ClipByNorm>(node.op);
+  return {index, update, commit, std::holds_alternative<UpdateRunning>(node.op), std::move(code)};
 }
 
 // Updates of neighbours run as one loop over the pieces of all: one pass over the parameters.
@@ -269,7 +270,7 @@ void CpuExecutable::join_updates(std::vector<Code>& list) {
         pieces.push_back({&code, i, std::min(kPiece, code.code.elements - i)});
     }
     const int team = team_for_bytes(threads_, elements * static_cast<int64_t>(sizeof(float)));
-    Code all{node, true, false, {}};
+    Code all{node, true, true, false, {}};
     all.code.run = [codes, team, pieces = std::move(pieces)](const RunArguments& a) {
       parallel_for(static_cast<int64_t>(pieces.size()), team, [&](int64_t i, int) {
         const Piece& piece = pieces[static_cast<size_t>(i)];
@@ -288,11 +289,18 @@ void CpuExecutable::compile() {
     phase_shared_bytes_ = 0;
     PhaseCode& compiled = phases_.emplace_back();
     compiled.phase = &phase;
-    for (const int32_t index : phase.before) compiled.before.push_back(compile_node(index));
+    const auto take = [&](int32_t index, std::vector<Code>& list, Exchanged& exchanged) {
+      list.push_back(compile_node(index));
+      exchanged.add(index, list.back().code);
+    };
+    for (const int32_t index : phase.before) take(index, compiled.before, compiled.of_before);
     for (const int32_t index : phase.tiles) {
       const Node& node = plan_.graph.nodes[static_cast<size_t>(index)];
       Code code = compile_node(index);
-      if (code.code.run) compiled.folds.push_back({index, false, false, NodeCode(std::move(code.code.run))});
+      compiled.of_tiles.add(index, code.code);
+      if (code.code.run && !code.code.reduction) {
+        compiled.folds.push_back({index, false, false, false, NodeCode(std::move(code.code.run))});
+      }
       if (is_matrix_product(node.op)) compiled.small = false;
       for (const ValueId id : node.inputs) {
         if (id != kNoValue && plan_.graph.value(id).batched) compiled.example_bytes += row_bytes(id);
@@ -312,8 +320,9 @@ void CpuExecutable::compile() {
       }
       (takes_blocks(node.op) ? compiled.blocks : compiled.tiles).push_back(std::move(code));
     }
-    for (const int32_t index : phase.after) compiled.after.push_back(compile_node(index));
+    for (const int32_t index : phase.after) take(index, compiled.after, compiled.of_after);
     join_updates(compiled.before);
+    if (sync_) sync_->end_phase_of_gradients();
     shared_bytes_ = std::max(shared_bytes_, phase_shared_bytes_);
   }
   share_packing();
@@ -359,295 +368,6 @@ void CpuExecutable::refresh_weights() {
     }
   });
   packed_version_ = store_.version();
-}
-
-namespace {
-
-// The caller's images are channels first; ours are channels last. Calls done(first byte, bytes) for every block.
-template <class F>
-void copy_input(const Shape& shape, const RunArguments& arguments, int threads, float* target, F&& done) {
-  const int64_t row = element_count(shape);
-  const int team = team_for_bytes(threads, arguments.n * row * static_cast<int64_t>(sizeof(float)));
-  parallel_for(block_count(arguments.n), team, [&](int64_t block, int) {
-    const int64_t end = std::min(arguments.n, (block + 1) * kBlockExamples);
-    for (int64_t i = block * kBlockExamples; i < end; ++i) {
-      const float* source = arguments.x + i * row;
-      if (arguments.weights != nullptr && arguments.weights[i] == 0) {
-        std::memset(target + i * row, 0, static_cast<size_t>(row) * sizeof(float));  // zeros stay finite on their way
-      } else if (shape.size() == 3 && shape[0] > 1) {
-        kernels::channels_first_to_last(source, shape[0], shape[1] * shape[2], target + i * row);
-      } else {
-        std::memcpy(target + i * row, source, static_cast<size_t>(row) * sizeof(float));
-      }
-    }
-    const int64_t first = block * kBlockExamples;
-    done(reinterpret_cast<const std::byte*>(target + first * row),
-         static_cast<size_t>((end - first) * row) * sizeof(float));
-  });
-}
-
-}  // namespace
-
-RunArguments CpuExecutable::with_weights(RunArguments arguments) const {
-  EK_ASSERT(arguments.weights == nullptr || weights_id_ != kNoValue);
-  if (weights_id_ != kNoValue && arguments.weights == nullptr) arguments.weights = ones_.data();
-  return arguments;
-}
-
-// What is wrong with the weights of a batch, or "".
-std::string CpuExecutable::weight_fault(const RunArguments& arguments) const {
-  if (weights_id_ == kNoValue) return "";
-  const double sum = kernels::weight_sum({arguments.weights}, arguments.n, 1);
-  if (sum > weight_needed_) return "";
-  if (sum == 0) return "weights (all are 0: a fully masked batch)";
-  return "weights (they add up to " + std::to_string(sum) + ", and the unbiased variance needs more than " +
-         std::to_string(weight_needed_) + ")";
-}
-
-void CpuExecutable::begin(const RunArguments& arguments) {
-  EK_ASSERT(arguments.n >= 1 && arguments.n <= plan_.batch);
-  refresh_weights();
-  if (input_id_ != kNoValue) {
-    std::byte*& base = base_[static_cast<size_t>(input_id_)];
-    if (input_in_order_ && arguments.n == plan_.row_capacity) {
-      // Whole tiles only: nothing is read behind the caller's array. Nothing writes to it either.
-      base = const_cast<std::byte*>(reinterpret_cast<const std::byte*>(arguments.x));
-    } else {
-      const bool spilled = input_is_spilled();
-      base = spilled ? spill_.data() + plan_.offset[static_cast<size_t>(input_id_)] : input_.get();
-      copy_input(plan_.graph.value(input_id_).shape, arguments, threads_, reinterpret_cast<float*>(base),
-                 [&](const std::byte* first, size_t bytes) {
-                   if (spilled) spill_.drop(first, bytes);
-                 });
-    }
-  }
-  finite_ = true;
-  rows_ = arguments.n;
-  if (weights_id_ == kNoValue) return;
-  weight_sum_ = kernels::weight_sum({arguments.weights}, arguments.n, 1);
-  finite_ = weight_sum_ > weight_needed_;
-}
-
-// Calls f(unit, thread) for every unit, on `team` of the threads.
-template <class F>
-void CpuExecutable::take_units(int64_t units, int team, F&& f) const {
-  if (team == 1 || team == threads_) return parallel_take(units, team, f);
-  // A smaller team would end threads that the next loop needs again (core/parallel): some of all threads take, the others wait.
-  std::atomic<int64_t> next = 0;
-  parallel_for(threads_, threads_, [&](int64_t thread, int) {
-    if (thread >= team) return;
-    for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;)
-      f(unit, static_cast<int>(thread));
-  });
-}
-
-void CpuExecutable::drop_chunk(const PhaseCode& code, int64_t first) const {
-  for (const Rows<std::byte>& value : code.spilled) {
-    const std::byte* begin = *value.base + first * value.row;
-    // The input may be the caller's own memory.
-    if (begin < spill_.data() || begin >= spill_.data() + spill_.bytes()) continue;
-    spill_.drop(begin, static_cast<size_t>(code.phase->chunk * value.row));
-  }
-}
-
-// The tiles of a phase, then the folds of its reductions. The observer sees every piece of work: begin(thread), end(thread, node, run).
-template <class Observer>
-void CpuExecutable::run_tiles(const PhaseCode& code, const RunArguments& arguments, Observer& observer) {
-  if (code.tiles.empty() && code.blocks.empty()) return;
-  const Phase& phase = *code.phase;
-  const int64_t n = arguments.n;
-  const int team = code.small ? team_for_bytes(tile_threads_, n * code.example_bytes) : tile_threads_;
-  take_units((n + phase.unit - 1) / phase.unit, team, [&](int64_t unit, int thread) {
-    // Some primitives (matrix products) choose their number of threads when they run: outside a parallel region, as for a batch of one
-    // unit, that would be all cores, whatever the caller asked for.
-    const SingleThreadScope single;
-    const int64_t unit_end = std::min(n, (unit + 1) * phase.unit);
-    for (int64_t chunk = unit * phase.unit; chunk < unit_end; chunk += phase.chunk) {
-      const int64_t chunk_end = std::min(n, chunk + phase.chunk);
-      for (int64_t first = chunk; first < chunk_end; first += phase.tile) {
-        const int64_t size = std::min(phase.tile, chunk + phase.chunk - first);
-        const TileRun run{first, std::min(size, n - first), size, thread, arguments};
-        for (const Code& node : code.tiles) {
-          observer.begin(thread);
-          node.code.tile(run);
-          observer.end(node.node, thread, &run);
-        }
-      }
-      for (const Code& node : code.blocks) {
-        observer.begin(thread);
-        for (int64_t first = chunk; first < chunk_end; first += kBlockExamples) {
-          const TileRun run{first, std::min(kBlockExamples, n - first), kBlockExamples, thread, arguments};
-          node.code.tile(run);
-        }
-        const TileRun all{chunk, chunk_end - chunk, phase.chunk, thread, arguments};
-        observer.end(node.node, thread, &all);
-      }
-      drop_chunk(code, chunk);
-    }
-  });
-  if (!code.spilled.empty()) spill_.drop_all();
-  for (const Code& node : code.folds) {
-    observer.begin(0);
-    node.code.run(arguments);
-    observer.end(node.node, 0, nullptr);
-  }
-}
-
-template <class Observer>
-RunResult CpuExecutable::run_phases(const RunArguments& arguments, Observer& observer) {
-  const FlushDenormals flush;
-  // Outside of our own teams (with one thread there is none) oneDNN would make teams of its own.
-  const SingleThreadScope single;
-  observer.begin(0);
-  begin(arguments);
-  observer.end(-1, 0, nullptr);
-  bool updated = false;
-  const auto run_each = [&](const std::vector<Code>& list) {
-    for (const Code& node : list) {
-      if (node.update && !(finite_ && Observer::kUpdates)) continue;
-      if (node.running && !arguments.update_running) continue;
-      observer.begin(0);
-      node.code.run(arguments);
-      observer.end(node.node, 0, nullptr);
-      updated = updated || node.update;
-      if (!node.update) spill_.drop_all();
-    }
-  };
-  for (size_t i = 0; i < phases_.size(); ++i) {
-    observer.enter(static_cast<int32_t>(i));
-    run_each(phases_[i].before);
-    run_tiles(phases_[i], arguments, observer);
-    run_each(phases_[i].after);
-    if (observer.wants_to_stop()) break;
-  }
-  if (updated) store_.touch();
-  for (const auto& primitive : primitives_) primitive->require_success();
-  return {finite_};
-}
-
-namespace {
-
-struct NoObserver {
-  static constexpr bool kUpdates = true;
-  void enter(int32_t) {}
-  void begin(int) {}
-  void end(int32_t, int, const TileRun*) {}
-  bool wants_to_stop() const { return false; }
-};
-
-class TraceObserver {
- public:
-  static constexpr bool kUpdates = true;
-  explicit TraceObserver(int threads) : threads_(static_cast<size_t>(threads)), start_(Clock::now()) {}
-  void enter(int32_t phase) { phase_ = phase; }
-  void begin(int thread) { threads_[static_cast<size_t>(thread)].begin = now(); }
-  void end(int32_t node, int thread, const TileRun* run) {
-    Thread& own = threads_[static_cast<size_t>(thread)];
-    own.events.push_back({phase_, node, thread, run == nullptr ? -1 : run->first, own.begin, now()});
-  }
-  bool wants_to_stop() const { return false; }
-  Trace take() {
-    Trace trace;
-    trace.seconds = now();
-    trace.threads = static_cast<int>(threads_.size());
-    for (const Thread& thread : threads_)
-      trace.events.insert(trace.events.end(), thread.events.begin(), thread.events.end());
-    return trace;
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  double now() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
-  struct alignas(128) Thread {
-    std::vector<TraceEvent> events;
-    double begin = 0;
-  };
-  std::vector<Thread> threads_;
-  Clock::time_point start_;
-  int32_t phase_ = -1;
-};
-
-}  // namespace
-
-RunResult CpuExecutable::run(const RunArguments& arguments) {
-  NoObserver observer;
-  return run_phases(with_weights(arguments), observer);
-}
-
-Trace CpuExecutable::trace(const RunArguments& arguments) {
-  TraceObserver observer(threads_);
-  const RunResult result = run_phases(with_weights(arguments), observer);
-  Trace trace = observer.take();
-  trace.finite = result.finite;
-  return trace;
-}
-
-namespace {
-
-// Looks at what every node makes, when it has made it.
-class FiniteObserver {
- public:
-  static constexpr bool kUpdates = false;
-  FiniteObserver(const Graph& graph, int64_t examples, std::function<const std::byte*(ValueId, const TileRun*)> memory)
-      : graph_(graph), examples_(examples), memory_(std::move(memory)), bad_(graph.nodes.size(), kNoValue) {}
-  void enter(int32_t) {}
-  void begin(int) {}
-  void end(int32_t node, int, const TileRun* run) {
-    if (node < 0) return;
-    for (const ValueId id : graph_.nodes[static_cast<size_t>(node)].outputs) {
-      if (id == kNoValue) continue;
-      const Value& value = graph_.value(id);
-      // The fold of a reduction, and nodes that take the whole batch, have no tile.
-      if (!value.batched && run != nullptr) continue;
-      const std::byte* data = memory_(id, run);
-      const int64_t count = element_count(value.shape) * (!value.batched ? 1 : run != nullptr ? run->rows : examples_);
-      if (data == nullptr || all_finite(data, value.element, count)) continue;
-      // Threads look at different tiles of a node at the same time; any of them will do.
-      std::atomic_ref<ValueId>(bad_[static_cast<size_t>(node)]).store(id, std::memory_order_relaxed);
-      found_.store(true, std::memory_order_relaxed);
-    }
-  }
-  bool wants_to_stop() const { return found_.load(std::memory_order_relaxed); }
-  std::string first() const {
-    for (size_t node = 0; node < bad_.size(); ++node) {
-      if (bad_[node] != kNoValue)
-        return graph_.value(bad_[node]).name + " (made by node '" + graph_.nodes[node].name + "')";
-    }
-    return "";
-  }
-
- private:
-  const Graph& graph_;
-  int64_t examples_;  // of the batch
-  std::function<const std::byte*(ValueId, const TileRun*)> memory_;
-  std::vector<ValueId> bad_;  // per node
-  std::atomic<bool> found_ = false;
-};
-
-}  // namespace
-
-std::string CpuExecutable::first_nonfinite(const RunArguments& given) {
-  const FlushDenormals flush;
-  const RunArguments arguments = with_weights(given);
-  std::string fault = weight_fault(arguments);
-  if (!fault.empty()) return fault;
-  const int64_t row = elements(plan_.graph.find("x"));
-  for (int64_t i = 0; i < arguments.n; ++i) {
-    const bool present = arguments.weights == nullptr || arguments.weights[i] > 0;
-    if (present && !kernels::all_finite(arguments.x + i * row, row)) return "x (the input)";
-  }
-  for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
-    const Value& value = plan_.graph.values[id];
-    if ((value.role == Role::kParameter || value.role == Role::kBuffer) &&
-        !all_finite(raw(static_cast<ValueId>(id)), value.element, element_count(value.shape))) {
-      return value.name + (value.role == Role::kParameter ? " (a parameter)" : " (running statistics)");
-    }
-  }
-  FiniteObserver observer(plan_.graph, arguments.n, [&](ValueId id, const TileRun* run) -> const std::byte* {
-    return run == nullptr ? raw(id) : tile_rows_[static_cast<size_t>(id)].at(*run);
-  });
-  run_phases(arguments, observer);
-  return observer.first();
 }
 
 double CpuExecutable::scalar(const std::string& name) const {

@@ -13,6 +13,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/engine/onednn.h"
+#include "evenkeel/engine/rank_sync.h"
 #include "evenkeel/engine/spill_file.h"
 
 namespace evenkeel {
@@ -59,6 +60,8 @@ struct NodeCode {
   // For updates: any part [first, first + count) of `elements` elements by itself. Neighbours run as one loop.
   std::function<void(const RunArguments&, int64_t first, int64_t count)> piece;
   int64_t elements = 0;
+  // Where ranks share the batch, or the plan is deterministic: in place of the fold (kReduce), or behind run (kWhole, kOnce).
+  std::shared_ptr<const Reduction> reduction;
   explicit operator bool() const { return tile || run || piece; }
 };
 
@@ -82,7 +85,7 @@ struct TilePrimitives {
 
 class CpuExecutable final : public Executable {
  public:
-  CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder);
+  CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder, Comm* comm);
 
   RunResult run(const RunArguments& arguments) override;
   double scalar(const std::string& name) const override;
@@ -135,8 +138,15 @@ class CpuExecutable final : public Executable {
     return {keep(make(tile)), rest > 0 ? keep(make(rest)) : nullptr, tile};
   }
   void fail_finite() { finite_ = false; }
-  // The sum of the weights of the batch that runs; changes from run to run.
+  // Of the batch that runs, which changes from run to run: the sum of its weights; the examples whose statistics a norm sees, and the sum of
+  // their weights: all of the batch, unless only some ranks share statistics.
   const double* weight_sum() const { return &weight_sum_; }
+  const int64_t* norm_examples() const { return &norm_examples_; }
+  const double* norm_weight_sum() const { return &norm_weight_sum_; }
+  // Null for one rank whose plan is not deterministic: reductions are folded where they are made.
+  RankSync* sync() { return sync_.get(); }
+  // Weight gradients are sums over the ranks.
+  bool sums_gradients() const { return sync_ != nullptr && plan_.gradient_rows == 0; }
 
  private:
   struct Place {
@@ -148,12 +158,24 @@ class CpuExecutable final : public Executable {
   struct Code {
     int32_t node = 0;      // the first of those that run as one
     bool update = false;   // after the guard only
+    bool commit = false;   // an update, the guard or the clipping: behind all sums over the ranks
     bool running = false;  // of running statistics: only where the caller wants it
     NodeCode code;
+  };
+  // What the ranks tell each other behind a list of nodes.
+  struct Exchanged {
+    std::vector<int32_t> nodes;
+    std::vector<const Reduction*> reductions;
+    void add(int32_t node, const NodeCode& code) {
+      if (!code.reduction) return;
+      nodes.push_back(node);
+      reductions.push_back(code.reduction.get());
+    }
   };
   struct PhaseCode {
     const Phase* phase = nullptr;
     std::vector<Code> before, after;
+    Exchanged of_before, of_tiles, of_after;
     std::vector<Code> tiles;   // one after the other for every tile
     std::vector<Code> blocks;  // for every block, behind its tiles
     std::vector<Code> folds;
@@ -176,14 +198,18 @@ class CpuExecutable final : public Executable {
   bool input_is_spilled() const { return input_id_ != kNoValue && plan_.in_spill(input_id_); }
   // Of phase code: leaves resident memory.
   void drop_chunk(const PhaseCode& phase, int64_t first) const;
-  RunArguments with_weights(RunArguments arguments) const;
+  RunArguments completed(RunArguments arguments) const;
   std::string weight_fault(const RunArguments& arguments) const;
+  std::string fault_of_inputs(const RunArguments& arguments) const;
   template <class Observer>
   RunResult run_phases(const RunArguments& arguments, Observer& observer);
   template <class Observer>
   void run_tiles(const PhaseCode& phase, const RunArguments& arguments, Observer& observer);
   template <class F>
   void take_units(int64_t units, int team, F&& f) const;
+  void commit_begins(size_t phase, const RunArguments& arguments);
+  template <class Observer>
+  void exchange(const Exchanged& exchanged, const RunArguments& arguments, Observer& observer);
 
   Plan plan_;
   ParameterStore& store_;
@@ -202,7 +228,9 @@ class CpuExecutable final : public Executable {
   ValueId input_id_ = kNoValue;
   ValueId weights_id_ = kNoValue;
   std::vector<float> ones_;  // for callers that give no weights
-  double weight_sum_ = 0;
+  double weight_sum_ = 0, norm_weight_sum_ = 0;
+  int64_t norm_examples_ = 0;
+  std::unique_ptr<RankSync> sync_;
   double weight_needed_ = 0;     // statistics need a larger sum
   bool input_in_order_ = false;  // the caller's x is as we want it
   AlignedBytes shared_;

@@ -152,32 +152,99 @@ void fold_parts(float* partials, int64_t parts, int64_t stride, int64_t begin, i
   }
 }
 
+// A node's weight gradient, plain.
+struct WeightGradient {
+  float *dw, *db;  // db: null where there is no bias
+  int64_t weights, biases;
+  WeightGradient(const CpuExecutable& e, const Node& node)
+      : dw(e.data<float>(node.outputs[0])),
+        db(e.data<float>(node.outputs[1])),
+        weights(e.elements(node.outputs[0])),
+        biases(db == nullptr ? 0 : e.elements(node.outputs[1])) {}
+  void clear() const {
+    std::fill_n(dw, weights, 0.0f);
+    if (db != nullptr) std::fill_n(db, biases, 0.0f);
+  }
+  void assign(const float* from) const {
+    std::copy_n(from, weights, dw);
+    if (db != nullptr) std::copy_n(from + weights, biases, db);
+  }
+};
+
+// An array of a reduction's node, for TreeFold: merging adds to the first.
+struct PartialArray {
+  float* values = nullptr;
+  int64_t count = 0;
+};
+PartialArray merge(const PartialArray& a, const PartialArray& b) {
+  kernels::add(a.values, b.values, a.count, a.values);
+  return a;
+}
+
+// The gradient's groups as leaves of a reduction, in a deterministic plan. make(group, groups, dw, db): assigns their sum.
+template <class Make>
+std::shared_ptr<const Reduction> gradient_reduction(CpuExecutable& e, const Node& node, Make make) {
+  const WeightGradient gradient(e, node);
+  Reduction reduction;
+  reduction.name = node.name.c_str();
+  reduction.rows = e.plan().gradient_rows;
+  reduction.bytes = static_cast<size_t>(gradient.weights + gradient.biases) * sizeof(float);
+  reduction.make = [=](const RunArguments&, int64_t group, int64_t groups, std::byte* result) {
+    auto* dw = reinterpret_cast<float*>(result);
+    make(group, groups, dw, gradient.db == nullptr ? nullptr : dw + gradient.weights);
+  };
+  reduction.fold = [=](const RunArguments&, std::span<const ReducedNode> nodes) {
+    TreeFold<PartialArray> fold;
+    for (const ReducedNode& part : nodes)
+      fold.push_node({reinterpret_cast<float*>(part.result), gradient.weights + gradient.biases}, part.level);
+    gradient.assign(fold.fold().values);
+  };
+  return std::make_shared<const Reduction>(std::move(reduction));
+}
+
+// The node's gradient is what this rank's examples give: to be added up over the ranks.
+void sum_over_ranks(CpuExecutable& e, const Node& node) {
+  if (!e.sums_gradients()) return;
+  const WeightGradient gradient(e, node);
+  e.sync()->add_gradient(gradient.dw, gradient.weights, false);
+  e.sync()->add_gradient(gradient.db, gradient.biases, false);
+}
+
 // What both forms of the weight gradient of a convolution share: partial results of the groups, one behind the other, and their fold.
 struct GroupPartials {
   SharedBytes memory;
   int64_t packed = 0, stride = 0;  // floats: of the weight, and from one partial to the next
   int64_t bias = 0;                // channels of dbias behind the packed weight; 0: none
   TilePrimitive* primitive = nullptr;
+  int threads = 1;
 
   // `parts` partials.
   GroupPartials(CpuExecutable& e, TilePrimitive* p, int64_t parts, int64_t bias_channels)
       : packed(round_up(static_cast<int64_t>(p->packed_bytes() / sizeof(float)), 16)),
         stride(packed + round_up(bias_channels, 16)),
         bias(bias_channels),
-        primitive(p) {
+        primitive(p),
+        threads(e.threads()) {
     memory = e.shared(static_cast<size_t>(parts * stride) * sizeof(float));
   }
   float* at(int64_t part) const { return memory.get<float>() + part * stride; }
   float* bias_of(float* part) const { return bias > 0 ? part + packed : nullptr; }
-  // dw, db = the sum of the first `used` partials in the binary tree.
-  void fold(int64_t used, int threads, float* dw, float* db) const {
+  // dw, db = the sum of the partials [first, first + used) in the binary tree; used >= 1.
+  void fold(int64_t first, int64_t used, float* dw, float* db) const {
     constexpr int64_t kSlice = 4096;  // floats: 8 partials of a slice stay in the L2 cache while they are added
     parallel_for((stride + kSlice - 1) / kSlice,
                  team_for_bytes(threads, used * stride * static_cast<int64_t>(sizeof(float))), [&](int64_t slice, int) {
-                   fold_parts(at(0), used, stride, slice * kSlice, std::min(stride, (slice + 1) * kSlice));
+                   fold_parts(at(first), used, stride, slice * kSlice, std::min(stride, (slice + 1) * kSlice));
                  });
-    primitive->unpack(at(0), dw);
-    if (db != nullptr) std::memcpy(db, at(0) + packed, static_cast<size_t>(bias) * sizeof(float));
+    primitive->unpack(at(first), dw);
+    if (db != nullptr) std::memcpy(db, at(first) + packed, static_cast<size_t>(bias) * sizeof(float));
+  }
+  // The fold of what a batch has used, here or over the ranks. Called once, when the node is compiled.
+  std::shared_ptr<const Reduction> reduction(CpuExecutable& e, const Node& node) const {
+    if (e.plan().gradient_rows == 0) return nullptr;
+    return gradient_reduction(e, node, [own = *this](int64_t group, int64_t groups, float* dw, float* db) {
+      own.fold(group, groups, dw, db);
+    });
   }
 };
 
@@ -206,8 +273,12 @@ NodeCode gradient_by_tiles(CpuExecutable& e, const Node& node, const ConvShape& 
     p.of(run)->run(run.thread, {.a = x.at(run), .b = dy.at(run), .out = out, .dbias = partials.bias_of(out)});
     if (!first) kernels::add(sum, out, partials.stride, sum);
   };
-  code.run = [=, dw = e.data<float>(node.outputs[0]), db = e.data<float>(node.outputs[1]), threads = e.threads()](
-                 const RunArguments& a) { partials.fold((a.n + unit - 1) / unit, threads, dw, db); };
+  code.reduction = partials.reduction(e, node);
+  sum_over_ranks(e, node);
+  code.run = [=, gradient = WeightGradient(e, node)](const RunArguments& a) {
+    if (a.n == 0) return gradient.clear();
+    partials.fold(0, (a.n + unit - 1) / unit, gradient.dw, gradient.db);
+  };
   return code;
 }
 
@@ -215,11 +286,15 @@ NodeCode gradient_by_tiles(CpuExecutable& e, const Node& node, const ConvShape& 
 NodeCode gradient_by_groups(CpuExecutable& e, const Node& node, const ConvShape& shape) {
   const ValueId x_id = node.inputs[0], dy_id = node.inputs[1];
   const bool bias = node.outputs[1] != kNoValue;
-  const int64_t rows = group_rows(e.plan().batch, kWholeGroups);
+  const int64_t fixed = e.plan().gradient_rows;
+  const int64_t rows = fixed > 0 ? fixed : group_rows(e.plan().batch, kWholeGroups);
   TilePrimitive* p = e.keep(conv_backward_weights(shape, tile_options(e, node, rows, bias)));
   const GroupPartials partials(e, p, (e.plan().batch + rows - 1) / rows, bias ? shape.out_channels : 0);
-  return [=, x = e.byte_rows(x_id), dy = e.byte_rows(dy_id), dw = e.data<float>(node.outputs[0]),
-          db = e.data<float>(node.outputs[1]), threads = e.threads()](const RunArguments& a) {
+  NodeCode code;
+  code.reduction = partials.reduction(e, node);
+  sum_over_ranks(e, node);
+  code.run = [=, x = e.byte_rows(x_id), dy = e.byte_rows(dy_id), gradient = WeightGradient(e, node),
+              threads = e.threads()](const RunArguments& a) {
     const int64_t used = (a.n + rows - 1) / rows;
     zero_rows(x.batch(), x.row, a.n, used * rows);
     zero_rows(dy.batch(), dy.row, a.n, used * rows);
@@ -230,8 +305,11 @@ NodeCode gradient_by_groups(CpuExecutable& e, const Node& node, const ConvShape&
                       .out = out,
                       .dbias = partials.bias_of(out)});
     });
-    partials.fold(used, threads, dw, db);
+    if (fixed > 0) return;
+    if (used == 0) return gradient.clear();
+    partials.fold(0, used, gradient.dw, gradient.db);
   };
+  return code;
 }
 
 NodeCode compile(const ConvGradWeight& op, CpuExecutable& e, const Node& node) {
@@ -241,34 +319,81 @@ NodeCode compile(const ConvGradWeight& op, CpuExecutable& e, const Node& node) {
   return walk_of(g, node) == Walk::kReduce ? gradient_by_tiles(e, node, shape) : gradient_by_groups(e, node, shape);
 }
 
-// dw = dy^T * x: each part of the weight is summed over the whole batch by one thread, in the order of the examples. No partials at all.
-NodeCode compile(const GemmGradWeight&, CpuExecutable& e, const Node& node) {
-  const ValueId x_id = node.inputs[0], dy_id = node.inputs[1];
-  const int64_t in = e.elements(x_id), out = e.elements(dy_id), capacity = e.plan().row_capacity;
-  constexpr int64_t kSliceRows = 64;  // measured: 260 of 262 GFLOP/s a core at 64 x 784 x 128
-  const auto slice_of = [&](int64_t rows) {
-    return e.keep(strided_product({rows, capacity, in, 1, out, in, 1, in}, false, e.threads(), node.name.c_str()));
+// dw = dy^T * x in slices of rows, each summed over so many examples by one thread, in their order.
+struct LinearGradient {
+  static constexpr int64_t kSliceRows = 64;  // measured: 260 of 262 GFLOP/s a core at 64 x 784 x 128
+  int64_t in, out, examples;
+  TilePrimitive *whole = nullptr, *rest = nullptr;
+
+  LinearGradient(CpuExecutable& e, const Node& node, int64_t example_count)
+      : in(e.elements(node.inputs[0])), out(e.elements(node.inputs[1])), examples(example_count) {
+    const auto slice_of = [&](int64_t rows) {
+      return e.keep(strided_product({rows, examples, in, 1, out, in, 1, in}, false, e.threads(), node.name.c_str()));
+    };
+    if (out >= kSliceRows) whole = slice_of(kSliceRows);
+    if (out % kSliceRows > 0) rest = slice_of(out % kSliceRows);
+  }
+  int64_t slices() const { return (out + kSliceRows - 1) / kSliceRows; }
+  // One slice over `examples` rows of x and dy, of which the first n count in db (null: none); the others are 0.
+  void run(int64_t slice, int thread, const float* x, const float* dy, int64_t n, float* dw, float* db) const {
+    const int64_t first = slice * kSliceRows;
+    const int64_t end = std::min(out, first + kSliceRows);
+    (end - first == kSliceRows ? whole : rest)->run(thread, {.a = dy + first, .b = x, .out = dw + first * in});
+    for (int64_t column = first; db != nullptr && column < end; ++column) {
+      double sum = 0;  // in the order of the examples
+      for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(dy[i * out + column]);
+      db[column] = static_cast<float>(sum);
+    }
+  }
+};
+
+void zero_behind(const Rows<float>& rows, int64_t n, int64_t end) {
+  zero_rows(reinterpret_cast<std::byte*>(rows.batch()), rows.row * static_cast<int64_t>(sizeof(float)), n, end);
+}
+
+// Group by group, for a deterministic plan.
+NodeCode linear_gradient_by_groups(CpuExecutable& e, const Node& node) {
+  const int64_t rows = e.plan().gradient_rows, groups = (e.plan().batch + rows - 1) / rows;
+  const LinearGradient product(e, node, rows);
+  const WeightGradient gradient(e, node);
+  const int64_t stride = gradient.weights + gradient.biases;
+  const SharedBytes partials = e.shared(static_cast<size_t>(groups * stride) * sizeof(float));
+  NodeCode code;
+  code.run = [=, x = e.rows<float>(node.inputs[0]), dy = e.rows<float>(node.inputs[1]),
+              threads = e.threads()](const RunArguments& a) {
+    const int64_t used = (a.n + rows - 1) / rows;
+    zero_behind(x, a.n, used * rows);
+    zero_behind(dy, a.n, used * rows);
+    const int team = team_for_flops(threads, 2 * a.n * product.in * product.out);
+    parallel_take(used * product.slices(), team, [&](int64_t part, int thread) {
+      const int64_t group = part / product.slices(), first = group * rows;
+      float* dw = partials.get<float>() + group * stride;
+      product.run(part % product.slices(), thread, x.batch() + first * x.row, dy.batch() + first * dy.row,
+                  std::min(rows, a.n - first), dw, gradient.db == nullptr ? nullptr : dw + gradient.weights);
+    });
   };
-  TilePrimitive* const whole = out >= kSliceRows ? slice_of(kSliceRows) : nullptr;
-  TilePrimitive* const rest = out % kSliceRows > 0 ? slice_of(out % kSliceRows) : nullptr;
-  return [=, x_rows = e.rows<float>(x_id), dy_rows = e.rows<float>(dy_id), dw = e.data<float>(node.outputs[0]),
-          db = e.data<float>(node.outputs[1]), threads = e.threads()](const RunArguments& a) {
-    constexpr int64_t kFloat = sizeof(float);
-    float *x = x_rows.batch(), *dy = dy_rows.batch();
-    zero_rows(reinterpret_cast<std::byte*>(x), x_rows.row * kFloat, a.n, capacity);
-    zero_rows(reinterpret_cast<std::byte*>(dy), dy_rows.row * kFloat, a.n, capacity);
-    const int team = team_for_flops(threads, 2 * a.n * in * out);
-    parallel_take((out + kSliceRows - 1) / kSliceRows, team, [&](int64_t slice, int thread) {
-      const int64_t first = slice * kSliceRows;
-      const int64_t end = std::min(out, first + kSliceRows);
-      TilePrimitive* p = end - first == kSliceRows ? whole : rest;
-      p->run(thread, {.a = dy + first, .b = x, .out = dw + first * in});
-      if (db == nullptr) return;
-      for (int64_t column = first; column < end; ++column) {
-        double sum = 0;  // in the order of the examples
-        for (int64_t i = 0; i < a.n; ++i) sum += static_cast<double>(dy[i * out + column]);
-        db[column] = static_cast<float>(sum);
-      }
+  code.reduction = gradient_reduction(e, node, [=](int64_t group, int64_t count, float* dw, float* db) {
+    float* const first = partials.get<float>() + group * stride;
+    fold_parts(first, count, stride, 0, stride);
+    std::copy_n(first, gradient.weights, dw);
+    if (db != nullptr) std::copy_n(first + gradient.weights, gradient.biases, db);
+  });
+  return code;
+}
+
+// Over the whole batch at once: no partials at all.
+NodeCode compile(const GemmGradWeight&, CpuExecutable& e, const Node& node) {
+  if (e.plan().gradient_rows > 0) return linear_gradient_by_groups(e, node);
+  const int64_t capacity = e.plan().row_capacity;
+  sum_over_ranks(e, node);
+  return [=, product = LinearGradient(e, node, capacity), x = e.rows<float>(node.inputs[0]),
+          dy = e.rows<float>(node.inputs[1]), gradient = WeightGradient(e, node),
+          threads = e.threads()](const RunArguments& a) {
+    zero_behind(x, a.n, capacity);
+    zero_behind(dy, a.n, capacity);
+    const int team = team_for_flops(threads, 2 * a.n * product.in * product.out);
+    parallel_take(product.slices(), team, [&](int64_t slice, int thread) {
+      product.run(slice, thread, x.batch(), dy.batch(), a.n, gradient.dw, gradient.db);
     });
   };
 }

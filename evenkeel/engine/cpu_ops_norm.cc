@@ -1,4 +1,5 @@
 // The norm in the engine: calls of the kernels, and the explicit update of the running statistics.
+#include <algorithm>
 #include <cmath>
 
 #include "evenkeel/engine/cpu_executable.h"
@@ -38,6 +39,31 @@ kernels::NormAffine affine(const CpuExecutable& e, const Node& node, size_t scal
           e.data<float>(node.inputs[scale + 2])};
 }
 
+// --- folds, here or over the ranks ---
+
+// Sets how the partial results of blocks are folded. fold(shape of so many examples, threads, T* out[c], first block); outputs: T[c].
+template <class T, class Fold>
+void set_fold(NodeCode& code, CpuExecutable& e, const Node& node, const kernels::NormShape& shape, Fold fold) {
+  T* const out = e.data<T>(node.outputs[0]);
+  const int threads = e.threads();
+  if (e.sync() == nullptr) {
+    code.run = [=](const RunArguments& a) { fold(with_examples(shape, a.n), threads, out, 0); };
+    return;
+  }
+  Reduction reduction;
+  reduction.name = node.name.c_str();
+  reduction.of_norm = true;
+  reduction.bytes = static_cast<size_t>(shape.c) * sizeof(T);
+  reduction.make = [=](const RunArguments& a, int64_t block, int64_t blocks, std::byte* result) {
+    const int64_t examples = std::min(blocks * kBlockExamples, a.n - block * kBlockExamples);
+    fold(with_examples(shape, examples), threads, reinterpret_cast<T*>(result), block);
+  };
+  reduction.fold = [=](const RunArguments&, std::span<const ReducedNode> nodes) {
+    fold_channels<T>(nodes, shape.c, [&](int64_t channel, const T& sum) { out[channel] = sum; });
+  };
+  code.reduction = std::make_shared<const Reduction>(std::move(reduction));
+}
+
 // --- with weights of examples (kernels/weighted.h) ---
 
 kernels::NormWeights weights_at(const TileRun& run) { return {run.arguments.weights + run.first}; }
@@ -66,10 +92,11 @@ NodeCode weighted_moments(CpuExecutable& e, const Node& node) {
     kernels::block_weighted_moments(x.at(run), with_examples(shape, run.rows), weights_at(run),
                                     run.first / kBlockExamples, partials.get<std::byte>());
   };
-  code.run = [=, out = e.data<Moments>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
-    kernels::fold_weighted_moments(with_examples(shape, a.n), partials.get<std::byte>(), threads,
-                                   {out, static_cast<size_t>(shape.c)});
-  };
+  set_fold<Moments>(code, e, node, shape,
+                    [=](const kernels::NormShape& part, int threads, Moments* out, int64_t first_block) {
+                      kernels::fold_weighted_moments(part, partials.get<std::byte>(), threads,
+                                                     {out, static_cast<size_t>(part.c)}, first_block);
+                    });
   return code;
 }
 
@@ -85,10 +112,11 @@ NodeCode weighted_gradient_sums(const NormGradientSums& op, CpuExecutable& e, co
                                           gate(residual.at(run), mask.at(run)), weights_at(run),
                                           run.first / kBlockExamples, scratch.at(run), partials.get<std::byte>());
   };
-  code.run = [=, out = e.data<GradientSums>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
-    kernels::fold_weighted_gradient_sums(with_examples(shape, a.n), partials.get<std::byte>(), threads,
-                                         {out, static_cast<size_t>(shape.c)});
-  };
+  set_fold<GradientSums>(code, e, node, shape,
+                         [=](const kernels::NormShape& part, int threads, GradientSums* out, int64_t first_block) {
+                           kernels::fold_weighted_gradient_sums(part, partials.get<std::byte>(), threads,
+                                                                {out, static_cast<size_t>(part.c)}, first_block);
+                         });
   return code;
 }
 
@@ -97,7 +125,7 @@ NodeCode weighted_gradient_input(const NormGradientInput& op, CpuExecutable& e, 
   const kernels::NormShape shape = norm_shape(e, node.inputs[0]);
   NodeCode code;
   code.tile = [=, activation = op.activation, batch = op.batch_statistics, parameters = affine(e, node, 2),
-               scratch = ThreadScratch(e, shape), total = e.weight_sum(), x = e.byte_rows(node.inputs[0]),
+               scratch = ThreadScratch(e, shape), total = e.norm_weight_sum(), x = e.byte_rows(node.inputs[0]),
                dy = e.byte_rows(node.inputs[1]), residual = e.byte_rows(node.inputs[5]),
                sums = e.data<GradientSums>(node.inputs[6]), mask = e.rows<uint8_t>(node.inputs[7]),
                dx = e.byte_rows(node.outputs[0]), dresidual = e.byte_rows(node.outputs[1])](const TileRun& run) {
@@ -118,10 +146,11 @@ NodeCode compile(const MomentsOf&, CpuExecutable& e, const Node& node) {
     kernels::block_moments(x.at(run), with_examples(shape, run.rows), run.first / kBlockExamples,
                            partials.get<std::byte>());
   };
-  code.run = [=, out = e.data<Moments>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
-    kernels::fold_moments(with_examples(shape, a.n), partials.get<std::byte>(), threads, 0,
-                          {out, static_cast<size_t>(shape.c)}, {});
-  };
+  set_fold<Moments>(code, e, node, shape,
+                    [=](const kernels::NormShape& part, int threads, Moments* out, int64_t first_block) {
+                      kernels::fold_moments(part, partials.get<std::byte>(), threads, 0,
+                                            {out, static_cast<size_t>(part.c)}, {}, first_block);
+                    });
   return code;
 }
 
@@ -171,10 +200,11 @@ NodeCode compile(const NormGradientSums& op, CpuExecutable& e, const Node& node)
                                  gate(residual.at(run), mask.at(run)), run.first / kBlockExamples,
                                  partials.get<std::byte>());
   };
-  code.run = [=, out = e.data<GradientSums>(node.outputs[0]), threads = e.threads()](const RunArguments& a) {
-    kernels::fold_gradient_sums(with_examples(shape, a.n), partials.get<std::byte>(), threads,
-                                {out, static_cast<size_t>(shape.c)});
-  };
+  set_fold<GradientSums>(code, e, node, shape,
+                         [=](const kernels::NormShape& part, int threads, GradientSums* out, int64_t first_block) {
+                           kernels::fold_gradient_sums(part, partials.get<std::byte>(), threads,
+                                                       {out, static_cast<size_t>(part.c)}, first_block);
+                         });
   return code;
 }
 
@@ -186,10 +216,10 @@ NodeCode compile(const NormGradientInput& op, CpuExecutable& e, const Node& node
                x = e.byte_rows(node.inputs[0]), dy = e.byte_rows(node.inputs[1]),
                residual = e.byte_rows(node.inputs[5]), sums = e.data<GradientSums>(node.inputs[6]),
                mask = e.rows<uint8_t>(at(node.inputs, 7)), dx = e.byte_rows(node.outputs[0]),
-               dresidual = e.byte_rows(node.outputs[1])](const TileRun& run) {
+               dresidual = e.byte_rows(node.outputs[1]), examples = e.norm_examples()](const TileRun& run) {
     kernels::gradient_input(x.at(run), dy.at(run), with_examples(shape, run.rows), parameters, activation,
                             gate(residual.at(run), mask.at(run)), {sums, static_cast<size_t>(shape.c)}, batch,
-                            dx.at(run), dresidual.at(run), kInCache, run.arguments.n);
+                            dx.at(run), dresidual.at(run), kInCache, *examples);
   };
   return code;
 }
@@ -218,6 +248,12 @@ NodeCode compile(const ResidualGradient& op, CpuExecutable& e, const Node& node)
 
 NodeCode compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) {
   const auto c = static_cast<size_t>(e.elements(node.inputs[0]));
+  if (e.sync() != nullptr) {
+    // From sums over all ranks. Where only some share statistics, each group has its own, and they have yet to be added.
+    const bool grouped = e.sync()->norms_are_grouped();
+    for (size_t i = 0; grouped && i < 2; ++i)
+      e.sync()->add_gradient(e.data<float>(node.outputs[i]), e.elements(node.inputs[0]), true);
+  }
   return [=, sums = e.data<GradientSums>(node.inputs[0]), scale = e.data<kernels::NormScale>(node.inputs[1]),
           dgamma = e.data<float>(node.outputs[0]), dbeta = e.data<float>(node.outputs[1])](const RunArguments&) {
     kernels::affine_gradient({sums, c}, scale, dgamma, dbeta);
@@ -226,8 +262,10 @@ NodeCode compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) 
 
 NodeCode compile(const UpdateRunning& op, CpuExecutable& e, const Node& node) {
   const int64_t c = e.elements(node.inputs[0]);
-  return [=, moments = e.data<Moments>(node.inputs[0]), mean = e.data<float>(node.inputs[1]),
-          var = e.data<float>(node.inputs[2]), count = e.data<int64_t>(node.inputs[3])](const RunArguments&) {
+  const Moments* batch = e.data<Moments>(node.inputs[0]);
+  if (e.sync() != nullptr) batch = e.sync()->pooled(batch, c);
+  return [=, moments = batch, mean = e.data<float>(node.inputs[1]), var = e.data<float>(node.inputs[2]),
+          count = e.data<int64_t>(node.inputs[3])](const RunArguments&) {
     // Cumulative: the weight of the t-th batch is 1 / t.
     const double w = op.cumulative ? 1 / (static_cast<double>(*count) + 1) : op.new_batch_weight;
     for (int64_t i = 0; i < c; ++i) {

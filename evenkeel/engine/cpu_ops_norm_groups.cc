@@ -76,14 +76,63 @@ int team_of(const CpuExecutable& e, ValueId x, int64_t n, int64_t ghost) {
   return team_for_bytes(ghost_threads(e, ghost), n * e.row_bytes(x));
 }
 
+// What the running statistics are told of ghost batches: means weighted by what they are of, and the pooled variance: sum of m2 over sum of
+// (count - 1). ghosts: null for those that joined the one before.
+void pool_ghosts(std::span<const Moments* const> ghosts, int64_t c, Moments* pooled) {
+  const auto groups = std::count_if(ghosts.begin(), ghosts.end(), [](const Moments* m) { return m != nullptr; });
+  if (groups == 1) {
+    std::copy_n(ghosts.front(), c, pooled);
+    return;
+  }
+  for (int64_t channel = 0; channel < c; ++channel) {
+    Moments sum;
+    for (const Moments* const ghost : ghosts) {
+      if (ghost == nullptr) continue;
+      const Moments& m = ghost[channel];
+      sum = {sum.count + m.count, sum.mean + m.count * m.mean, sum.m2 + m.m2};
+    }
+    const auto used = static_cast<double>(groups);
+    pooled[channel] = {sum.count / used, sum.mean / sum.count, sum.m2 / used};
+  }
+}
+
 NodeCode compile(const GhostMoments& op, CpuExecutable& e, const Node& node) {
   const ValueId x_id = node.inputs[0];
   const int64_t most = std::min(e.plan().batch, op.ghost + 1);
   const kernels::NormShape shape = norm_shape(e, x_id, most);
   const Workspaces workspaces(e, shape, ghost_threads(e, op.ghost));
+  const int64_t ghost = op.ghost;
+  const auto own = e.rows<Moments>(node.outputs[0]);
+  Moments* const pooled = e.data<Moments>(node.outputs[1]);
   NodeCode code;
-  code.run = [=, &e, ghost = op.ghost, x = e.byte_rows(x_id), own = e.rows<Moments>(node.outputs[0]),
-              pooled = e.data<Moments>(node.outputs[1])](const RunArguments& a) {
+  const bool pools = e.sync() != nullptr;
+  if (pools) {
+    // Pooled in the order of the ghost batches, whichever rank has them.
+    Reduction reduction;
+    reduction.name = node.name.c_str();
+    reduction.rows = ghost;
+    reduction.tree = false;
+    reduction.bytes = static_cast<size_t>(shape.c) * sizeof(Moments);
+    reduction.make = [=](const RunArguments& a, int64_t leaf, int64_t, std::byte* result) {
+      auto* out = reinterpret_cast<Moments*>(result);
+      if (ghost_begin(leaf * ghost, ghost, a.n, shape.s) == leaf * ghost) {
+        std::copy_n(own.batch() + leaf * ghost * shape.c, shape.c, out);
+      } else {
+        std::fill_n(out, shape.c, Moments{});  // joined the one before
+      }
+    };
+    reduction.fold = [=, ghosts = std::vector<const Moments*>()](const RunArguments&,
+                                                                 std::span<const ReducedNode> nodes) mutable {
+      ghosts.clear();
+      for (const ReducedNode& leaf : nodes) {
+        const auto* moments = reinterpret_cast<const Moments*>(leaf.result);
+        ghosts.push_back(moments->count > 0 ? moments : nullptr);
+      }
+      pool_ghosts(ghosts, shape.c, pooled);
+    };
+    code.reduction = std::make_shared<const Reduction>(std::move(reduction));
+  }
+  code.run = [=, &e, x = e.byte_rows(x_id), ghosts = std::vector<const Moments*>()](const RunArguments& a) mutable {
     const auto c = static_cast<size_t>(shape.c);
     for_ghosts(ghost, shape, a.n, team_of(e, x_id, a.n, ghost), [&](int64_t first, int64_t examples, int thread) {
       Moments* out = own.batch() + first * shape.c;
@@ -91,21 +140,13 @@ NodeCode compile(const GhostMoments& op, CpuExecutable& e, const Node& node) {
                        {out, c});
       repeat(out, shape.c, examples);
     });
-    if (ghost_end(0, ghost, a.n, shape.s) == a.n) {
-      std::copy_n(own.batch(), shape.c, pooled);
-      return;
-    }
-    // Means weighted by what they are of, and the pooled variance: sum of m2 over sum of (count - 1).
-    for (int64_t channel = 0; channel < shape.c; ++channel) {
-      Moments sum;
-      double groups = 0;
-      for (int64_t i = 0; i < a.n; i = ghost_end(i, ghost, a.n, shape.s)) {
-        const Moments& m = own.batch()[i * shape.c + channel];
-        sum = {sum.count + m.count, sum.mean + m.count * m.mean, sum.m2 + m.m2};
-        ++groups;
-      }
-      pooled[channel] = {sum.count / groups, sum.mean / sum.count, sum.m2 / groups};
-    }
+    if (pools) return;
+    const int64_t groups = (a.n + ghost - 1) / ghost;
+    ghosts.resize(static_cast<size_t>(groups));
+    for (int64_t g = 0; g < groups; ++g)
+      ghosts[static_cast<size_t>(g)] =
+          ghost_begin(g * ghost, ghost, a.n, shape.s) == g * ghost ? own.batch() + g * ghost * shape.c : nullptr;
+    pool_ghosts(ghosts, shape.c, pooled);
   };
   return code;
 }
@@ -339,20 +380,50 @@ NodeCode compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) 
   const NormGroups groups = std::get<NormGradientSums>(maker->op).groups;
   const int64_t s = norm_shape(e, maker->inputs[0]).s;
   NodeCode code;
-  code.run = [=, c = e.elements(node.inputs[0]), sums = e.rows<GradientSums>(node.inputs[0]),
-              scale = e.rows<kernels::NormScale>(node.inputs[1]), dgamma = e.data<float>(node.outputs[0]),
-              dbeta = e.data<float>(node.outputs[1])](const RunArguments& a) {
+  const int64_t c = e.elements(node.inputs[0]);
+  float *const dgamma = e.data<float>(node.outputs[0]), *const dbeta = e.data<float>(node.outputs[1]);
+  // out[c] = sums of dgamma and dbeta over the examples [first, end), in their order.
+  const auto sum = [=, sums = e.rows<GradientSums>(node.inputs[0]), scale = e.rows<kernels::NormScale>(node.inputs[1])](
+                       int64_t n, int64_t first, int64_t end, GradientSums* out) {
     for (int64_t channel = 0; channel < c; ++channel) {
-      double gamma_sum = 0, beta_sum = 0;  // in the order of the examples
-      for (int64_t i = 0; i<a.n; i = groups.ghost> 0 ? ghost_end(i, groups.ghost, a.n, s) : i + 1) {
+      double gamma_sum = 0, beta_sum = 0;
+      for (int64_t i = first; i<end; i = groups.ghost> 0 ? ghost_end(i, groups.ghost, n, s) : i + 1) {
         const GradientSums& own = sums.batch()[i * c + channel];
         gamma_sum += scale.batch()[i * c + channel].rstd * own.dy_xmu;
         beta_sum += own.dy;
       }
-      if (dgamma != nullptr) dgamma[channel] = static_cast<float>(gamma_sum);
-      if (dbeta != nullptr) dbeta[channel] = static_cast<float>(beta_sum);
+      out[channel] = {beta_sum, gamma_sum};
     }
   };
+  const auto assign = [=](int64_t channel, const GradientSums& total) {
+    if (dgamma != nullptr) dgamma[channel] = static_cast<float>(total.dy_xmu);
+    if (dbeta != nullptr) dbeta[channel] = static_cast<float>(total.dy);
+  };
+  const int64_t rows = e.plan().gradient_rows;
+  if (rows == 0) {
+    if (e.sync() != nullptr) {
+      e.sync()->add_gradient(dgamma, c, false);
+      e.sync()->add_gradient(dbeta, c, false);
+    }
+    code.run = [=, totals = std::vector<GradientSums>(static_cast<size_t>(c))](const RunArguments& a) mutable {
+      sum(a.n, 0, a.n, totals.data());
+      for (int64_t channel = 0; channel < c; ++channel) assign(channel, totals[static_cast<size_t>(channel)]);
+    };
+    return code;
+  }
+  code.run = [](const RunArguments&) {};  // all of it is in the reduction
+  Reduction reduction;
+  reduction.name = node.name.c_str();
+  reduction.rows = rows;
+  reduction.tree = false;  // few bytes
+  reduction.bytes = static_cast<size_t>(c) * sizeof(GradientSums);
+  reduction.make = [=](const RunArguments& a, int64_t leaf, int64_t, std::byte* result) {
+    sum(a.n, leaf * rows, std::min(a.n, (leaf + 1) * rows), reinterpret_cast<GradientSums*>(result));
+  };
+  reduction.fold = [=](const RunArguments&, std::span<const ReducedNode> nodes) {
+    fold_channels<GradientSums>(nodes, c, assign);
+  };
+  code.reduction = std::make_shared<const Reduction>(std::move(reduction));
   return code;
 }
 

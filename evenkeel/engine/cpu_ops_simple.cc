@@ -262,7 +262,7 @@ struct ExampleWeights {
   double at(const TileRun& run, int64_t i) const {
     return given ? static_cast<double>(run.arguments.weights[run.first + i]) : 1;
   }
-  double total(const RunArguments& a) const { return given ? *sum : static_cast<double>(a.n); }
+  double total(const RunArguments& a) const { return given ? *sum : static_cast<double>(a.batch); }
 };
 
 // loss and, with labels, correct from f(row, label) -> LossSums of one example.
@@ -284,14 +284,31 @@ NodeCode loss_code(CpuExecutable& e, const Node& node, F f) {
     }
     partials.get<LossSums>()[run.first / kBlockExamples] = sums;
   };
-  code.run = [=, loss = e.data<double>(node.outputs[0]),
-              correct = labelled ? e.data<double>(node.outputs[1]) : nullptr](const RunArguments& a) {
-    TreeFold<LossSums> fold;
-    for (int64_t block = 0; block < block_count(a.n); ++block) fold.push(partials.get<LossSums>()[block]);
-    const LossSums total = fold.fold();
+  const auto finish = [=, loss = e.data<double>(node.outputs[0]),
+                       correct = labelled ? e.data<double>(node.outputs[1]) : nullptr](const RunArguments& a,
+                                                                                       const LossSums& total) {
     *loss = total.loss / weights.total(a);
-    if (labelled) *correct = total.correct;
+    if (correct != nullptr) *correct = total.correct;
   };
+  const auto fold_blocks = [=](int64_t block, int64_t blocks) {
+    TreeFold<LossSums> fold;
+    for (int64_t i = block; i < block + blocks; ++i) fold.push(partials.get<LossSums>()[i]);
+    return fold.fold();
+  };
+  if (e.sync() == nullptr) {
+    code.run = [=](const RunArguments& a) { finish(a, fold_blocks(0, block_count(a.n))); };
+    return code;
+  }
+  Reduction reduction;
+  reduction.name = node.name.c_str();
+  reduction.bytes = sizeof(LossSums);
+  reduction.make = [=](const RunArguments&, int64_t block, int64_t blocks, std::byte* result) {
+    *reinterpret_cast<LossSums*>(result) = fold_blocks(block, blocks);
+  };
+  reduction.fold = [=](const RunArguments& a, std::span<const ReducedNode> nodes) {
+    fold_channels<LossSums>(nodes, 1, [&](int64_t, const LossSums& total) { finish(a, total); });
+  };
+  code.reduction = std::make_shared<const Reduction>(std::move(reduction));
   return code;
 }
 

@@ -95,14 +95,14 @@ class TestStep {
  public:
   TestStep(const TestNet& net, const PlanOptions& options, int64_t n, Mode mode = Mode::kTrain,
            ActivationKind hidden = ActivationKind::kRelu, Precision precision = Precision::kF32,
-           const std::string& spill_folder = "")
+           const std::string& spill_folder = "", Comm* comm = nullptr)
       : TestStep(
             net, options, n, mode, hidden,
-            [precision](Graph graph) { return with_precision(std::move(graph), precision); }, spill_folder) {}
-  // pass: graph -> graph, of the whole step.
+            [precision](Graph graph) { return with_precision(std::move(graph), precision); }, spill_folder, comm) {}
+  // pass: graph -> graph, of the whole step. comm: of options.ranks ranks, each of which makes the same TestStep.
   TestStep(const TestNet& net, const PlanOptions& options, int64_t n, Mode mode, ActivationKind hidden,
-           const std::function<Graph(Graph)>& pass, const std::string& spill_folder = "")
-      : n_(n), elements_(element_count(net.input)) {
+           const std::function<Graph(Graph)>& pass, const std::string& spill_folder = "", Comm* comm = nullptr)
+      : n_(n), elements_(element_count(net.input)), comm_(comm) {
     GraphBuilder b(mode);
     const ValueId logits = net.layers(b, b.input(net.input), {hidden});
     b.set_name("logits", logits);
@@ -117,7 +117,8 @@ class TestStep {
     }
     fill_store(parameters, buffers, states);
     graph = pass(std::move(graph));
-    executable_ = cpu_backend(options.threads, spill_folder)->compile(make_plan(std::move(graph), options), store_);
+    executable_ =
+        cpu_backend(options.threads, spill_folder)->compile(make_plan(std::move(graph), options), store_, comm);
     RandomStream random(5, RandomUse::kInitialize);
     for (int64_t i = 0; i < n * elements_; ++i) x_.push_back(static_cast<float>(random.next_normal()));
     for (int64_t i = 0; i < n; ++i) labels_.push_back(static_cast<int32_t>(i * i % 4));
@@ -133,7 +134,16 @@ class TestStep {
             .seed = 11,
             .epoch = 1};
   }
-  RunResult run(int64_t step = 1) { return executable_->run(arguments(0, n_, step)); }
+  // This rank's share of the first `count` examples.
+  RunArguments shared_arguments(int64_t count, int64_t step = 1) const {
+    if (comm_ == nullptr) return arguments(0, count, step);
+    const Shard share = shard_of(count, executable_->plan().shard_unit, comm_->size(), comm_->rank());
+    RunArguments shared = arguments(share.first, share.rows, step);
+    shared.batch = count;
+    shared.first = share.first;
+    return shared;
+  }
+  RunResult run(int64_t step = 1) { return executable_->run(shared_arguments(n_, step)); }
   bool train(int64_t steps) {
     bool finite = true;
     for (int64_t step = 1; step <= steps; ++step) finite = run(step).finite && finite;
@@ -182,6 +192,7 @@ class TestStep {
   }
 
   int64_t n_, elements_;
+  Comm* comm_;
   ParameterStore store_;
   std::unique_ptr<Executable> executable_;
   std::vector<float> x_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "evenkeel/core/error.h"
 #include "evenkeel/core/moments.h"
 
 namespace evenkeel {
@@ -242,14 +243,29 @@ int64_t example_bytes(const Graph& graph, const PhaseNodes& phase) {
   return bytes;
 }
 
-int64_t unit_of(const Graph& graph, const Phase& phase, int64_t batch) {
+// What batches are cut into for their ranks: whole blocks and whole ghost batches; in a deterministic plan whole groups of weight gradients.
+int64_t shard_unit_of(const Graph& graph) {
+  int64_t unit = kBlockExamples;
+  for (const Node& node : graph.nodes) {
+    if (const auto* ghosts = std::get_if<GhostMoments>(&node.op)) unit = std::lcm(unit, ghosts->ghost);
+  }
+  return unit;
+}
+
+// Of the first rank, which has no less than any other (shard_of).
+int64_t largest_share(int64_t batch, int64_t unit, int ranks) {
+  const int64_t units = (batch + unit - 1) / unit;
+  return std::min(batch, (units + ranks - 1) / ranks * unit);
+}
+
+int64_t unit_of(const Graph& graph, const Phase& phase, int64_t batch, int64_t gradient_rows) {
   int64_t unit = phase.chunk;
   for (const int32_t i : phase.tiles) {
     const Node& node = graph.nodes[static_cast<size_t>(i)];
     if (!std::holds_alternative<ConvGradWeight>(node.op)) continue;
     const int64_t groups =
         gradient_groups(graph.value(node.inputs[1]).shape, element_count(graph.value(node.outputs[0]).shape));
-    unit = std::max(unit, round_up(group_rows(batch, groups), phase.chunk));
+    unit = std::max(unit, gradient_rows > 0 ? gradient_rows : round_up(group_rows(batch, groups), phase.chunk));
   }
   return unit;
 }
@@ -329,17 +345,26 @@ Plan planned(const Graph& graph, const PlanOptions& options) {
   PhasedGraph phased = cut_into_phases(graph, options.recompute);
   Plan plan;
   plan.graph = std::move(phased.graph);
-  plan.batch = options.batch;
   plan.micro_batch = options.micro_batch;
-  plan.row_capacity = round_up(options.batch, group_rows(options.batch, kWholeGroups));
+  plan.ranks = options.ranks;
+  plan.norm_group = options.norm_group;
+  plan.shard_unit = shard_unit_of(plan.graph);
   for (PhaseNodes& nodes : phased.phases) {
     Phase phase{std::move(nodes)};
     phase.tile = options.tile > 0 ? options.tile : tile_examples(example_bytes(plan.graph, phase));
     if (options.micro_batch > 0) phase.tile = std::min(phase.tile, options.micro_batch);
     phase.chunk = round_up(phase.tile, kBlockExamples);
-    phase.unit = unit_of(plan.graph, phase, options.batch);
-    plan.row_capacity = std::max(plan.row_capacity, round_up(options.batch, phase.chunk));
+    if (options.deterministic) plan.shard_unit = std::lcm(plan.shard_unit, phase.chunk);
     plan.phases.push_back(std::move(phase));
+  }
+  if (options.deterministic)
+    plan.gradient_rows = plan.shard_unit = round_up(group_rows(options.batch, kDeterministicGroups), plan.shard_unit);
+  plan.batch = largest_share(options.batch, plan.shard_unit, options.ranks);
+  plan.row_capacity =
+      round_up(plan.batch, plan.gradient_rows > 0 ? plan.gradient_rows : group_rows(plan.batch, kWholeGroups));
+  for (Phase& phase : plan.phases) {
+    phase.unit = unit_of(plan.graph, phase, plan.batch, plan.gradient_rows);
+    plan.row_capacity = std::max(plan.row_capacity, round_up(plan.batch, phase.chunk));
   }
   plan.offset.assign(plan.graph.values.size(), kNotInArena);
   plan.scratch_rows.assign(plan.graph.values.size(), 0);
@@ -473,9 +498,15 @@ PlanMemory memory_of(const Plan& plan, int threads) {
           partials += static_cast<size_t>(block_count(plan.batch)) * channels * 2 * sizeof(double);
         }
         partials += ghost_workspaces(plan, node, threads);
+        if (plan.gradient_rows > 0 && std::holds_alternative<GemmGradWeight>(node.op)) {
+          const auto groups = static_cast<size_t>((plan.batch + plan.gradient_rows - 1) / plan.gradient_rows);
+          partials += value_bytes(plan.graph.value(node.outputs[0]), 1) * groups;
+        }
         if (!std::holds_alternative<ConvGradWeight>(node.op)) continue;
         const bool whole = nodes == &phase.after;
-        const int64_t rows = whole ? group_rows(plan.batch, kWholeGroups) : phase.unit;
+        const int64_t rows = plan.gradient_rows > 0 ? plan.gradient_rows
+                             : whole                ? group_rows(plan.batch, kWholeGroups)
+                                                    : phase.unit;
         const int64_t groups = (plan.batch + rows - 1) / rows;
         const int64_t own = whole ? 0 : threads;  // a tile's, before it is added
         partials += value_bytes(plan.graph.value(node.outputs[0]), 1) * static_cast<size_t>(groups + own);
@@ -490,6 +521,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   if (options.batch < 1) throw UsageError("the batch size must be at least 1, found " + std::to_string(options.batch));
   if (options.tile < 0) throw UsageError("a tile must have at least 1 example, found " + std::to_string(options.tile));
   require_whole_blocks(options.micro_batch);
+  EK_ASSERT(options.ranks >= 1 && options.norm_group >= 0);
   require_values_to_normalize(graph, options.batch);
   drop_flatten_of_one(graph);
   PlanOptions attempt = options;

@@ -111,6 +111,11 @@ size_t norm_partials_bytes(const NormShape& shape) {
   return static_cast<size_t>(block_count(shape.n) * shape.c) * 2 * sizeof(double);
 }
 
+// Bytes of the partial results of so many blocks.
+static size_t partials_before(const NormShape& shape, int64_t blocks) {
+  return static_cast<size_t>(blocks * shape.c) * 2 * sizeof(double);
+}
+
 void block_moments(NormInput x, const NormShape& shape, int64_t block, std::byte* partials) {
   EK_ASSERT(shape.n <= kBlockExamples);
   NormJob job;
@@ -122,9 +127,9 @@ void block_moments(NormInput x, const NormShape& shape, int64_t block, std::byte
 }
 
 void fold_moments(const NormShape& shape, std::byte* partials, int threads, double eps, std::span<Moments> out,
-                  std::span<NormScale> out_scale) {
+                  std::span<NormScale> out_scale, int64_t first_block) {
   NormJob job;
-  job.workspace = partials;
+  job.workspace = partials + partials_before(shape, first_block);
   job.eps = eps;
   job.out_moments = out.data();
   job.out_scale = out_scale.empty() ? nullptr : out_scale.data();
@@ -197,9 +202,10 @@ void block_gradient_sums(NormInput x, NormInput dy, const NormShape& shape, cons
   passes_of(job).backward(NormPass::kReduceBlock, job);
 }
 
-void fold_gradient_sums(const NormShape& shape, std::byte* partials, int threads, std::span<GradientSums> out) {
+void fold_gradient_sums(const NormShape& shape, std::byte* partials, int threads, std::span<GradientSums> out,
+                        int64_t first_block) {
   NormJob job;
-  job.workspace = partials;
+  job.workspace = partials + partials_before(shape, first_block);
   job.out_sums = out.data();
   prepare(job, shape, threads);
   job.threads = threads;

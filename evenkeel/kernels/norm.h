@@ -111,11 +111,12 @@ void moments(NormInput x, const NormShape& shape, std::byte* workspace, const No
 // The same bits as moments() over all of it. `partials`: norm_partials_bytes(shape of the whole batch) bytes, 64-byte aligned; every
 // block is assigned once, by any thread.
 //   block_moments: x is the block's first example; shape.n = its examples (all but the last block: kBlockExamples); `block` its index.
-//   fold_moments: shape.n of the whole batch; out[c] and, unless empty, out_scale[c] (as scale_of) are assigned.
+//   fold_moments: shape.n of the whole batch; out[c] and, unless empty, out_scale[c] (as scale_of) are assigned. With first_block: of the
+//   shape.n examples from that block on.
 size_t norm_partials_bytes(const NormShape& shape);
 void block_moments(NormInput x, const NormShape& shape, int64_t block, std::byte* partials);
 void fold_moments(const NormShape& shape, std::byte* partials, int threads, double eps, std::span<Moments> out,
-                  std::span<NormScale> out_scale);
+                  std::span<NormScale> out_scale, int64_t first_block = 0);
 
 // Bytes of the bit mask that normalize() writes for this shape: one bit per element (padding too) in the order of memory,
 // bit i % 8 of byte i / 8 for element i of an example; each example begins at a byte.
@@ -151,7 +152,8 @@ void gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const Norm
 // gradient_sums() in parts, as block_moments() and fold_moments(). gate: of the block's examples.
 void block_gradient_sums(NormInput x, NormInput dy, const NormShape& shape, const NormAffine& affine,
                          const Activation& activation, const NormGate& gate, int64_t block, std::byte* partials);
-void fold_gradient_sums(const NormShape& shape, std::byte* partials, int threads, std::span<GradientSums> out);
+void fold_gradient_sums(const NormShape& shape, std::byte* partials, int threads, std::span<GradientSums> out,
+                        int64_t first_block = 0);
 
 // dx = gamma * rstd * (g - (sum_g + (x - mean) * rstd^2 * sum_gx) / m), m = n * s (eq. 23); with batch_statistics =
 // false the two sums are left out (running statistics are constants): dx = gamma * rstd * g. dx: assigned; may be dy

@@ -253,11 +253,12 @@ void block_weighted_moments(NormInput x, const NormShape& shape, const NormWeigh
   }
 }
 
-void fold_weighted_moments(const NormShape& shape, const std::byte* partials, int threads, std::span<Moments> out) {
+void fold_weighted_moments(const NormShape& shape, const std::byte* partials, int threads, std::span<Moments> out,
+                           int64_t first_block) {
   for_channels(shape, threads, [&](int64_t c) {
     TreeFold<Moments> fold;
     for (int64_t block = 0; block < block_count(shape.n); ++block) {
-      const double* partial = partial_of(shape, partials, block);
+      const double* partial = partial_of(shape, partials, first_block + block);
       fold.push({partial[0], partial[1 + c], partial[1 + shape.c + c]});
     }
     out[static_cast<size_t>(c)] = fold.fold();
@@ -288,11 +289,11 @@ void block_weighted_gradient_sums(NormInput x, NormInput dy, const NormShape& sh
 }
 
 void fold_weighted_gradient_sums(const NormShape& shape, const std::byte* partials, int threads,
-                                 std::span<GradientSums> out) {
+                                 std::span<GradientSums> out, int64_t first_block) {
   for_channels(shape, threads, [&](int64_t c) {
     TreeFold<GradientSums> fold;
     for (int64_t block = 0; block < block_count(shape.n); ++block) {
-      const double* partial = partial_of(shape, partials, block);
+      const double* partial = partial_of(shape, partials, first_block + block);
       fold.push({partial[1 + 2 * c], partial[2 + 2 * c]});
     }
     out[static_cast<size_t>(c)] = fold.fold();

@@ -37,10 +37,11 @@ size_t weighted_scratch_bytes(const NormShape& shape);
 
 // In parts, as block_moments() and fold_moments() of norm.h: shape.n examples (at most kBlockExamples) from x and weights on; the fold with
 // shape.n of the whole batch. out[c]: assigned: (sum of the weights, weighted mean, weighted sum of squares about it), all 0 where all
-// weights are.
+// weights are. With first_block: of the shape.n examples from that block on.
 void block_weighted_moments(NormInput x, const NormShape& shape, const NormWeights& weights, int64_t block,
                             std::byte* partials);
-void fold_weighted_moments(const NormShape& shape, const std::byte* partials, int threads, std::span<Moments> out);
+void fold_weighted_moments(const NormShape& shape, const std::byte* partials, int threads, std::span<Moments> out,
+                           int64_t first_block = 0);
 
 // Sums of g and g * (x - mean) over the values of weight above 0, as block_gradient_sums() and fold_gradient_sums(). The weight
 // is no factor there: it is one in the loss, and so in dy. A mask in the gate: with weights per example only.
@@ -48,7 +49,7 @@ void block_weighted_gradient_sums(NormInput x, NormInput dy, const NormShape& sh
                                   const Activation& activation, const NormGate& gate, const NormWeights& weights,
                                   int64_t block, std::byte* scratch, std::byte* partials);
 void fold_weighted_gradient_sums(const NormShape& shape, const std::byte* partials, int threads,
-                                 std::span<GradientSums> out);
+                                 std::span<GradientSums> out, int64_t first_block = 0);
 
 // dx = gamma * rstd * (g - w * (sum_g + (x - mean) * rstd^2 * sum_gx) / total) of shape.n examples, in one thread (eq. 24d); 0 where w = 0.
 // total: weight_sum() of the whole batch; batch_statistics = false: dx = gamma * rstd * g. dx: assigned; may be dy. dresidual (may

@@ -180,10 +180,10 @@ void FoldGraph::release_inputs(size_t index) {
 std::string FoldGraph::name_to_assign(size_t index, size_t input) {
   onnx::Node& target = node(index);
   if (target.inputs.size() <= input) target.inputs.resize(input + 1);
-  const std::string old = target.inputs[input];
+  std::string old = target.inputs[input];
   const bool own = initializers_.contains(old) || is_changed(old);
   if (!old.empty() && own && only_consumer(old) == static_cast<int64_t>(index)) return old;
-  const std::string name = names_.make(old.empty() ? target.outputs[0] + "_bias" : old + "_folded");
+  std::string name = names_.make(old.empty() ? target.outputs[0] + "_bias" : old + "_folded");
   target.inputs[input] = name;
   release(old, index);
   uses_[name].consumers = {index};
