@@ -34,13 +34,15 @@ StepProfile profile_of(const Plan& plan, const Trace& trace) {
     const double threads = event.first_example < 0 ? trace.threads : 1;
     const double seconds = (event.end_s - event.start_s) * threads;
     const Op* op = event.node < 0 ? nullptr : &plan.graph.nodes[static_cast<size_t>(event.node)].op;
-    double& sum = op == nullptr     ? profile.other_s
+    const bool ranks = event.node == kOtherRanks && plan.ranks > 1;
+    double& sum = ranks             ? profile.ranks_s
+                  : op == nullptr   ? profile.other_s
                   : is_product(*op) ? profile.products_s
                   : is_norm(*op)    ? profile.norms_s
                                     : profile.other_s;
     sum += seconds;
   }
-  const double busy = profile.products_s + profile.norms_s + profile.other_s;
+  const double busy = profile.products_s + profile.norms_s + profile.other_s + profile.ranks_s;
   profile.waiting_s = std::max(0.0, profile.seconds * profile.threads - busy);
   return profile;
 }
@@ -52,8 +54,13 @@ std::string chrome_trace(const Plan& plan, const Trace& trace) {
     const Node* node = event.node < 0 ? nullptr : &plan.graph.nodes[static_cast<size_t>(event.node)];
     nlohmann::ordered_json args = {{"phase", event.phase}};
     if (event.first_example >= 0) args["first_example"] = event.first_example;
-    events.push_back({{"name", node == nullptr ? "input and packed weights" : node->name},
-                      {"cat", node == nullptr ? "Begin" : name_of(node->op)},
+    const bool ranks = event.node == kOtherRanks;
+    events.push_back({{"name", ranks             ? "other ranks"
+                               : node == nullptr ? "input and packed weights"
+                                                 : node->name},
+                      {"cat", ranks             ? "Ranks"
+                              : node == nullptr ? "Begin"
+                                                : name_of(node->op)},
                       {"ph", "X"},
                       {"pid", 1},
                       {"tid", event.thread},
