@@ -37,7 +37,7 @@ endif()
 # The golden and the bit tests once more as a machine without AVX-512 runs oneDNN: its products are other ones there.
 if(TARGET unit_tests AND NOT EVENKEEL_SANITIZE)
   add_test(NAME unit_as_avx2 COMMAND unit_tests
-           "--gtest_filter=*Golden*:*Trajectory*:Step.*:CpuExecutable.*"
+           "--gtest_filter=*Golden*:*Trajectory*:Step.*:CpuExecutable.*:Ranks.*"
            "--gtest_output=xml:${PROJECT_BINARY_DIR}/results/unit_as_avx2.xml" --gtest_brief=1
            WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(unit_as_avx2 PROPERTIES

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <string_view>
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/process.h"
@@ -99,6 +98,7 @@ nlohmann::ordered_json json_of(const TrainResult& result, const std::string& rep
         {"step", p.step},       {"threads", p.threads}, {"seconds", p.seconds}, {"products_s", p.products_s},
         {"norms_s", p.norms_s}, {"other_s", p.other_s}, {"ranks_s", p.ranks_s}, {"waiting_s", p.waiting_s}};
   }
+  if (result.profile && result.profile->ranks_s > 0) json["profile"]["ranks_s"] = result.profile->ranks_s;
   if (!result.message.empty()) json["message"] = result.message;
   return json;
 }
@@ -110,10 +110,9 @@ std::string text_of(const StepProfile& p) {
   const double all = p.seconds * p.threads;
   for (const auto& [name, seconds] : {std::pair{"convolutions and matrix products", p.products_s},
                                       std::pair{"norms", p.norms_s}, std::pair{"everything else", p.other_s},
-                                      std::pair{"other ranks", p.ranks_s}, std::pair{"waiting", p.waiting_s}}) {
-    if (name == std::string_view("other ranks") && seconds == 0) continue;  // there are none
-    text += fmt::format("  {:<34}{:>10.2f} ms {:>6.1f} %\n", name, 1e3 * seconds, 100 * seconds / all);
-  }
+                                      std::pair{"other ranks", p.ranks_s}, std::pair{"waiting", p.waiting_s}})
+    if (name != std::string_view("other ranks") || seconds > 0)
+      text += fmt::format("  {:<34}{:>10.2f} ms {:>6.1f} %\n", name, 1e3 * seconds, 100 * seconds / all);
   return text;
 }
 

@@ -33,7 +33,7 @@ struct RunArguments {
   // For dropout: masks are a pure function of (seed, epoch, example index, dropout node).
   uint64_t seed = 1;
   uint64_t epoch = 0;
-  const int64_t* example_indices = nullptr;  // n global indices; null: 0, 1, 2, ...
+  const int64_t* example_indices = nullptr;  // n global indices; null: first, first + 1, ...
   // False: the UpdateRunning nodes are left out, and the running statistics stay as they are; everything else is done.
   bool update_running = true;
   // Where several ranks share a batch (compile() with a Comm): x, labels, weights and example_indices above are those of this rank's n
@@ -99,6 +99,8 @@ class Backend {
 
 // True when the CPU backend runs graphs of with_precision(.., kBF16) faster than fp32 ones: this processor multiplies bf16 itself.
 bool cpu_has_bf16();
+// True when the outputs of large linear layers in training may have other bits on another number of ranks, but for deterministic plans.
+bool cpu_products_depend_on_rows();
 
 // Our kernels for the norm, oneDNN for convolutions and matrix products, OpenMP for threads. spill_folder: where plans that spill values
 // have a file for them, which has no name and is gone with the executable.

@@ -76,6 +76,7 @@ double weight_needed(const Graph& graph) {
 }  // namespace
 
 bool cpu_has_bf16() { return has_bf16_products(); }
+bool cpu_products_depend_on_rows() { return products_depend_on_rows(); }
 
 std::unique_ptr<Backend> cpu_backend(int threads, std::string spill_folder) {
   if (threads < 1) throw UsageError("the number of threads must be at least 1, found " + std::to_string(threads));

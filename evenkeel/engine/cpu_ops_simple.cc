@@ -220,7 +220,7 @@ NodeCode dropout(CpuExecutable& e, const Node& node, const Dropout& op) {
     const float* from = x.at(run);
     float* to = y.at(run);
     for (int64_t i = 0; i < run.rows; ++i) {
-      const int64_t example = a.example_indices != nullptr ? a.example_indices[run.first + i] : run.first + i;
+      const int64_t example = a.example_indices != nullptr ? a.example_indices[run.first + i] : a.first + run.first + i;
       RandomStream random(a.seed + static_cast<uint64_t>(op.stream) * 0x9E3779B97F4A7C15u, RandomUse::kDropout, a.epoch,
                           static_cast<uint64_t>(example));
       for (int64_t j = i * row; j < (i + 1) * row; ++j) {

@@ -245,6 +245,12 @@ bool has_bf16_products() {
   return (isa & wanted) == wanted;
 }
 
+bool products_depend_on_rows() {
+  const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  const auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  return (isa & wanted) != wanted;
+}
+
 std::unique_ptr<TilePrimitive> conv_forward(const ConvShape& shape, const TileOptions& options) {
   return guarded(options, [&] {
     const ConvDescs d = conv_descs(shape, options);

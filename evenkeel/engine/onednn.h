@@ -57,6 +57,8 @@ struct TileOptions {
 
 // True when this processor multiplies bf16 itself: elsewhere oneDNN converts, or has no primitive at all.
 bool has_bf16_products();
+// True when a row of a strided_product may have other bits with another number of rows: on processors without AVX-512.
+bool products_depend_on_rows();
 std::unique_ptr<TilePrimitive> conv_forward(const ConvShape& shape, const TileOptions& options);
 std::unique_ptr<TilePrimitive> conv_backward_data(const ConvShape& shape, const TileOptions& options);
 std::unique_ptr<TilePrimitive> conv_backward_weights(const ConvShape& shape, const TileOptions& options);

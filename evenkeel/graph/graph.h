@@ -223,6 +223,8 @@ struct Graph {
   std::vector<Value> values;
   std::vector<Node> nodes;
   std::map<std::string, ValueId> named;
+  // Linear layers are always multiplied in tiles of fixed shape, large trained ones too, so that no bit depends on the rows of the batch.
+  bool fixed_products = false;
 
   const Value& value(ValueId id) const { return values[static_cast<size_t>(id)]; }
   ValueId add_value(Value value) {

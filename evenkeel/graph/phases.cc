@@ -233,6 +233,7 @@ class PhaseCutter {
   void emit() {
     result_.graph.values = graph_.values;
     result_.graph.named = graph_.named;
+    result_.graph.fixed_products = graph_.fixed_products;
     result_.phases.resize(phases_);
     // By time: a copy is made in the phase that is being emitted.
     std::vector<size_t> order(graph_.nodes.size());
@@ -280,7 +281,7 @@ namespace {
 // once, and an example must have the same bits alone as in a batch.
 bool is_large_and_trained(const Graph& graph, ValueId weight) {
   constexpr int64_t kLargeElements = 64 << 10;
-  if (element_count(graph.value(weight).shape) < kLargeElements) return false;
+  if (graph.fixed_products || element_count(graph.value(weight).shape) < kLargeElements) return false;
   return std::any_of(graph.nodes.begin(), graph.nodes.end(),
                      [](const Node& node) { return std::holds_alternative<GemmGradWeight>(node.op); });
 }

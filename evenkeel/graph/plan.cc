@@ -524,6 +524,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   EK_ASSERT(options.ranks >= 1 && options.norm_group >= 0);
   require_values_to_normalize(graph, options.batch);
   drop_flatten_of_one(graph);
+  graph.fixed_products |= options.deterministic;
   PlanOptions attempt = options;
   attempt.spill = false;
   if (options.memory_bytes == 0) return planned(graph, attempt);

@@ -31,8 +31,8 @@ struct PlanOptions {
   int ranks = 1;
   // Whose moments a norm sees: of all ranks (0), or of so many neighbours (1: of its own rank).
   int norm_group = 0;
-  // Weight gradients are summed in kDeterministicGroups groups of whole blocks by their index in the batch: the same bits on any number of
-  // ranks, one included, but others than without it.
+  // The same bits on any number of ranks, one included, but others than without it: weight gradients are summed in kDeterministicGroups
+  // groups of whole blocks by their index in the batch, and large linear layers are multiplied in tiles (Graph::fixed_products).
   bool deterministic = false;
 };
 

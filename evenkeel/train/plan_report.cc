@@ -183,6 +183,9 @@ PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options) 
   Plan plan = make_plan(graph, options.plan);
   PlanReport report;
   report.batch = options.plan.batch;
+  report.ranks = plan.ranks;
+  report.rank_batch = plan.batch;
+  report.traffic = traffic_of(plan);
   report.threads = options.plan.threads;
   report.precision = options.precision;
   report.memory = memory_of(plan, report.threads);
@@ -202,7 +205,7 @@ PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options) 
     sum += report.phases.back().estimated_share;
   }
   for (PhaseReport& phase : report.phases) phase.estimated_share /= sum;
-  if (options.steps > 0) measure(network, states, spec, std::move(plan), options, &report);
+  if (options.steps > 0 && plan.ranks == 1) measure(network, states, spec, std::move(plan), options, &report);
   return report;
 }
 

@@ -10,6 +10,7 @@
 #include "evenkeel/graph/autodiff.h"
 #include "evenkeel/graph/plan.h"
 #include "evenkeel/graph/precision.h"
+#include "evenkeel/graph/traffic.h"
 #include "evenkeel/train/model_spec.h"
 
 namespace evenkeel {
@@ -23,7 +24,7 @@ struct PlanReportOptions {
   OptimizerKind optimizer = OptimizerKind::kAdamW;
   Precision precision = Precision::kF32;
   std::string spill_folder;  // for the steps, where the plan spills values
-  int64_t steps = 5;         // measured, after two that are not, on random examples; 0: nothing is run
+  int64_t steps = 5;  // measured, after two that are not, on random examples; 0, or several ranks: nothing is run
 };
 
 struct PhaseReport {
@@ -44,6 +45,9 @@ struct SpilledValue {
 
 struct PlanReport {
   int64_t batch = 0;
+  int ranks = 1;
+  int64_t rank_batch = 0;   // the largest share of a rank
+  Traffic traffic;          // with several ranks
   int64_t micro_batch = 0;  // 0: no bound
   int tile_threads = 1;     // that take tiles at a time
   int threads = 1;

@@ -34,12 +34,11 @@ StepProfile profile_of(const Plan& plan, const Trace& trace) {
     const double threads = event.first_example < 0 ? trace.threads : 1;
     const double seconds = (event.end_s - event.start_s) * threads;
     const Op* op = event.node < 0 ? nullptr : &plan.graph.nodes[static_cast<size_t>(event.node)].op;
-    const bool ranks = event.node == kOtherRanks && plan.ranks > 1;
-    double& sum = ranks             ? profile.ranks_s
-                  : op == nullptr   ? profile.other_s
-                  : is_product(*op) ? profile.products_s
-                  : is_norm(*op)    ? profile.norms_s
-                                    : profile.other_s;
+    double& sum = event.node == kOtherRanks ? profile.ranks_s
+                  : op == nullptr           ? profile.other_s
+                  : is_product(*op)         ? profile.products_s
+                  : is_norm(*op)            ? profile.norms_s
+                                            : profile.other_s;
     sum += seconds;
   }
   const double busy = profile.products_s + profile.norms_s + profile.other_s + profile.ranks_s;
@@ -52,9 +51,9 @@ std::string chrome_trace(const Plan& plan, const Trace& trace) {
   nlohmann::ordered_json events = nlohmann::ordered_json::array();
   for (const TraceEvent& event : trace.events) {
     const Node* node = event.node < 0 ? nullptr : &plan.graph.nodes[static_cast<size_t>(event.node)];
+    const bool ranks = event.node == kOtherRanks;
     nlohmann::ordered_json args = {{"phase", event.phase}};
     if (event.first_example >= 0) args["first_example"] = event.first_example;
-    const bool ranks = event.node == kOtherRanks;
     events.push_back({{"name", ranks             ? "other ranks"
                                : node == nullptr ? "input and packed weights"
                                                  : node->name},

@@ -16,7 +16,7 @@ struct StepProfile {
   double products_s = 0;  // convolutions, matrix products and their gradients
   double norms_s = 0;     // moments, normalization and their gradients
   double other_s = 0;     // everything else: activations, pools, losses, updates, the input
-  double ranks_s = 0;     // giving to other ranks and waiting for them
+  double ranks_s = 0;     // with several ranks: giving and taking moments, sums and gradients, waiting included
   double waiting_s = 0;   // nothing: threads without a tile
 };
 StepProfile profile_of(const Plan& plan, const Trace& trace);
