@@ -47,7 +47,7 @@ void check_gather(Comm& comm) {
 void check_sums(Comm& comm) {
   // From nothing over what is sent eagerly to what is scattered; values whose sum depends on the order.
   std::vector<std::vector<float>> values;
-  for (const size_t n : {0, 1, 375, 16384, 300001}) {
+  for (const size_t n : std::vector<size_t>{0, 1, 375, 16384, 300001}) {
     values.emplace_back(n);
     for (size_t i = 0; i < n; ++i)
       values.back()[i] = std::pow(10.0f, static_cast<float>(comm.rank() % 4)) / (3.0f + static_cast<float>(i));
