@@ -69,6 +69,7 @@ StopSignals::~StopSignals() {
 
 const std::atomic<bool>& StopSignals::stop() const { return stop_asked; }
 int StopSignals::exit_code() const { return 128 + stop_signal; }
-const char* StopSignals::name() const { return stop_signal == SIGTERM ? "SIGTERM" : "Ctrl-C"; }
+const char* StopSignals::name_of(int exit_code) { return exit_code == 128 + SIGTERM ? "SIGTERM" : "Ctrl-C"; }
+const char* StopSignals::name() const { return name_of(exit_code()); }
 
 }  // namespace evenkeel::cli

@@ -27,6 +27,7 @@ class StopSignals {
   const std::atomic<bool>& stop() const;
   int exit_code() const;     // 128 + the signal
   const char* name() const;  // "Ctrl-C" or "SIGTERM"
+  static const char* name_of(int exit_code);
 };
 
 }  // namespace evenkeel::cli
