@@ -40,7 +40,7 @@ int run(int, char**) {
   if (comm.size() < 2)
     throw UsageError("this needs ranks: mpirun -n 2 --bind-to none " + std::string("bench/collectives"));
   if (comm.rank() == 0) fmt::print("{} ranks     bytes a rank     ours us     MPI us    ratio\n", comm.size());
-  for (const size_t bytes : {16, 1536, 16384}) {
+  for (const size_t bytes : std::vector<size_t>{16, 1536, 16384}) {
     const std::vector<size_t> each(static_cast<size_t>(comm.size()), bytes);
     const std::vector<char> mine(bytes);
     std::vector<char> all(bytes * each.size());

@@ -4,6 +4,7 @@
 //   mpirun -n N mpi_ranks late RANK SECONDS       RANK comes half a second after the timeout of the others
 //   mpirun -n N mpi_ranks abort RANK CODE         RANK ends all with this exit code
 //   mpirun -n N mpi_ranks agree RANK              RANK meets an error, and all end with it
+//   mpirun -n N mpi_ranks steps STEPS SECONDS     so many sums, one every 10 ms, with this timeout
 //   mpirun -n N mpi_ranks much MIB                gathers and broadcasts so much
 #include <fmt/format.h>
 #include <signal.h>
@@ -46,7 +47,7 @@ void check_gather(Comm& comm) {
 void check_sums(Comm& comm) {
   // From nothing over what is sent eagerly to what is scattered; values whose sum depends on the order.
   std::vector<std::vector<float>> values;
-  for (const size_t n : {0, 1, 375, 16384, 300001}) {
+  for (const size_t n : std::vector<size_t>{0, 1, 375, 16384, 300001}) {
     values.emplace_back(n);
     for (size_t i = 0; i < n; ++i)
       values.back()[i] = std::pow(10.0f, static_cast<float>(comm.rank() % 4)) / (3.0f + static_cast<float>(i));
@@ -124,6 +125,13 @@ void run(const std::vector<std::string>& words) {
     together(comm, [&] {
       if (comm.rank() == which) throw FormatError("this file is damaged");
     });
+  } else if (what == "steps") {
+    comm.set_timeout(how_much);
+    for (comm.place = {1, "a step"}; comm.place.step <= which; ++comm.place.step) {
+      std::vector<float> values(1000);
+      comm.wait(comm.start_sum(values));
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
   } else if (what == "much") {
     gather_much(comm, static_cast<size_t>(which));
     if (comm.rank() == 0) fmt::print("{} ranks: all is well\n", comm.size());

@@ -60,6 +60,7 @@ int fail_alone(const std::string& message, int exit_code, ColorChoice color, Com
   if (comm == nullptr || comm->size() == 1) return fail(message, exit_code, color, comm);
   fail(fmt::format("rank {} on {}: {}", comm->rank(), comm->host(), message), exit_code, color, comm);
   comm->abort(exit_code);
+  return exit_code;  // g++ 12 does not believe the attribute of a virtual function
 }
 
 // Of the commands, train is for many ranks. Any other one is run by rank 0, for which the others wait at the program's end: true for them.
@@ -91,6 +92,7 @@ int run(const std::vector<std::string>& words) {
   } catch (const RankError& error) {  // names ranks itself
     fail(error.what(), error.exit_code(), color, comm);
     comm->abort(error.exit_code());
+    return error.exit_code();
   } catch (const Error& error) {
     return fail_alone(error.what(), error.exit_code(), color, comm);
   } catch (const std::bad_alloc&) {

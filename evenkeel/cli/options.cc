@@ -385,9 +385,9 @@ std::vector<Option> common_options() {
 
 std::vector<Option> all_options() {
   std::vector<Option> all;
-  for (auto make : {data_options, network_options, optimization_options, run_options, ranks_options, eval_options, weights_options,
-                    convert_options, recalibrate_options, preprocess_options, tool_options, plan_options,
-                    report_options, lab_options, other_options, common_options}) {
+  for (auto make : {data_options, network_options, optimization_options, run_options, ranks_options, eval_options,
+                    weights_options, convert_options, recalibrate_options, preprocess_options, tool_options,
+                    plan_options, report_options, lab_options, other_options, common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;

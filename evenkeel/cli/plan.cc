@@ -155,7 +155,8 @@ std::string bounds_of(const PlanReport& report) {
 std::string ranks_of(const PlanReport& report) {
   const Traffic& traffic = report.traffic;
   return fmt::format(
-      "{} ranks, at most {} examples each; in a step a rank gives {} of moments and sums at {} points where all wait, and "
+      "{} ranks, at most {} examples each; in a step a rank gives {} of moments and sums at {} points where all wait, "
+      "and "
       "{} of gradients\n",
       report.ranks, report.rank_batch, size_text(traffic.reduction_bytes), traffic.exchanges,
       size_text(traffic.gradient_bytes));

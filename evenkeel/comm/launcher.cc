@@ -33,7 +33,7 @@ Launch launch_of(const std::function<const char*(const char*)>& variable_of) {
   }
   // srun sets these in every task of a step, with or without a PMI; a batch script, which is one process, has no number of tasks of a step.
   const int tasks = number_in(variable_of("SLURM_STEP_NUM_TASKS"));
-  if (tasks > 0 && variable_of("SLURM_PROCID") != nullptr) 
+  if (tasks > 0 && variable_of("SLURM_PROCID") != nullptr)
     return {tasks, "SLURM_STEP_NUM_TASKS", rank_in("SLURM_PROCID")};
   // Any other launcher that speaks PMIx: only MPI knows how many there are.
   if (variable_of("PMIX_RANK") != nullptr) return {0, "PMIX_RANK", rank_in("PMIX_RANK")};

@@ -42,6 +42,9 @@ constexpr size_t kMostValues = size_t{1} << 28;
 constexpr int kRanksToScatter = 4;
 constexpr size_t kBytesToScatter = 65536;
 
+// Ranks that are told who waits. All are connected with them from the start: behind a cut link, Open MPI ends a process that opens a new
+// connection. More would be a burden for thousands of ranks.
+constexpr int kMostWatchers = 64;
 constexpr double kAnswer_s = 1;  // for the others to say that they wait, too
 constexpr double kAbort_s = 5;   // for the launcher to end this process
 
@@ -51,6 +54,7 @@ struct Session {
   MPI_Comm watch = MPI_COMM_NULL;  // for messages about missing ranks, which must not meet those of a collective
   int rank = 0;
   std::vector<std::string> hosts;  // by rank
+  int watchers = 0;                // ranks 0, 1, ... that are told who waits
   int cores = 1;
   bool crowded = false;  // there are more ranks than cores: who waits makes room soon
   bool begun_here = false;
@@ -89,7 +93,7 @@ struct Waiting {
   std::array<char, 32> call{};
   std::array<char, 128> what{};
 };
-constexpr int kTagOfWaiting = 1, kTagOfSum = 2;
+constexpr int kTagOfWaiting = 1, kTagOfSum = 2, kTagOfStart = 3;
 constexpr const char* kSum = "a sum";
 
 template <size_t n>
@@ -317,8 +321,8 @@ class MpiRank final : public Comm {
     return there != 0;
   }
 
-  // The timeout has passed, here or on another rank. Every rank that waits tells all others so; who says nothing within a second is missing.
-  // The lowest that waits throws, and its caller ends the job; the others wait for that end.
+  // The timeout has passed, here or on another rank. Every rank that waits tells the watchers so; who says nothing within a second is missing.
+  // The lowest of them that waits throws, and its caller ends the job; the others wait for that end.
   [[noreturn]] void nobody_comes(const char* call, double waited_s) {
     session_.broken = true;
     const size_t ranks = session_.hosts.size();
@@ -327,7 +331,7 @@ class MpiRank final : public Comm {
     copy_text(mine.call, call);
     copy_text(mine.what, place.what);
     std::map<int, Waiting> waiting = {{mine.rank, mine}};
-    for (int r = 0; r < static_cast<int>(ranks); ++r) {
+    for (int r = 0; r < session_.watchers; ++r) {
       MPI_Request request = MPI_REQUEST_NULL;
       if (r != session_.rank) MPI_Isend(&mine, sizeof mine, MPI_BYTE, r, kTagOfWaiting, session_.watch, &request);
     }
@@ -343,7 +347,7 @@ class MpiRank final : public Comm {
         sleep_s(1e-3);
       }
     }
-    if (waiting.begin()->first < session_.rank) {
+    if (session_.rank >= session_.watchers || waiting.begin()->first < session_.rank) {
       sleep_s(kAbort_s);
       std::_Exit(kExitSystem);
     }
@@ -404,6 +408,21 @@ void find_cores(Session& s) {
   MPI_Comm_free(&machine);
 }
 
+// Opens the connections that nobody_comes will need.
+void connect_with_watchers(Session& s, int ranks) {
+  s.watchers = std::min(ranks, kMostWatchers);
+  std::vector<MPI_Request> requests;
+  const auto exchange = [&](int other) {
+    check(s, MPI_Irecv(nullptr, 0, MPI_BYTE, other, kTagOfStart, s.watch, &requests.emplace_back()), "the start");
+    check(s, MPI_Isend(nullptr, 0, MPI_BYTE, other, kTagOfStart, s.watch, &requests.emplace_back()), "the start");
+  };
+  const int others = s.rank < s.watchers ? ranks : s.watchers;
+  for (int r = 0; r < others; ++r) {
+    if (r != s.rank) exchange(r);
+  }
+  check(s, MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "the start");
+}
+
 std::vector<std::string> hosts_of(Session& s, int ranks) {
   constexpr size_t kLength = 256;
   std::array<char, kLength> mine{};
@@ -455,6 +474,7 @@ std::unique_ptr<MpiRank> begin(const Launch& launch) {
   MPI_Comm_rank(s.world, &s.rank);
   s.hosts = hosts_of(s, ranks);
   find_cores(s);
+  connect_with_watchers(s, ranks);
   std::vector<int> members;
   for (int r = 0; r < ranks; ++r) members.push_back(r);
   auto comm = std::make_unique<MpiRank>(s, s.world, std::move(members));
