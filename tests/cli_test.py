@@ -483,7 +483,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(numbers, list(range(1, 241)), "every step stands in the log once")
 
     def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(self):
-        for number, (number_of_signal, code) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143))):
+        for number, (number_of_signal, code) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143))):
             out = self.folder / f"run {number}"  # the space has to be quoted in the advice
             process = self.start(self.long_words(out, "--json", "--threads", 1 + number))
             self.assertTrue(self.wait_for_steps(process, out, 20))

@@ -15,8 +15,8 @@ int take_threads(int asked);
 // commands that read a whole model and write another.
 void keep_large_blocks();
 
-// While it lives, SIGINT and SIGTERM ask for a stop instead of ending the process; the second one ends it. The first one is answered on
-// standard error by what is still done: `unit`, such as "step".
+// While it lives, SIGINT, SIGTERM and SIGUSR1, which counts as SIGTERM, ask for a stop instead of ending the process; the second one ends it. The
+// first one is answered on standard error by what is still done: `unit`, such as "step".
 class StopSignals {
  public:
   explicit StopSignals(bool quiet, const std::string& unit = "step");
