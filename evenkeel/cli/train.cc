@@ -102,7 +102,6 @@ nlohmann::ordered_json json_of(const TrainResult& result, const std::string& rep
         {"step", p.step},       {"threads", p.threads}, {"seconds", p.seconds}, {"products_s", p.products_s},
         {"norms_s", p.norms_s}, {"other_s", p.other_s}, {"ranks_s", p.ranks_s}, {"waiting_s", p.waiting_s}};
   }
-  if (result.profile && result.profile->ranks_s > 0) json["profile"]["ranks_s"] = result.profile->ranks_s;
   if (!result.message.empty()) json["message"] = result.message;
   return json;
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/shard.h"
 
 namespace evenkeel {
 
@@ -101,13 +102,6 @@ Comm& ranks_of_launcher();  // what world() is until leave_world()
 }
 
 // --- On top of the collectives; collective, too ---
-
-// Of n rows, those that rank `rank` has: [first, first + rows). Whole units of `unit` rows (the last one may be shorter) in the order of the
-// ranks, the first ranks one more than the others; none for ranks behind the last unit.
-struct Shard {
-  int64_t first = 0, rows = 0;
-};
-Shard shard_of(int64_t n, int64_t unit, int ranks, int rank);
 
 // Every rank's bytes, by rank; their lengths may differ.
 std::vector<std::string> gather_strings(Comm& comm, const std::string& mine);

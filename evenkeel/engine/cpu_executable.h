@@ -86,6 +86,7 @@ struct TilePrimitives {
 class CpuExecutable final : public Executable {
  public:
   CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder, Comm* comm);
+  ~CpuExecutable() override;
 
   RunResult run(const RunArguments& arguments) override;
   double scalar(const std::string& name) const override;

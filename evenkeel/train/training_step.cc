@@ -107,6 +107,7 @@ std::string TrainingStep::compile_plans(const Network& network, Precision precis
       if (!model_.store.contains(state.name)) model_.store.add(state.name, Tensor(DType::kF32, state.shape));
     }
     Plan plan = make_plan(graph, plan_options(cut_.sizes.front()));
+    if (!cut_.last_uses_running) require_shares_to_normalize(plan, cut_.sizes.back());
     require_enough_units(plan, cut_.sizes.front());
     const std::unique_ptr<Backend> backend = cpu_backend(threads_, settings_.spill);
     const auto compiled = [&](Plan made) { return backend->compile(std::move(made), model_.store, &comm_); };
