@@ -79,6 +79,8 @@ int run(const std::vector<std::string>& words) {
     comm = &world();
     Arguments arguments;
     together(*comm, [&] { arguments = parse(words); });
+    // mpirun gives rank 0 a terminal of its own, also when what it prints goes to a file.
+    if (comm->size() > 1 && arguments.color == ColorChoice::kAuto) arguments.color = ColorChoice::kNever;
     color = arguments.color;
     if (leaves_to_rank_0(arguments, *comm)) return kExitGood;
     comm = &world();

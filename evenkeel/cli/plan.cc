@@ -157,7 +157,7 @@ std::string ranks_of(const PlanReport& report) {
   return fmt::format(
       "{} ranks, at most {} examples each; in a step a rank gives {} of moments and sums at {} points where all wait, "
       "and "
-      "{} of gradients\n",
+      "{} of gradients",
       report.ranks, report.rank_batch, size_text(traffic.reduction_bytes), traffic.exchanges,
       size_text(traffic.gradient_bytes));
 }
@@ -167,7 +167,7 @@ std::string text_of(const PlanReport& report, const ModelSpec& spec, const Termi
                                  spec.name, shape_text(spec.input), spec.classes, report.parameters, report.batch,
                                  report.precision == Precision::kBF16 ? " in bf16" : "", report.threads,
                                  report.threads == 1 ? "" : "s");
-  if (report.ranks > 1) text += ranks_of(report) + "\n";
+  if (report.ranks > 1) text += wrap(ranks_of(report), static_cast<size_t>(terminal.width), 0) + "\n\n";
   text += table_of(report, terminal);
   text += memory_of_report(report);
   text += bounds_of(report);

@@ -118,8 +118,8 @@ CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads, cons
       store_(store),
       threads_(threads),
       tile_threads_(tile_threads(plan_, threads)),
+      sync_(plan_.ranks > 1 || plan_.gradient_rows > 0 ? std::make_unique<RankSync>(comm, plan_) : nullptr),
       spill_(spill_folder, plan_.spill_bytes) {
-  if (plan_.ranks > 1 || plan_.gradient_rows > 0) sync_ = std::make_unique<RankSync>(comm, plan_);
   place_memory();
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];

@@ -88,12 +88,12 @@ class Run {
     identity_ = identity_of(splits(), model());
     require_same_terms(comm_, terms_of(identity_));
     const auto note_it = [this](const std::string& text) { note(text); };
+    step_.emplace(settings_, splits().train, model(), input_.from ? &*input_.from : nullptr, threads_, note_it, comm_);
     if (comm_.size() > 1) {
       note(text_of_ranks(comm_, threads_));
       const std::string advice = binding_advice(comm_);
       if (!advice.empty()) note(advice);
     }
-    step_.emplace(settings_, splits().train, model(), input_.from ? &*input_.from : nullptr, threads_, note_it, comm_);
     note_about_renorm();
     together(comm_, [&] {
       evaluator_ = evaluator_of(model(), settings_, step_->is_weighted(), threads_);
