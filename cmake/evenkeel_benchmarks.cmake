@@ -1,4 +1,4 @@
-# bench/NAME.cc becomes build/.../bench/NAME, together with bench/NAME_*.cc. What a benchmark does with a peer (torch, dnnl) is
+# bench/NAME.cc becomes build/.../bench/NAME, together with bench/NAME_*.cc. What a benchmark does with a peer (torch, dnnl, mpi) is
 # in files of its own, chosen here: NAME_PEER.cc and NAME_*_PEER.cc where the peer is found, else the same names with
 # _absent.cc. Files bench/bench_*.cc are shared by all.
 
@@ -6,12 +6,12 @@ file(GLOB bench_sources CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" bench
 set(bench_all ${bench_sources})
 set(bench_shared ${bench_sources})
 list(FILTER bench_shared INCLUDE REGEX "^bench/bench_")
-list(FILTER bench_sources EXCLUDE REGEX "^bench/bench_|_(torch|dnnl)(_absent)?\\.cc$")
+list(FILTER bench_sources EXCLUDE REGEX "^bench/bench_|_(torch|dnnl|mpi)(_absent)?\\.cc$")
 
 find_package(benchmark CONFIG QUIET)
 
 # --- peers: have_PEER, and how a program is linked with it -----------------------------------------------------------
-set(bench_peers torch dnnl)
+set(bench_peers torch dnnl mpi)
 
 # By header and library: Debian's TorchConfig.cmake asks for packages that nothing here needs and changes flags.
 find_path(TORCH_INCLUDE_DIR torch/csrc/api/include/torch/torch.h)
@@ -36,6 +36,9 @@ endif()
 function(evenkeel_link_dnnl target)
   target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX DNNL::dnnl)
 endfunction()
+
+set(have_mpi ${EVENKEEL_HAVE_MPI})
+evenkeel_compile_with_mpi(bench/collectives_mpi.cc)
 
 # Benchmarks that are built a second time without any peer, as NAME_alone: linking libtorch keeps 150 MB of a process resident,
 # so that the memory of one side cannot be measured in a program that has both.

@@ -39,6 +39,34 @@ function(evenkeel_link_hdf5 target)
   endif()
 endfunction()
 
+# The C interface, found by the compiler of C++: without the library of the old C++ bindings.
+set(EVENKEEL_HAVE_MPI OFF)
+set(EVENKEEL_MPI_LIBRARIES "")
+if(EVENKEEL_MPI)
+  set(MPI_CXX_SKIP_MPICXX ON)
+  find_package(MPI QUIET COMPONENTS CXX)
+  if(MPI_CXX_FOUND)
+    set(EVENKEEL_HAVE_MPI ON)
+    set(EVENKEEL_MPI_LIBRARIES ${MPI_CXX_LIBRARIES})
+    list(FILTER EVENKEEL_MPI_LIBRARIES EXCLUDE REGEX "mpi_?cxx")
+  else()
+    message(STATUS "MPI is not found: training will be on one rank (for many: apt install libopenmpi-dev)")
+  endif()
+endif()
+# Sources that include mpi.h, and nothing else: the other objects do not change with MPI.
+function(evenkeel_compile_with_mpi)
+  set(options ${MPI_CXX_INCLUDE_DIRS})
+  list(TRANSFORM options PREPEND "-isystem;")
+  set_source_files_properties(${ARGN} PROPERTIES
+    COMPILE_OPTIONS "${options}" COMPILE_DEFINITIONS "OMPI_SKIP_MPICXX;MPICH_SKIP_MPICXX")
+endfunction()
+# By path, so that it needs no find_package where evenkeel is used.
+function(evenkeel_link_mpi target)
+  foreach(library IN LISTS EVENKEEL_MPI_LIBRARIES)
+    target_link_libraries(${target} PRIVATE "${library}")
+  endforeach()
+endfunction()
+
 # Headers only, needed to compile and not to link: the installed package does not ask for them.
 function(evenkeel_link_header_libraries target)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
@@ -61,6 +89,7 @@ function(evenkeel_link_dependencies target)
     Threads::Threads)
   evenkeel_link_header_libraries(${target})
   evenkeel_link_hdf5(${target})
+  evenkeel_link_mpi(${target})
 endfunction()
 
 # ONNX's schema, compiled for the lite runtime under a package of our own: a program that links libonnx too has no name twice.

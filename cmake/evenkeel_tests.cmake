@@ -48,7 +48,8 @@ endif()
 if(EVENKEEL_TESTS AND TARGET evenkeel)
   file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" tests/*_test.sh tests/*_test.py)
   # The browser: a part of its own (./test chromium).
-  list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py tests/embedding_test.py tests/browser_test.py)
+  list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py tests/embedding_test.py tests/browser_test.py
+       tests/mpi_test.py tests/two_hosts_test.sh)
   foreach(script IN LISTS scripts)
     get_filename_component(name ${script} NAME_WE)
     if(script MATCHES "\\.py$")
@@ -66,6 +67,20 @@ if(EVENKEEL_TESTS AND NOT EVENKEEL_SANITIZE)
   add_test(NAME install_test COMMAND bash tests/install_test.sh "${PROJECT_BINARY_DIR}" "${CMAKE_CXX_COMPILER}"
            WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(install_test PROPERTIES LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 300)
+endif()
+
+# --- many ranks, by mpirun. Not under sanitizers: Open MPI keeps memory at its end ------------------------------------------
+if(EVENKEEL_TESTS AND TARGET evenkeel AND NOT EVENKEEL_SANITIZE)
+  add_executable(mpi_ranks tests/mpi_ranks.cc)
+  evenkeel_compile_options(mpi_ranks)
+  target_link_libraries(mpi_ranks PRIVATE ${evenkeel_inside} fmt::fmt Threads::Threads)
+  add_test(NAME mpi_test COMMAND python3 tests/mpi_test.py $<TARGET_FILE:evenkeel> WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  # Alone: ranks that wait for each other share the machine's cores with nobody else.
+  set_tests_properties(mpi_test PROPERTIES
+    ENVIRONMENT "EVENKEEL_MPI_RANKS=$<TARGET_FILE:mpi_ranks>;OMP_WAIT_POLICY=passive" LABELS mpi SKIP_RETURN_CODE 77 TIMEOUT 600
+    RUN_SERIAL ON)
+  add_test(NAME two_hosts_test COMMAND bash tests/two_hosts_test.sh $<TARGET_FILE:evenkeel> WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(two_hosts_test PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive LABELS mpi SKIP_RETURN_CODE 77 TIMEOUT 300 RUN_SERIAL ON)
 endif()
 
 # --- the kernel API by itself: examples/, the programs of docs/kernel_api.md, what is installed of it ----------------------

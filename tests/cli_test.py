@@ -206,7 +206,7 @@ class CommandLine(unittest.TestCase):
 
     def test_version_names_version_and_instruction_set(self):
         version = (ROOT / "evenkeel/version.h").read_text().split('#define EVENKEEL_VERSION "')[1].split('"')[0]
-        self.assertRegex(self.succeed("--version").stdout, rf"^evenkeel {version} \(\w+ kernels\)\n$")
+        self.assertRegex(self.succeed("--version").stdout, rf"^evenkeel {version} \(\w+ kernels, [^,()]+\)\n$")
 
     def test_colour_is_for_terminals_and_by_request(self):
         self.assertIn("\x1b[1m", self.succeed("--help", "--color", "always").stdout)
@@ -483,7 +483,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(numbers, list(range(1, 241)), "every step stands in the log once")
 
     def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(self):
-        for number, (number_of_signal, code) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143))):
+        for number, (number_of_signal, code) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143))):
             out = self.folder / f"run {number}"  # the space has to be quoted in the advice
             process = self.start(self.long_words(out, "--json", "--threads", 1 + number))
             self.assertTrue(self.wait_for_steps(process, out, 20))

@@ -5,6 +5,7 @@
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/help.h"
+#include "evenkeel/comm/comm.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/kernels/norm.h"
 #include "evenkeel/train/words.h"
@@ -49,7 +50,8 @@ int run_generate(const Arguments& arguments) {
 }
 
 int run_version(const Arguments&) {
-  print(fmt::format("evenkeel {} ({} kernels)\n", version(), kernels::target_name()));
+  print(fmt::format("evenkeel {} ({} kernels, {})\n", version(), kernels::target_name(),
+                    has_mpi() ? mpi_library() : "no MPI"));
   return kExitGood;
 }
 

@@ -27,6 +27,9 @@ struct PlanArguments {
   int64_t micro_batch = 0;  // 0: no bound
   std::string spill;        // a folder; "": none
   Precision precision = Precision::kF32;
+  int64_t ranks = 1;
+  int64_t norm_group = 0;  // as TrainSettings::norm_sync_group
+  bool deterministic = false;
   bool no_run = false;
 };
 

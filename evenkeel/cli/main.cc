@@ -1,14 +1,19 @@
 // evenkeel: parse, dispatch, and the one place that turns errors into a message and an exit code.
+#include <fmt/format.h>
 #include <signal.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <thread>
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/help.h"
 #include "evenkeel/cli/terminal.h"
+#include "evenkeel/comm/comm.h"
+#include "evenkeel/comm/launcher.h"
 #include "evenkeel/core/error.h"
 
 namespace evenkeel::cli {
@@ -37,30 +42,66 @@ int dispatch(const Arguments& arguments) {
   return kExitUsage;
 }
 
-int fail(const std::string& message, int exit_code, ColorChoice color) {
+// `comm`: null where ranks could not find each other.
+int fail(std::string message, int exit_code, ColorChoice color, Comm* comm) {
   std::fflush(stdout);
+  if (comm == nullptr && launch_of_process().rank > 0) {
+    // Each of them has the same to say. A launcher may end all when the first one ends: rank 0 speaks before.
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    return exit_code;
+  }
   const std::string line = terminal_of(stderr, color).red("evenkeel: error:") + " " + message + "\n";
   std::fwrite(line.data(), 1, line.size(), stderr);
   return exit_code;
 }
 
+// What went wrong on this rank, and of which the others know nothing: it ends them.
+int fail_alone(const std::string& message, int exit_code, ColorChoice color, Comm* comm) {
+  if (comm == nullptr || comm->size() == 1) return fail(message, exit_code, color, comm);
+  fail(fmt::format("rank {} on {}: {}", comm->rank(), comm->host(), message), exit_code, color, comm);
+  comm->abort(exit_code);
+  return exit_code;  // g++ 12 does not believe the attribute of a virtual function
+}
+
+// Of the commands, train is for many ranks. Any other one is run by rank 0, for which the others wait at the program's end: true for them.
+bool leaves_to_rank_0(const Arguments& arguments, Comm& comm) {
+  const bool trains = arguments.command == "train" && !arguments.help && !arguments.version;
+  if (comm.size() == 1 || trains) return false;
+  comm.set_timeout(0);  // as long as it takes
+  leave_world();
+  return comm.rank() > 0;
+}
+
 int run(const std::vector<std::string>& words) {
   ColorChoice color = ColorChoice::kAuto;
+  Comm* comm = nullptr;
   try {
-    const Arguments arguments = parse(words);
+    comm = &world();
+    Arguments arguments;
+    together(*comm, [&] { arguments = parse(words); });
+    // mpirun gives rank 0 a terminal of its own, also when what it prints goes to a file.
+    if (comm->size() > 1 && arguments.color == ColorChoice::kAuto) arguments.color = ColorChoice::kNever;
     color = arguments.color;
+    if (leaves_to_rank_0(arguments, *comm)) return kExitGood;
+    comm = &world();
     const int code = dispatch(arguments);
     // A result that did not arrive is no result (a full disk, a closed pipe).
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
       throw IoError("cannot write to standard output: " + errno_text(errno));
     return code;
+  } catch (const AgreedError& error) {
+    return comm->rank() == 0 ? fail(error.what(), error.exit_code(), color, comm) : error.exit_code();
+  } catch (const RankError& error) {  // names ranks itself
+    fail(error.what(), error.exit_code(), color, comm);
+    comm->abort(error.exit_code());
+    return error.exit_code();
   } catch (const Error& error) {
-    return fail(error.what(), error.exit_code(), color);
+    return fail_alone(error.what(), error.exit_code(), color, comm);
   } catch (const std::bad_alloc&) {
-    return fail("out of memory; try a smaller --batch-size or a smaller network", kExitSystem, color);
+    return fail_alone("out of memory; try a smaller --batch-size or a smaller network", kExitSystem, color, comm);
   } catch (const std::exception& error) {
-    return fail(std::string("internal error: ") + error.what() + "; please report it with the command",
-                kExitUnsupported, color);
+    return fail_alone(std::string("internal error: ") + error.what() + "; please report it with the command",
+                      kExitUnsupported, color, comm);
   }
 }
 

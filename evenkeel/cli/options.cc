@@ -385,9 +385,9 @@ std::vector<Option> common_options() {
 
 std::vector<Option> all_options() {
   std::vector<Option> all;
-  for (auto make : {data_options, network_options, optimization_options, run_options, eval_options, weights_options,
-                    convert_options, recalibrate_options, preprocess_options, tool_options, plan_options,
-                    report_options, lab_options, other_options, common_options}) {
+  for (auto make : {data_options, network_options, optimization_options, run_options, ranks_options, eval_options,
+                    weights_options, convert_options, recalibrate_options, preprocess_options, tool_options,
+                    plan_options, report_options, lab_options, other_options, common_options}) {
     for (Option& option : make()) all.push_back(std::move(option));
   }
   return all;
@@ -579,6 +579,7 @@ const std::vector<Meaning>& environment_variables() {
       {"NO_COLOR", "when set and not empty: no colours, unless --color always is given"},
       {"TERM", "dumb: no progress bar and no colours"},
       {"COLUMNS", "the width of the help where the terminal does not tell it"},
+      {"EVENKEEL_RANKS", "1: this process is alone, whatever mpirun or srun say; for runs side by side"},
   };
   return table;
 }

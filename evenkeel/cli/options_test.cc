@@ -298,6 +298,24 @@ std::string warnings_of(std::vector<std::string> words) {
   return all;
 }
 
+TEST(Parse, whose_statistics_a_norm_sees_on_several_ranks) {
+  EXPECT_EQ(parse({"train"}).train.norm_sync_group, 0);
+  EXPECT_EQ(parse({"train", "--norm-sync", "global"}).train.norm_sync_group, 0);
+  EXPECT_EQ(parse({"train", "--norm-sync", "local"}).train.norm_sync_group, 1);
+  EXPECT_EQ(parse({"train", "--norm-sync=group:4"}).train.norm_sync_group, 4);
+  EXPECT_EQ(parse({"plan", "cnn", "--ranks", "8", "--norm-sync", "group:2"}).plan.norm_group, 2);
+  for (const char* bad : {"group", "group:", "group:0", "group:-1", "group:2x", "all"}) {
+    EXPECT_THAT(message_of({"train", "--norm-sync", bad}),
+                testing::AllOf(HasSubstr("--norm-sync: expected global, local or group:K"), HasSubstr(bad)));
+  }
+}
+
+TEST(Parse, a_timeout_is_not_negative) {
+  EXPECT_EQ(parse({"train", "--timeout", "0"}).train.timeout_s, 0);
+  EXPECT_EQ(parse({"train", "--timeout", "2.5"}).train.timeout_s, 2.5);
+  EXPECT_THAT(message_of({"train", "--timeout", "-1"}), HasSubstr("--timeout"));
+}
+
 TEST(Parse, options_without_effect_are_warned_about) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{"--warmup-epochs", "1"}, "--warmup-epochs has no effect: --schedule is one-cycle"},

@@ -235,8 +235,8 @@ void find_without_effect(const TrainSettings& train, Warn warn) {
   const bool from_zoo = std::find(names.begin(), names.end(), train.model) != names.end();
   if (train.init ? *train.init != Init::kNormal : from_zoo) warn("init-sigma", "--init is not normal");
   if (train.norm == NormKind::kNone) {
-    for (const char* option :
-         {"norm-placement", "norm-eps", "new-batch-weight", "running-variance", "bias-corrected", "running-statistics"})
+    for (const char* option : {"norm-placement", "norm-eps", "new-batch-weight", "running-variance", "bias-corrected",
+                               "running-statistics", "norm-sync"})
       warn(option, "--norm is none");
   }
   const NormKind norm = train.norm.value_or(NormKind::kBatch);

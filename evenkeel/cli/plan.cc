@@ -67,6 +67,13 @@ nlohmann::ordered_json json_of(const PlanReport& report, const ModelSpec& spec) 
   json["input"] = spec.input;
   json["classes"] = spec.classes;
   json["batch_size"] = report.batch;
+  if (report.ranks > 1) {
+    json["ranks"] = report.ranks;
+    json["rank_batch_size"] = report.rank_batch;
+    json["traffic"] = {{"exchanges", report.traffic.exchanges},
+                       {"reduction_bytes", report.traffic.reduction_bytes},
+                       {"gradient_bytes", report.traffic.gradient_bytes}};
+  }
   json["threads"] = report.threads;
   json["micro_batch"] = report.micro_batch > 0 ? nlohmann::ordered_json(report.micro_batch) : nlohmann::ordered_json();
   json["tile_threads"] = report.tile_threads;
@@ -145,11 +152,22 @@ std::string bounds_of(const PlanReport& report) {
   return text;
 }
 
+std::string ranks_of(const PlanReport& report) {
+  const Traffic& traffic = report.traffic;
+  return fmt::format(
+      "{} ranks, at most {} examples each; in a step a rank gives {} of moments and sums at {} points where all wait, "
+      "and "
+      "{} of gradients",
+      report.ranks, report.rank_batch, size_text(traffic.reduction_bytes), traffic.exchanges,
+      size_text(traffic.gradient_bytes));
+}
+
 std::string text_of(const PlanReport& report, const ModelSpec& spec, const Terminal& terminal) {
   std::string text = fmt::format("{}, input {}, {} classes, {} parameters; {} examples a step{}, {} thread{}\n\n",
                                  spec.name, shape_text(spec.input), spec.classes, report.parameters, report.batch,
                                  report.precision == Precision::kBF16 ? " in bf16" : "", report.threads,
                                  report.threads == 1 ? "" : "s");
+  if (report.ranks > 1) text += wrap(ranks_of(report), static_cast<size_t>(terminal.width), 0) + "\n\n";
   text += table_of(report, terminal);
   text += memory_of_report(report);
   text += bounds_of(report);
@@ -181,6 +199,9 @@ int run_plan(const Arguments& arguments) {
   options.spill_folder = asked.spill;
   require_sound_memory(asked.batch_size, asked.micro_batch, asked.spill, asked.memory_bytes);
   options.plan.threads = take_threads(arguments.threads);
+  options.plan.ranks = static_cast<int>(asked.ranks);
+  options.plan.norm_group = static_cast<int>(std::min(asked.norm_group, asked.ranks));
+  options.plan.deterministic = asked.deterministic;
   options.precision = asked.precision;
   if (asked.precision == Precision::kBF16 && !cpu_has_bf16()) {  // as in training
     if (!arguments.quiet) print_note("this processor has no bf16 products: a plan in fp32");

@@ -22,7 +22,7 @@ char stop_text[96];  // written before the handler is there
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 void on_signal(int signal) {
-  stop_signal = signal;
+  stop_signal = signal == SIGUSR1 ? SIGTERM : signal;
   stop_asked = true;
   if (be_quiet) return;
   const int saved = errno;
@@ -60,15 +60,19 @@ StopSignals::StopSignals(bool quiet, const std::string& unit) {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  // mpirun passes this one on to its ranks, and kills them where it gets one of the others.
+  sigaction(SIGUSR1, &action, nullptr);
 }
 
 StopSignals::~StopSignals() {
   signal(SIGINT, SIG_DFL);
   signal(SIGTERM, SIG_DFL);
+  signal(SIGUSR1, SIG_DFL);
 }
 
 const std::atomic<bool>& StopSignals::stop() const { return stop_asked; }
 int StopSignals::exit_code() const { return 128 + stop_signal; }
-const char* StopSignals::name() const { return stop_signal == SIGTERM ? "SIGTERM" : "Ctrl-C"; }
+const char* StopSignals::name_of(int exit_code) { return exit_code == 128 + SIGTERM ? "SIGTERM" : "Ctrl-C"; }
+const char* StopSignals::name() const { return name_of(exit_code()); }
 
 }  // namespace evenkeel::cli

@@ -15,8 +15,8 @@ int take_threads(int asked);
 // commands that read a whole model and write another.
 void keep_large_blocks();
 
-// While it lives, SIGINT and SIGTERM ask for a stop instead of ending the process; the second one ends it. The first one is answered on
-// standard error by what is still done: `unit`, such as "step".
+// While it lives, SIGINT, SIGTERM and SIGUSR1, which counts as SIGTERM, ask for a stop instead of ending the process; the second one ends it. The
+// first one is answered on standard error by what is still done: `unit`, such as "step".
 class StopSignals {
  public:
   explicit StopSignals(bool quiet, const std::string& unit = "step");
@@ -27,6 +27,7 @@ class StopSignals {
   const std::atomic<bool>& stop() const;
   int exit_code() const;     // 128 + the signal
   const char* name() const;  // "Ctrl-C" or "SIGTERM"
+  static const char* name_of(int exit_code);
 };
 
 }  // namespace evenkeel::cli

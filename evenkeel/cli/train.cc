@@ -1,12 +1,15 @@
 // evenkeel train
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <vector>
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/cli/report.h"
 #include "evenkeel/cli/terminal.h"
+#include "evenkeel/comm/comm.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/kernels/norm.h"
 #include "evenkeel/report/run_report.h"
@@ -60,7 +63,8 @@ class Display {
 
 // The command that goes on with this run: the same words, and --resume.
 std::string resume_command(const Arguments& arguments, const TrainResult& result) {
-  std::string line = command_line_of(arguments);
+  const int ranks = world().size();
+  std::string line = (ranks > 1 ? fmt::format("mpirun -n {} ", ranks) : "") + command_line_of(arguments);
   if (arguments.given.count("out") == 0) line += " --out " + report::shell_word(result.run_dir);
   if (arguments.given.count("resume") == 0) line += " --resume";
   return line;
@@ -98,7 +102,6 @@ nlohmann::ordered_json json_of(const TrainResult& result, const std::string& rep
         {"step", p.step},       {"threads", p.threads}, {"seconds", p.seconds}, {"products_s", p.products_s},
         {"norms_s", p.norms_s}, {"other_s", p.other_s}, {"ranks_s", p.ranks_s}, {"waiting_s", p.waiting_s}};
   }
-  if (result.profile && result.profile->ranks_s > 0) json["profile"]["ranks_s"] = result.profile->ranks_s;
   if (!result.message.empty()) json["message"] = result.message;
   return json;
 }
@@ -153,42 +156,75 @@ std::string report_of(const Arguments& arguments, const TrainResult& result) {
   }
 }
 
-void say_settings(const TrainSettings& settings) {
-  print_note(fmt::format("{} threads, {} kernels", settings.threads, kernels::target_name()));
+void say_settings(const TrainSettings& settings, int ranks) {
+  const std::string each = ranks > 1 ? fmt::format(" on rank 0 of {}", ranks) : "";
+  print_note(fmt::format("{} threads{}, {} kernels", settings.threads, each, kernels::target_name()));
   for (const auto& [name, value] : settings_map(settings)) print_note(fmt::format("  {:<22}{}", name, value));
+}
+
+// Rank 0 goes on to write the report, and the others meet it at the program's end: however short their patience in training was.
+void wait_for_report(Comm& comm) {
+  constexpr double kLongest_s = 600;
+  if (comm.timeout_s() > 0) comm.set_timeout(std::max(comm.timeout_s(), kLongest_s));
+}
+
+// That of the signal, which may have reached one rank only: the largest, where it was two.
+int agreed_exit_code(Comm& comm, const StopSignals& signals) {
+  const int mine = signals.exit_code();
+  std::vector<int> codes(static_cast<size_t>(comm.size()));
+  comm.all_gather(&mine, std::vector<size_t>(codes.size(), sizeof mine), codes.data());
+  return *std::max_element(codes.begin(), codes.end());
 }
 
 }  // namespace
 
 int run_train(const Arguments& arguments) {
+  Comm& comm = world();
+  const bool speaks = comm.rank() == 0;  // the others leave every word to it
+  const bool notes = speaks && !arguments.quiet;
   TrainSettings settings = arguments.train;
-  settings.threads = take_threads(settings.threads);
-  if (!settings.from.empty()) {
+  comm.set_timeout(settings.timeout_s);
+  together(comm, [&] {
+    if (settings.from.empty()) return;
     settings.from = model_path_of(settings.from);
     if (arguments.given.count("model") == 0) settings.model = settings.from;
-  }
-  if (!arguments.quiet) {
+  });
+  const std::string advice = comm.size() > 1 ? binding_advice(comm) : "";  // before threads are pinned
+  settings.threads = take_threads(settings.threads > 0 || comm.size() == 1 ? settings.threads : comm.cores());
+  if (notes) {
     for (const std::string& warning : arguments.warnings) print_note(warning);
+    if (!advice.empty()) print_note("warning: " + advice);
   }
-  if (arguments.verbose) say_settings(settings);
+  if (speaks && arguments.verbose) say_settings(settings, comm.size());
 
-  const StopSignals signals(arguments.quiet);
+  const StopSignals signals(!notes);
+  if (!speaks) {
+    TrainObserver observer;
+    observer.stop = &signals.stop();
+    const TrainResult result = train(settings, observer);
+    wait_for_report(comm);
+    if (result.status == "interrupted") return agreed_exit_code(comm, signals);
+    if (result.status == "not finite") throw AgreedError(result.message, kExitNotFinite);
+    return kExitGood;
+  }
   Display display(arguments);
   const TrainObserver observer = display.observer(signals.stop());
   const TrainResult result = train(settings, observer);
   display.clear();
+  wait_for_report(comm);
 
+  const int stopped = result.status == "interrupted" ? agreed_exit_code(comm, signals) : kExitGood;
   const std::string report = report_of(arguments, result);
   if (arguments.json) print_json(json_of(result, report));
   if (result.status != "finished" && !report.empty() && !arguments.quiet) print_note("the report is " + report);
-  if (result.status == "interrupted") {
-    print_note(fmt::format("stopped by {} after step {} and saved; go on with:\n  {}", signals.name(), result.steps,
-                           resume_command(arguments, result)));
-    return signals.exit_code();
+  if (stopped != kExitGood) {
+    print_note(fmt::format("stopped by {} after step {} and saved; go on with:\n  {}", StopSignals::name_of(stopped),
+                           result.steps, resume_command(arguments, result)));
+    return stopped;
   }
   if (result.status == "not finite") {
     const std::string kept = result.run_dir.empty() ? "" : "; the last good checkpoint is kept in " + result.run_dir;
-    throw Error(result.message + kept, kExitNotFinite);
+    throw AgreedError(result.message + kept, kExitNotFinite);
   }
   if (!arguments.json) print(text_of(result, report, settings.dry_run));
   return kExitGood;

@@ -3,11 +3,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 
 #include "evenkeel/comm/comm.h"
 #include "evenkeel/core/parallel.h"
 
 namespace evenkeel {
+
+std::string name_of_machine() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "this machine";
+  return name.data();
+}
 
 Binding binding_of_process() {
   Binding binding;

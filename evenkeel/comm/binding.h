@@ -8,6 +8,8 @@
 
 namespace evenkeel {
 
+std::string name_of_machine();
+
 // Of one process. Ranks exchange it as bytes.
 struct Binding {
   cpu_set_t cores{};  // it may run on

@@ -1,25 +1,18 @@
 #include "evenkeel/comm/comm.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <set>
 
+#include "evenkeel/comm/binding.h"
 #include "evenkeel/comm/waiting.h"
 #include "evenkeel/core/parallel.h"
 
 namespace evenkeel {
 namespace {
-
-std::string name_of_machine() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "this machine";
-  return name.data();
-}
 
 class OneRank final : public Comm {
  public:
@@ -69,18 +62,15 @@ class OneRank final : public Comm {
 
 std::unique_ptr<Comm> one_rank() { return std::make_unique<OneRank>(); }
 
-Shard shard_of(int64_t n, int64_t unit, int ranks, int rank) {
-  EK_ASSERT(n >= 0 && unit >= 1 && ranks >= 1 && rank >= 0 && rank < ranks);
-  const int64_t units = n / unit + (n % unit > 0 ? 1 : 0);
-  const int64_t each = units / ranks;
-  const int64_t with_one_more = units % ranks;
-  const auto begin_of = [&](int64_t r) {
-    const int64_t first_unit = r * each + std::min(r, with_one_more);
-    return first_unit >= units ? n : first_unit * unit;
-  };
-  const int64_t first = begin_of(rank);
-  return {first, begin_of(rank + 1) - first};
+namespace {
+bool left_world = false;
+}  // namespace
+
+Comm& world() {
+  static const std::unique_ptr<Comm> alone = one_rank();
+  return left_world ? *alone : internal::ranks_of_launcher();
 }
+void leave_world() { left_world = true; }
 
 std::vector<std::string> gather_strings(Comm& comm, const std::string& mine) {
   const auto ranks = static_cast<size_t>(comm.size());
@@ -161,6 +151,14 @@ std::string missing_ranks_message(std::span<const RankName> missing, int waiting
       "--timeout",
       names_of_ranks(missing), seconds, waiting == 1 ? "one rank" : fmt::format("{} ranks", waiting),
       waiting == 1 ? "waits" : "wait", text_of_place(call, place), missing.size() == 1 ? "it is" : "they are");
+}
+
+std::string late_rank_message(const RankName& last, const char* call, const Place& place, double seconds) {
+  return fmt::format(
+      "ranks waited for each other longer than {:.3g} s: rank {} on {} came last, to {}; see what keeps it, or give "
+      "more time "
+      "with --timeout",
+      seconds, last.rank, last.host, text_of_place(call, place));
 }
 
 }  // namespace evenkeel

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/shard.h"
 
 namespace evenkeel {
 
@@ -53,7 +54,8 @@ class Comm {
   // Cores that this rank may use: those it was bound to when it began, shared evenly with ranks that are bound to the same ones. At least 1.
   virtual int cores() const = 0;
 
-  // bytes[r]: what rank r gives, 0 allowed, the same list on every rank; receive: all of it in the order of the ranks.
+  // bytes[r]: what rank r gives, 0 allowed, the same list on every rank; receive: all of it in the order of the ranks. `send` may be this
+  // rank's place in it.
   virtual void all_gather(const void* send, std::span<const size_t> bytes, void* receive) = 0;
 
   // Begins values += those of all other ranks, element by element; the same bits on every rank, in an order of additions that may depend on
@@ -89,17 +91,17 @@ std::unique_ptr<Comm> one_rank();
 // The ranks of this process' launcher, or one rank where there is none; made on the first call, which must come from the main thread, and
 // ended when the program exits. Throws BackendError when a launcher started several ranks of a program that was built without MPI.
 Comm& world();
-// True when this program was built with MPI.
+// From here on world() is one rank: for work that the ranks of a launcher do not share. They meet again when the program ends.
+void leave_world();
+// True when this program was built with MPI, and the name of that: "Open MPI v4.1.4", or "".
 bool has_mpi();
+std::string mpi_library();
+
+namespace internal {
+Comm& ranks_of_launcher();  // what world() is until leave_world()
+}
 
 // --- On top of the collectives; collective, too ---
-
-// Of n rows, those that rank `rank` has: [first, first + rows). Whole units of `unit` rows (the last one may be shorter) in the order of the
-// ranks, the first ranks one more than the others; none for ranks behind the last unit.
-struct Shard {
-  int64_t first = 0, rows = 0;
-};
-Shard shard_of(int64_t n, int64_t unit, int ranks, int rank);
 
 // Every rank's bytes, by rank; their lengths may differ.
 std::vector<std::string> gather_strings(Comm& comm, const std::string& mine);

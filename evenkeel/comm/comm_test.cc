@@ -125,6 +125,9 @@ TEST(Launcher, is_known_by_its_variables) {
   EXPECT_EQ(launch_with({{"SLURM_PROCID", "2"}, {"SLURM_STEP_NUM_TASKS", "5"}}).ranks, 5);
   EXPECT_EQ(launch_with({{"PMIX_RANK", "1"}}).ranks, 0);
   EXPECT_FALSE(launch_with({{"PMIX_RANK", "1"}}).alone());
+  EXPECT_EQ(launch_with({{"PMI_SIZE", "3"}, {"PMI_RANK", "0"}}).rank, 0);
+  EXPECT_EQ(launch_with({{"PMI_SIZE", "3"}}).rank, -1);
+  EXPECT_EQ(launch_with({}).rank, -1);
 }
 
 TEST(Launcher, is_not_believed_when_it_says_nonsense) {

@@ -10,6 +10,7 @@ namespace evenkeel {
 struct Launch {
   int ranks = 1;         // that the launcher started; 0: it does not say
   std::string variable;  // of the environment, that says so; "": alone
+  int rank = -1;         // of this process, as far as the environment tells it
 
   bool alone() const { return ranks == 1; }
 };

@@ -1,12 +1,14 @@
-// world() of a program that was built without MPI (mpi.cc).
+// A program that was built without MPI (mpi.cc).
 #include "evenkeel/comm/comm.h"
 #include "evenkeel/comm/launcher.h"
 
 namespace evenkeel {
 
 bool has_mpi() { return false; }
+std::string mpi_library() { return ""; }
 
-Comm& world() {
+namespace internal {
+Comm& ranks_of_launcher() {
   static const std::unique_ptr<Comm> alone = [] {
     const Launch launch = launch_of_process();
     if (!launch.alone()) throw BackendError(no_mpi_message(launch));
@@ -14,5 +16,6 @@ Comm& world() {
   }();
   return *alone;
 }
+}  // namespace internal
 
 }  // namespace evenkeel

@@ -387,7 +387,8 @@ TEST(FailingRank, makes_the_others_throw_and_is_the_one_that_is_heard) {
                 });
               }),
               "not with me");
-  for (const size_t r : {0, 1, 3}) EXPECT_THAT(notes.texts()[r], HasSubstr("rank 2 on host2 failed: not with me"));
+  for (const size_t r : std::vector<size_t>{0, 1, 3})
+    EXPECT_THAT(notes.texts()[r], HasSubstr("rank 2 on host2 failed: not with me"));
 }
 
 TEST(Abort, makes_the_collectives_of_all_throw) {

@@ -21,6 +21,9 @@ std::string names_of_ranks(std::span<const RankName> ranks);
 std::string missing_ranks_message(std::span<const RankName> missing, int waiting, const char* call, const Place& place,
                                   double seconds);
 
+// All ranks waited, each for another: `last` came last, to this place.
+std::string late_rank_message(const RankName& last, const char* call, const Place& place, double seconds);
+
 // "a sum at step 17, gradients of conv1"
 std::string text_of_place(const char* call, const Place& place);
 

@@ -118,8 +118,8 @@ CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads, cons
       store_(store),
       threads_(threads),
       tile_threads_(tile_threads(plan_, threads)),
+      sync_(plan_.ranks > 1 || plan_.gradient_rows > 0 ? std::make_unique<RankSync>(comm, plan_) : nullptr),
       spill_(spill_folder, plan_.spill_bytes) {
-  if (plan_.ranks > 1 || plan_.gradient_rows > 0) sync_ = std::make_unique<RankSync>(comm, plan_);
   place_memory();
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
     const Value& value = plan_.graph.values[id];
@@ -132,6 +132,11 @@ CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads, cons
     base_[id] = store_.writable(value.name).raw();
   }
   compile();
+}
+
+CpuExecutable::~CpuExecutable() {
+  // As in RankSync: gradients that other ranks may still write to, when an exception ends the process.
+  if (sync_ && sync_->sums_are_under_way()) static_cast<void>(arena_.release());
 }
 
 void CpuExecutable::place_memory() {
@@ -147,7 +152,7 @@ void CpuExecutable::place_memory() {
   base_.assign(plan_.graph.values.size(), nullptr);
   weights_id_ = plan_.graph.find("weights");
   if (weights_id_ != kNoValue) {
-    ones_.assign(static_cast<size_t>(plan_.batch), 1.0f);
+    ones_.assign(static_cast<size_t>(plan_.whole_batch), 1.0f);
     weight_needed_ = weight_needed(plan_.graph);
   }
   for (size_t id = 0; id < plan_.graph.values.size(); ++id) {
@@ -326,6 +331,12 @@ void CpuExecutable::compile() {
     if (sync_) sync_->end_phase_of_gradients();
     shared_bytes_ = std::max(shared_bytes_, phase_shared_bytes_);
   }
+  if (sync_) {
+    for (const PhaseCode& phase : phases_) {
+      for (const Exchanged* exchanged : {&phase.of_before, &phase.of_tiles, &phase.of_after})
+        sync_->reserve(exchanged->reductions);
+    }
+  }
   share_packing();
   shared_ = allocate_touched(shared_bytes_, threads_);
   shared_pointer_ = shared_.get();
@@ -413,8 +424,8 @@ std::vector<Moments> CpuExecutable::moments(const std::string& name) const {
 }
 
 size_t CpuExecutable::memory_bytes() const {
-  return plan_.arena_bytes + (scratch_stride_ + stage_stride_) * static_cast<size_t>(tile_threads_) + shared_bytes_ +
-         packed_total_bytes_ +
+  return plan_.arena_bytes + (sync_ ? sync_->bytes() : 0) +
+         (scratch_stride_ + stage_stride_) * static_cast<size_t>(tile_threads_) + shared_bytes_ + packed_total_bytes_ +
          (input_id_ == kNoValue || input_is_spilled() ? 0
                                                       : value_bytes(plan_.graph.value(input_id_), plan_.row_capacity));
 }

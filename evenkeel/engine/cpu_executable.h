@@ -86,6 +86,7 @@ struct TilePrimitives {
 class CpuExecutable final : public Executable {
  public:
   CpuExecutable(Plan plan, ParameterStore& store, int threads, const std::string& spill_folder, Comm* comm);
+  ~CpuExecutable() override;
 
   RunResult run(const RunArguments& arguments) override;
   double scalar(const std::string& name) const override;
@@ -214,7 +215,8 @@ class CpuExecutable final : public Executable {
   Plan plan_;
   ParameterStore& store_;
   int threads_;
-  int tile_threads_;  // of them, those that take tiles
+  int tile_threads_;                // of them, those that take tiles
+  std::unique_ptr<RankSync> sync_;  // made first: collective, and what follows may throw on one rank only
   AlignedBytes arena_;
   SpillFile spill_;
   AlignedBytes scratch_;
@@ -230,7 +232,6 @@ class CpuExecutable final : public Executable {
   std::vector<float> ones_;  // for callers that give no weights
   double weight_sum_ = 0, norm_weight_sum_ = 0;
   int64_t norm_examples_ = 0;
-  std::unique_ptr<RankSync> sync_;
   double weight_needed_ = 0;     // statistics need a larger sum
   bool input_in_order_ = false;  // the caller's x is as we want it
   AlignedBytes shared_;

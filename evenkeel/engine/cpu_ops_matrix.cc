@@ -152,25 +152,6 @@ void fold_parts(float* partials, int64_t parts, int64_t stride, int64_t begin, i
   }
 }
 
-// A node's weight gradient, plain.
-struct WeightGradient {
-  float *dw, *db;  // db: null where there is no bias
-  int64_t weights, biases;
-  WeightGradient(const CpuExecutable& e, const Node& node)
-      : dw(e.data<float>(node.outputs[0])),
-        db(e.data<float>(node.outputs[1])),
-        weights(e.elements(node.outputs[0])),
-        biases(db == nullptr ? 0 : e.elements(node.outputs[1])) {}
-  void clear() const {
-    std::fill_n(dw, weights, 0.0f);
-    if (db != nullptr) std::fill_n(db, biases, 0.0f);
-  }
-  void assign(const float* from) const {
-    std::copy_n(from, weights, dw);
-    if (db != nullptr) std::copy_n(from + weights, biases, db);
-  }
-};
-
 // An array of a reduction's node, for TreeFold: merging adds to the first.
 struct PartialArray {
   float* values = nullptr;
@@ -180,6 +161,35 @@ PartialArray merge(const PartialArray& a, const PartialArray& b) {
   kernels::add(a.values, b.values, a.count, a.values);
   return a;
 }
+
+// A node's weight gradient, plain. With ranks or in a deterministic plan it is there at the commit only: it must be kept until then, as
+// named values are.
+struct WeightGradient {
+  float *dw, *db;  // db: null where there is no bias
+  int64_t weights, biases;
+  WeightGradient(CpuExecutable& e, const Node& node)
+      : dw(e.data<float>(node.outputs[0])),
+        db(e.data<float>(node.outputs[1])),
+        weights(e.elements(node.outputs[0])),
+        biases(db == nullptr ? 0 : e.elements(node.outputs[1])) {
+    if (e.sync() == nullptr) return;
+    for (const ValueId id : node.outputs) {
+      const bool kept = id == kNoValue || std::any_of(e.graph().named.begin(), e.graph().named.end(),
+                                                      [&](const auto& named) { return named.second == id; });
+      if (!kept) throw BackendError("node '" + node.name + "': several ranks cannot sum a gradient that has no name");
+    }
+  }
+  void clear() const {
+    std::fill_n(dw, weights, 0.0f);
+    if (db != nullptr) std::fill_n(db, biases, 0.0f);
+  }
+  // Elements from `begin` on, those of the bias behind those of the weight.
+  void assign(int64_t begin, const PartialArray& part) const {
+    const int64_t in_weight = std::clamp<int64_t>(weights - begin, 0, part.count);
+    std::copy_n(part.values, in_weight, dw + begin);
+    if (db != nullptr) std::copy_n(part.values + in_weight, part.count - in_weight, db + (begin + in_weight - weights));
+  }
+};
 
 // The gradient's groups as leaves of a reduction, in a deterministic plan. make(group, groups, dw, db): assigns their sum.
 template <class Make>
@@ -193,11 +203,18 @@ std::shared_ptr<const Reduction> gradient_reduction(CpuExecutable& e, const Node
     auto* dw = reinterpret_cast<float*>(result);
     make(group, groups, dw, gradient.db == nullptr ? nullptr : dw + gradient.weights);
   };
-  reduction.fold = [=](const RunArguments&, std::span<const ReducedNode> nodes) {
-    TreeFold<PartialArray> fold;
-    for (const ReducedNode& part : nodes)
-      fold.push_node({reinterpret_cast<float*>(part.result), gradient.weights + gradient.biases}, part.level);
-    gradient.assign(fold.fold().values);
+  reduction.fold = [=, threads = e.threads()](const RunArguments&, std::span<const ReducedNode> nodes) {
+    constexpr int64_t kSlice = 4096;
+    const int64_t all = gradient.weights + gradient.biases;
+    const int team =
+        team_for_bytes(threads, static_cast<int64_t>(nodes.size()) * all * static_cast<int64_t>(sizeof(float)));
+    parallel_for((all + kSlice - 1) / kSlice, team, [&](int64_t slice, int) {
+      const int64_t begin = slice * kSlice, count = std::min(kSlice, all - begin);
+      TreeFold<PartialArray> fold;
+      for (const ReducedNode& part : nodes)
+        fold.push_node({reinterpret_cast<float*>(part.result) + begin, count}, part.level);
+      gradient.assign(begin, fold.fold());
+    });
   };
   return std::make_shared<const Reduction>(std::move(reduction));
 }
@@ -372,12 +389,19 @@ NodeCode linear_gradient_by_groups(CpuExecutable& e, const Node& node) {
                   std::min(rows, a.n - first), dw, gradient.db == nullptr ? nullptr : dw + gradient.weights);
     });
   };
-  code.reduction = gradient_reduction(e, node, [=](int64_t group, int64_t count, float* dw, float* db) {
-    float* const first = partials.get<float>() + group * stride;
-    fold_parts(first, count, stride, 0, stride);
-    std::copy_n(first, gradient.weights, dw);
-    if (db != nullptr) std::copy_n(first + gradient.weights, gradient.biases, db);
-  });
+  code.reduction =
+      gradient_reduction(e, node, [=, threads = e.threads()](int64_t group, int64_t count, float* dw, float* db) {
+        float* const first = partials.get<float>() + group * stride;
+        constexpr int64_t kSlice = 4096;
+        parallel_for((stride + kSlice - 1) / kSlice,
+                     team_for_bytes(threads, count * stride * static_cast<int64_t>(sizeof(float))),
+                     [&](int64_t slice, int) {
+                       const int64_t begin = slice * kSlice, end = std::min(stride, begin + kSlice);
+                       fold_parts(first, count, stride, begin, end);
+                       std::copy_n(first + begin, end - begin, dw + begin);  // db stands behind dw
+                     });
+        EK_ASSERT(db == nullptr || db == dw + gradient.weights);
+      });
   return code;
 }
 

@@ -59,7 +59,7 @@ void set_fold(NodeCode& code, CpuExecutable& e, const Node& node, const kernels:
     fold(with_examples(shape, examples), threads, reinterpret_cast<T*>(result), block);
   };
   reduction.fold = [=](const RunArguments&, std::span<const ReducedNode> nodes) {
-    fold_channels<T>(nodes, shape.c, [&](int64_t channel, const T& sum) { out[channel] = sum; });
+    fold_channels<T>(nodes, shape.c, threads, [&](int64_t channel, const T& sum) { out[channel] = sum; });
   };
   code.reduction = std::make_shared<const Reduction>(std::move(reduction));
 }

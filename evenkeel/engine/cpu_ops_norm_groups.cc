@@ -107,7 +107,7 @@ NodeCode compile(const GhostMoments& op, CpuExecutable& e, const Node& node) {
   NodeCode code;
   const bool pools = e.sync() != nullptr;
   if (pools) {
-    // Pooled in the order of the ghost batches, whichever rank has them.
+    // Pooled in the order of the ghost batches, whichever rank has them. `own` is read by the phases behind this one.
     Reduction reduction;
     reduction.name = node.name.c_str();
     reduction.rows = ghost;
@@ -411,17 +411,22 @@ NodeCode compile(const NormAffineGradient&, CpuExecutable& e, const Node& node) 
     };
     return code;
   }
-  code.run = [](const RunArguments&) {};  // all of it is in the reduction
+  const int64_t leaves = (e.plan().batch + rows - 1) / rows;
+  const SharedBytes partials = e.shared(static_cast<size_t>(leaves * c) * sizeof(GradientSums));
+  code.run = [=](const RunArguments& a) {
+    for (int64_t leaf = 0; leaf * rows < a.n; ++leaf)
+      sum(a.n, leaf * rows, std::min(a.n, (leaf + 1) * rows), partials.get<GradientSums>() + leaf * c);
+  };
   Reduction reduction;
   reduction.name = node.name.c_str();
   reduction.rows = rows;
   reduction.tree = false;  // few bytes
   reduction.bytes = static_cast<size_t>(c) * sizeof(GradientSums);
-  reduction.make = [=](const RunArguments& a, int64_t leaf, int64_t, std::byte* result) {
-    sum(a.n, leaf * rows, std::min(a.n, (leaf + 1) * rows), reinterpret_cast<GradientSums*>(result));
+  reduction.make = [=](const RunArguments&, int64_t leaf, int64_t, std::byte* result) {
+    std::copy_n(partials.get<GradientSums>() + leaf * c, c, reinterpret_cast<GradientSums*>(result));
   };
   reduction.fold = [=](const RunArguments&, std::span<const ReducedNode> nodes) {
-    fold_channels<GradientSums>(nodes, c, assign);
+    fold_channels<GradientSums>(nodes, c, 1, assign);
   };
   code.reduction = std::make_shared<const Reduction>(std::move(reduction));
   return code;

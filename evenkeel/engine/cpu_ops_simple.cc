@@ -306,7 +306,7 @@ NodeCode loss_code(CpuExecutable& e, const Node& node, F f) {
     *reinterpret_cast<LossSums*>(result) = fold_blocks(block, blocks);
   };
   reduction.fold = [=](const RunArguments& a, std::span<const ReducedNode> nodes) {
-    fold_channels<LossSums>(nodes, 1, [&](int64_t, const LossSums& total) { finish(a, total); });
+    fold_channels<LossSums>(nodes, 1, 1, [&](int64_t, const LossSums& total) { finish(a, total); });
   };
   code.reduction = std::make_shared<const Reduction>(std::move(reduction));
   return code;

@@ -42,24 +42,32 @@ RunArguments CpuExecutable::completed(RunArguments arguments) const {
   if (plan_.ranks == 1) arguments.batch_weights = arguments.weights;
   EK_ASSERT(arguments.weights == nullptr || weights_id_ != kNoValue);
   EK_ASSERT((arguments.weights == nullptr) == (arguments.batch_weights == nullptr) || arguments.n == 0);
-  if (weights_id_ != kNoValue && arguments.batch_weights == nullptr)
-    arguments.weights = arguments.batch_weights = ones_.data();
+  if (weights_id_ != kNoValue && arguments.batch_weights == nullptr) {
+    arguments.batch_weights = ones_.data();
+    arguments.weights = ones_.data() + arguments.first;
+  }
   return arguments;
 }
 
 // What is wrong with the weights of a batch, or "".
 std::string CpuExecutable::weight_fault(const RunArguments& arguments) const {
   if (weights_id_ == kNoValue) return "";
-  const auto fault_of = [&](const Shard& share) -> std::string {
-    const double sum = kernels::weight_sum({arguments.batch_weights + share.first}, share.rows, 1);
-    if (sum > weight_needed_ || share.rows == 0) return "";
-    if (sum == 0) return "weights (all are 0: a fully masked batch)";
-    return "weights (they add up to " + std::to_string(sum) + ", and the unbiased variance needs more than " +
+  const auto sum_of = [&](const Shard& share) {
+    return kernels::weight_sum({arguments.batch_weights + share.first}, share.rows, 1);
+  };
+  if (sum_of({0, arguments.batch}) == 0) return "weights (all are 0: a fully masked batch)";
+  const auto fault_of = [&](const Shard& share, const std::string& whose) -> std::string {
+    const double sum = sum_of(share);
+    // A group of ranks without an example that counts is absent.
+    if (sum > weight_needed_ || sum == 0) return "";
+    return "weights (they add up to " + std::to_string(sum) + whose + ", and the unbiased variance needs more than " +
            std::to_string(weight_needed_) + ")";
   };
-  if (!sync_) return fault_of({0, arguments.batch});
+  if (!sync_ || !sync_->norms_are_grouped()) return fault_of({0, arguments.batch}, "");
   for (const Shard& share : sync_->norm_shares()) {
-    std::string fault = fault_of(share);
+    std::string fault = fault_of(share, " over examples " + std::to_string(share.first) + " to " +
+                                            std::to_string(share.first + share.rows - 1) +
+                                            ", whose ranks share statistics with no others");
     if (!fault.empty()) return fault;
   }
   return "";
@@ -90,7 +98,7 @@ void CpuExecutable::begin(const RunArguments& arguments) {
   if (weights_id_ == kNoValue) return;
   weight_sum_ = kernels::weight_sum({arguments.batch_weights}, arguments.batch, 1);
   norm_weight_sum_ = kernels::weight_sum({arguments.batch_weights + norm.first}, norm.rows, 1);
-  finite_ = weight_sum_ > 0 && weight_fault(arguments).empty();
+  finite_ = weight_fault(arguments).empty();
 }
 
 // Calls f(unit, thread) for every unit, on `team` of the threads.
@@ -149,6 +157,7 @@ void CpuExecutable::run_tiles(const PhaseCode& code, const RunArguments& argumen
       }
       drop_chunk(code, chunk);
     }
+    if (thread == 0 && sync_) sync_->progress();  // the thread that called run()
   });
   if (!code.spilled.empty()) spill_.drop_all();
   // Others may have none of the examples of a small batch, and are told so.
@@ -203,7 +212,8 @@ RunResult CpuExecutable::run_phases(const RunArguments& arguments, Observer& obs
       if (node.running && !arguments.update_running) continue;
       observer.begin(0);
       node.code.run(arguments);
-      observer.end(node.node, 0, nullptr);
+      // What an exchange makes is not there yet, which only those who look at values mind.
+      if (Observer::kUpdates || !node.code.reduction) observer.end(node.node, 0, nullptr);
       updated = updated || node.update;
       if (!node.update) spill_.drop_all();
     }
@@ -225,6 +235,7 @@ RunResult CpuExecutable::run_phases(const RunArguments& arguments, Observer& obs
     if (Observer::kUpdates ? stop : sync_ ? sync_->any(stop) : stop) break;
   }
   if (sync_ && !committing) sync_->finish_sums();
+  if (sync_) sync_->end();
   if (updated) store_.touch();
   for (const auto& primitive : primitives_) primitive->require_success();
   return {finite_};

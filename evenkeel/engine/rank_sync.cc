@@ -1,7 +1,7 @@
 #include "evenkeel/engine/rank_sync.h"
 
 #include <algorithm>
-#include <cstring>
+#include <numeric>
 
 #include "evenkeel/core/error.h"
 
@@ -37,20 +37,17 @@ size_t bytes_of(const Reduction& reduction, const Shard& share, const Shard& all
 }  // namespace
 
 RankSync::RankSync(Comm* comm, const Plan& plan)
-    : comm_(comm), unit_(plan.shard_unit), norm_group_(plan.ranks > 1 ? plan.norm_group : 0) {
+    : comm_(comm), plan_(plan), norm_group_(plan.ranks > 1 ? plan.norm_group : 0) {
   const int ranks = comm == nullptr ? 1 : comm->size();
   EK_ASSERT(ranks == plan.ranks);
-  for (const Node& node : plan.graph.nodes) {
-    if (std::holds_alternative<GhostMoments>(node.op) && plan.graph.value(node.inputs[0]).shape.size() == 1)
-      ghosts_of_rows_ = ranks > 1;
-  }
   of_all_.comm = ranks > 1 ? comm : nullptr;
   of_all_.me = comm == nullptr ? 0 : comm->rank();
   of_all_.shares.resize(static_cast<size_t>(ranks));
+  flags_.resize(static_cast<size_t>(ranks));
+  flag_sizes_.assign(static_cast<size_t>(ranks), 1);
   if (norm_group_ == 0 || norm_group_ >= ranks) {
     norm_group_ = 0;
     of_norm_ = of_all_;
-    group_shares_.resize(1);
     return;
   }
   const int group = of_all_.me / norm_group_, first = group * norm_group_;
@@ -60,36 +57,35 @@ RankSync::RankSync(Comm* comm, const Plan& plan)
   of_norm_.comm = size > 1 ? group_comm_.get() : nullptr;
   of_norm_.me = of_all_.me - first;
   of_norm_.shares.resize(static_cast<size_t>(size));
-  group_shares_.resize(static_cast<size_t>((ranks + norm_group_ - 1) / norm_group_));
+}
+
+RankSync::~RankSync() {
+  if (comm_ != nullptr) comm_->place.what = "";  // a node's name ends here
+  // Only an exception leaves sums under way, and then the process ends soon. Until it does, the others' values may still arrive.
+  if (sums_are_under_way()) static_cast<void>(new std::vector<float>(std::move(staging_)));
 }
 
 void RankSync::begin(const RunArguments& arguments) {
-  const int ranks = this->ranks();
-  for (int r = 0; r < ranks; ++r) of_all_.shares[static_cast<size_t>(r)] = shard_of(arguments.batch, unit_, ranks, r);
-  of_all_.share = {0, arguments.batch};
-  for (const Shard& share : of_all_.shares) {
-    if (!ghosts_of_rows_ || share.rows != 1) continue;
-    throw UsageError("a batch of " + std::to_string(arguments.batch) +
-                     " examples leaves a ghost batch of 1 to a rank, "
-                     "which has no variance; use --last-batch drop, or another batch size");
-  }
+  EK_ASSERT(!sums_are_under_way());
+  share(arguments.batch);
   const Shard& own = of_all_.shares[static_cast<size_t>(of_all_.me)];
   EK_ASSERT(own.rows == arguments.n && (own.rows == 0 || own.first == arguments.first));
+}
+
+void RankSync::share(int64_t batch) {
+  if (batch == of_all_.share.rows) return;
+  for (int r = 0; r < ranks(); ++r)
+    of_all_.shares[static_cast<size_t>(r)] = shard_of(batch, plan_.shard_unit, ranks(), r);
+  of_all_.share = {0, batch};
+  group_shares_ = evenkeel::norm_shares(plan_, batch);
   if (norm_group_ == 0) {
     of_norm_.shares = of_all_.shares;
     of_norm_.share = of_all_.share;
-    group_shares_[0] = of_all_.share;
     return;
   }
-  for (size_t g = 0; g < group_shares_.size(); ++g) {
-    const auto first = of_all_.shares.begin() + static_cast<int64_t>(g) * norm_group_;
-    const auto end = first + std::min<int64_t>(norm_group_, of_all_.shares.end() - first);
-    group_shares_[g] = {first->first, (end - 1)->first + (end - 1)->rows - first->first};
-    if (first <= of_all_.shares.begin() + of_all_.me && of_all_.shares.begin() + of_all_.me < end) {
-      std::copy(first, end, of_norm_.shares.begin());
-      of_norm_.share = group_shares_[g];
-    }
-  }
+  const int first = of_all_.me - of_norm_.me;
+  std::copy_n(of_all_.shares.begin() + first, of_norm_.shares.size(), of_norm_.shares.begin());
+  of_norm_.share = group_shares_[static_cast<size_t>(first / norm_group_)];
 }
 
 void RankSync::say(const char* what) {
@@ -97,14 +93,47 @@ void RankSync::say(const char* what) {
   if (group_comm_ != nullptr) group_comm_->place = comm_->place;
 }
 
+void RankSync::pick(bool of_norm, std::span<const Reduction* const> reductions) {
+  picked_.clear();
+  for (const Reduction* reduction : reductions) {
+    // One team: everything travels together.
+    if (norm_group_ == 0 ? !of_norm : reduction->of_norm == of_norm) picked_.push_back(reduction);
+  }
+}
+
+void RankSync::reserve(std::span<const Reduction* const> reductions) {
+  for (const bool of_norm : {false, true}) {
+    pick(of_norm, reductions);
+    const Team& team = of_norm ? of_norm_ : of_all_;
+    // A smaller batch may have more nodes: 15 groups are 4, 16 are 1.
+    for (int64_t batch = plan_.whole_batch; batch > 0 && !picked_.empty();
+         batch = (batch - 1) / plan_.shard_unit * plan_.shard_unit) {
+      share(batch);
+      size_t own = 0, all = 0, nodes = 0;
+      for (const Reduction* reduction : picked_) {
+        size_t of_this = 0;
+        for (size_t r = 0; r < team.shares.size(); ++r) {
+          const size_t bytes = bytes_of(*reduction, team.shares[r], team.share);
+          of_this += bytes;
+          if (r == static_cast<size_t>(team.me)) own += bytes;
+        }
+        all += of_this;
+        nodes = std::max(nodes, of_this / (doubles(reduction->bytes) * sizeof(double)));
+      }
+      send_.resize(std::max(send_.size(), doubles(own)));
+      if (team.comm != nullptr) receive_.resize(std::max(receive_.size(), doubles(all)));
+      nodes_.reserve(nodes);
+    }
+  }
+}
+
+size_t RankSync::bytes() const {
+  return (send_.size() + receive_.size()) * sizeof(double) + staging_.size() * sizeof(float);
+}
+
 void RankSync::exchange(const RunArguments& arguments, std::span<const Reduction* const> reductions) {
   for (const bool of_norm : {false, true}) {
-    // One team: everything travels together.
-    if (norm_group_ == 0 && of_norm) break;
-    picked_.clear();
-    for (const Reduction* reduction : reductions) {
-      if (norm_group_ == 0 || reduction->of_norm == of_norm) picked_.push_back(reduction);
-    }
+    pick(of_norm, reductions);
     if (!picked_.empty()) exchange_in(of_norm ? of_norm_ : of_all_, arguments, picked_);
   }
 }
@@ -115,8 +144,7 @@ void RankSync::exchange_in(const Team& team, const RunArguments& arguments,
   for (const Reduction* reduction : reductions) {
     for (size_t r = 0; r < team.shares.size(); ++r) bytes_[r] += bytes_of(*reduction, team.shares[r], team.share);
   }
-  size_t total = 0;
-  for (const size_t bytes : bytes_) total += bytes;
+  const size_t total = std::accumulate(bytes_.begin(), bytes_.end(), size_t{0});
   const auto me = static_cast<size_t>(team.me);
   send_.resize(std::max(send_.size(), doubles(bytes_[me])));
   double* out = send_.data();
@@ -133,22 +161,19 @@ void RankSync::exchange_in(const Team& team, const RunArguments& arguments,
     say(reductions.front()->name);
     team.comm->all_gather(send_.data(), bytes_, all);
   }
-  // Rank by rank, and on each rank reduction by reduction.
-  size_t before = 0;  // doubles of the reductions that were folded, on the rank that is looked at
-  for (size_t i = 0; i < reductions.size(); ++i) {
+  // Rank by rank, and on each rank reduction by reduction: `before_` are doubles of the reductions that were folded.
+  before_.assign(team.shares.size(), 0);
+  for (const Reduction* reduction : reductions) {
     nodes_.clear();
     double* of_rank = all;
     for (size_t r = 0; r < team.shares.size(); ++r) {
-      before = 0;
-      for (size_t j = 0; j < i; ++j) before += doubles(bytes_of(*reductions[j], team.shares[r], team.share));
-      double* result = of_rank + before;
-      for_nodes(*reductions[i], team.shares[r], team.share, [&](const TreeNode& node, int64_t, int64_t) {
-        nodes_.push_back({node.level, reinterpret_cast<std::byte*>(result)});
-        result += doubles(reductions[i]->bytes);
+      for_nodes(*reduction, team.shares[r], team.share, [&](const TreeNode& node, int64_t, int64_t) {
+        nodes_.push_back({node.level, reinterpret_cast<std::byte*>(of_rank + before_[r])});
+        before_[r] += doubles(reduction->bytes);
       });
       of_rank += doubles(bytes_[r]);
     }
-    reductions[i]->fold(arguments, nodes_);
+    reduction->fold(arguments, nodes_);
   }
 }
 
@@ -244,7 +269,9 @@ void RankSync::pool() {
 bool RankSync::norms_agree(bool mine) {
   if (norm_group_ == 0) return mine;
   say("the guard");
-  return !any_rank(*comm_, !mine);
+  const uint8_t flag = mine ? 1 : 0;
+  comm_->all_gather(&flag, flag_sizes_, flags_.data());
+  return std::all_of(flags_.begin(), flags_.end(), [](uint8_t f) { return f != 0; });
 }
 
 std::string RankSync::first_fault(int64_t order, const std::string& fault) {

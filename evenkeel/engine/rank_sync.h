@@ -6,6 +6,7 @@
 // on, in an order that depends on the ranks, or, in a deterministic plan, as nodes of a tree, too.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <deque>
 #include <functional>
@@ -15,6 +16,7 @@
 
 #include "evenkeel/comm/comm.h"
 #include "evenkeel/core/moments.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/engine/backend.h"
 
 namespace evenkeel {
@@ -32,27 +34,36 @@ struct Reduction {
   bool tree = true;               // false: every leaf travels by itself, as a node of level 0
   bool of_norm = false;           // among the ranks that share statistics, not among all
   size_t bytes = 0;               // of a node's result, whole doubles
-  // Assigns the result of this rank's leaves [leaf, leaf + leaves), counted from its first.
+  // Assigns the result of this rank's leaves [leaf, leaf + leaves), counted from its first. Called when the whole list of nodes has run, so that
+  // it may read memory of Shared partial results only: values of the arena may be others' by then, unless a later phase reads them, too.
   std::function<void(const RunArguments&, int64_t leaf, int64_t leaves, std::byte* result)> make;
   // Assigns what the reduction is for, from the nodes of all ranks, in the order of the examples.
   std::function<void(const RunArguments&, std::span<const ReducedNode>)> fold;
 };
 
-// Pushes nodes whose results are `count` values T of one channel after the other, and calls done(channel, fold).
+// Pushes nodes whose results are `count` values T of one channel after the other, and calls done(channel, fold), from several threads.
 template <class T, class F>
-void fold_channels(std::span<const ReducedNode> nodes, int64_t count, F&& done) {
-  for (int64_t channel = 0; channel < count; ++channel) {
-    TreeFold<T> fold;
-    for (const ReducedNode& node : nodes) fold.push_node(reinterpret_cast<const T*>(node.result)[channel], node.level);
-    done(channel, fold.fold());
-  }
+void fold_channels(std::span<const ReducedNode> nodes, int64_t count, int threads, F&& done) {
+  constexpr int64_t kStrip = 64;
+  const int team = static_cast<int64_t>(nodes.size()) * count < 4096 ? 1 : threads;
+  parallel_for((count + kStrip - 1) / kStrip, team, [&](int64_t strip, int) {
+    for (int64_t channel = strip * kStrip; channel < std::min(count, (strip + 1) * kStrip); ++channel) {
+      TreeFold<T> fold;
+      for (const ReducedNode& node : nodes)
+        fold.push_node(reinterpret_cast<const T*>(node.result)[channel], node.level);
+      done(channel, fold.fold());
+    }
+  });
 }
 
 class RankSync {
  public:
   // comm: null for one rank. Collective.
+  // What is called later throws RankError where other ranks do not come as far (Comm); it may not be used any more then.
   RankSync(Comm* comm, const Plan& plan);
-  // Throws RankError where ranks have not come as far (Comm).
+  ~RankSync();
+  RankSync(const RankSync&) = delete;
+  RankSync& operator=(const RankSync&) = delete;
 
   // Once for every run: how its batch is shared. Requires arguments.batch >= 1, and arguments.first and n to be this rank's share.
   void begin(const RunArguments& arguments);
@@ -64,6 +75,9 @@ class RankSync {
   bool norms_are_grouped() const { return norm_group_ > 0; }
   int ranks() const { return static_cast<int>(of_all_.shares.size()); }
 
+  // Makes room for what such reductions give and take, whatever the batch. Called before the first run.
+  void reserve(std::span<const Reduction* const> reductions);
+  size_t bytes() const;  // of that, and of staged gradients
   // What reductions make on this rank goes to all others, and is folded.
   void exchange(const RunArguments& arguments, std::span<const Reduction* const> reductions);
 
@@ -75,6 +89,7 @@ class RankSync {
   // Phase `phase` has run: its gradients may go on their way.
   void start_sums(size_t phase);
   void finish_sums();
+  bool sums_are_under_way() const { return !sums_.empty(); }
   // Lets sums go on.
   void progress();
 
@@ -87,7 +102,9 @@ class RankSync {
   bool norms_agree(bool mine);
   // The first fault of all ranks, on every rank: the one of the earliest `order`; "" when no rank has one.
   std::string first_fault(int64_t order, const std::string& fault);
-  bool any(bool mine) { return comm_ != nullptr && any_rank(*comm_, mine); }
+  bool any(bool mine) { return ranks() == 1 ? mine : any_rank(*comm_, mine); }
+  // The run is over: nobody waits.
+  void end() { say(""); }
 
  private:
   struct Team {
@@ -102,19 +119,20 @@ class RankSync {
     bool of_norm;
     int64_t staged = -1;  // where it begins in staging_; -1: summed where it is
   };
+  void pick(bool of_norm, std::span<const Reduction* const> reductions);
+  void share(int64_t batch);
   void exchange_in(const Team& team, const RunArguments& arguments, std::span<const Reduction* const> reductions);
   void say(const char* what);
 
   Comm* comm_;
-  int64_t unit_;
+  const Plan& plan_;
   int norm_group_;
-  bool ghosts_of_rows_ = false;  // ghost batches of linear layers: one of a single example would have no variance
   std::unique_ptr<Comm> group_comm_;
   Team of_all_, of_norm_;
   std::vector<Shard> group_shares_;
   std::vector<const Reduction*> picked_;
   std::vector<double> send_, receive_;
-  std::vector<size_t> bytes_;
+  std::vector<size_t> bytes_, before_;  // per rank of a team
   std::vector<ReducedNode> nodes_;
 
   std::vector<Gradient> gradients_;
@@ -123,6 +141,8 @@ class RankSync {
   size_t staged_begin_ = 0, staged_end_ = 0;  // floats there that are copied and not on their way
   std::vector<float> staging_;
   std::vector<int> sums_;
+  std::vector<uint8_t> flags_;
+  std::vector<size_t> flag_sizes_;
 
   struct Pool {
     const Moments* own;

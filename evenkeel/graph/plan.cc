@@ -5,6 +5,7 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/moments.h"
+#include "evenkeel/graph/traffic.h"
 
 namespace evenkeel {
 namespace {
@@ -252,12 +253,6 @@ int64_t shard_unit_of(const Graph& graph) {
   return unit;
 }
 
-// Of the first rank, which has no less than any other (shard_of).
-int64_t largest_share(int64_t batch, int64_t unit, int ranks) {
-  const int64_t units = (batch + unit - 1) / unit;
-  return std::min(batch, (units + ranks - 1) / ranks * unit);
-}
-
 int64_t unit_of(const Graph& graph, const Phase& phase, int64_t batch, int64_t gradient_rows) {
   int64_t unit = phase.chunk;
   for (const int32_t i : phase.tiles) {
@@ -341,6 +336,11 @@ void require_whole_blocks(int64_t micro_batch) {
                    (below > 0 ? std::to_string(below) + " or " + next : next));
 }
 
+Plan plan_for_shares(Plan plan, int64_t batch) {
+  require_shares_to_normalize(plan, batch);
+  return plan;
+}
+
 Plan planned(const Graph& graph, const PlanOptions& options) {
   PhasedGraph phased = cut_into_phases(graph, options.recompute);
   Plan plan;
@@ -359,7 +359,8 @@ Plan planned(const Graph& graph, const PlanOptions& options) {
   }
   if (options.deterministic)
     plan.gradient_rows = plan.shard_unit = round_up(group_rows(options.batch, kDeterministicGroups), plan.shard_unit);
-  plan.batch = largest_share(options.batch, plan.shard_unit, options.ranks);
+  plan.whole_batch = options.batch;
+  plan.batch = shard_of(options.batch, plan.shard_unit, options.ranks, 0).rows;
   plan.row_capacity =
       round_up(plan.batch, plan.gradient_rows > 0 ? plan.gradient_rows : group_rows(plan.batch, kWholeGroups));
   for (Phase& phase : plan.phases) {
@@ -512,9 +513,43 @@ PlanMemory memory_of(const Plan& plan, int threads) {
         partials += value_bytes(plan.graph.value(node.outputs[0]), 1) * static_cast<size_t>(groups + own);
       }
     }
-    memory.partials = std::max(memory.partials, partials);
+    memory.partials = std::max(memory.partials, partials + exchange_bytes(plan, phase));
   }
   return memory;
+}
+
+std::vector<Shard> norm_shares(const Plan& plan, int64_t batch) {
+  const int group = plan.norm_group == 0 ? plan.ranks : std::min(plan.norm_group, plan.ranks);
+  std::vector<Shard> shares;
+  for (int r = 0; r < plan.ranks; ++r) {
+    const Shard own = shard_of(batch, plan.shard_unit, plan.ranks, r);
+    if (r % group == 0) {
+      shares.push_back(own);
+    } else {
+      shares.back().rows += own.rows;
+    }
+  }
+  return shares;
+}
+
+void require_shares_to_normalize(const Plan& plan, int64_t batch) {
+  if (plan.ranks == 1) return;
+  for (const Node& node : plan.graph.nodes) {
+    const bool ghosts = std::holds_alternative<GhostMoments>(node.op);
+    if (!ghosts && !(std::holds_alternative<MomentsOf>(node.op) && plan.norm_group > 0)) continue;
+    const Shape& x = plan.graph.value(node.inputs[0]).shape;
+    if (x.size() == 3 && x[1] * x[2] > 1) continue;
+    bool alone = false;
+    for (const Shard& share : norm_shares(plan, batch)) alone |= !ghosts && share.rows == 1;
+    for (int r = 0; r < plan.ranks; ++r) alone |= ghosts && shard_of(batch, plan.shard_unit, plan.ranks, r).rows == 1;
+    if (!alone) continue;
+    throw UsageError("batch norm '" + node.name.substr(0, node.name.rfind(".moments")) + "': a batch of " +
+                     std::to_string(batch) + " leaves a single example to " +
+                     (ghosts ? "the last rank, and its ghost batches are not shared with others"
+                             : "the last ranks, which share statistics with no others") +
+                     ": one value per channel has a variance of 0 and says nothing; use another batch size" +
+                     (ghosts ? "" : ", --norm-sync global") + " or --last-batch drop");
+  }
 }
 
 Plan make_plan(Graph graph, const PlanOptions& options) {
@@ -527,11 +562,13 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   graph.fixed_products |= options.deterministic;
   PlanOptions attempt = options;
   attempt.spill = false;
-  if (options.memory_bytes == 0) return planned(graph, attempt);
+  if (options.memory_bytes == 0) return plan_for_shares(planned(graph, attempt), options.batch);
   // From the fastest to the smallest; first what changes no bit.
   size_t least = SIZE_MAX;
   for (const int64_t tile : {options.tile, int64_t{4}, int64_t{2}, int64_t{1}}) {
     if (options.tile > 0 && tile > options.tile) continue;
+    // The share, and so the tile that fits, depends on the ranks; a tile of its own rounds in its own way.
+    if (options.deterministic && tile != options.tile) continue;
     for (const bool spilling : {false, true}) {
       if (spilling && !options.spill) continue;
       for (const Recompute recompute : {options.recompute, Recompute::kAll}) {
@@ -541,7 +578,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
         attempt.spill = spilling;
         Plan plan = planned(graph, attempt);
         const size_t needs = memory_of(plan, options.threads).total();
-        if (needs <= options.memory_bytes) return plan;
+        if (needs <= options.memory_bytes) return plan_for_shares(std::move(plan), options.batch);
         least = std::min(least, needs);
       }
     }

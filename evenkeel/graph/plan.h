@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "evenkeel/core/moments.h"
+#include "evenkeel/core/shard.h"
 #include "evenkeel/graph/graph.h"
 #include "evenkeel/graph/phases.h"
 
@@ -56,6 +57,7 @@ struct Plan {
   int64_t row_capacity = 0;  // rows every batched value in the arena has room for: `batch` padded to whole units
   std::vector<Phase> phases;
   int64_t micro_batch = 0;  // as in PlanOptions
+  int64_t whole_batch = 0;  // that of all ranks
   int ranks = 1;            // as in PlanOptions
   int norm_group = 0;
   int64_t shard_unit = kBlockExamples;  // what a batch is cut into for its ranks (shard_of)
@@ -116,6 +118,13 @@ struct PlanMemory {
   size_t total() const { return arena + scratch + partials + packed + parameters; }
 };
 PlanMemory memory_of(const Plan& plan, int threads);
+
+// The groups of ranks that share statistics, by their examples in a batch of so many.
+std::vector<Shard> norm_shares(const Plan& plan, int64_t batch);
+
+// Throws UsageError where a batch of so many examples leaves one value per channel to ranks that normalize it alone. make_plan does so
+// for its own batch; smaller ones, such as the last of an epoch, are for the caller.
+void require_shares_to_normalize(const Plan& plan, int64_t batch);
 
 // Lays out the values: two values share memory only when their lifetimes do not meet; named values live to the end of a run.
 // Under memory_bytes: first pools and dropout are made again; then, with `spill`, values go to the spill area, the largest and longest

@@ -1,4 +1,4 @@
-// What a rank gives to the others in a step of a plan that several ranks share: counted from the graph, before anything runs.
+// What the ranks of a step give each other, counted from the plan before anything runs.
 #pragma once
 
 #include <cstddef>
@@ -8,14 +8,15 @@
 
 namespace evenkeel {
 
+// Of a full batch; all 0 for one rank. Bytes are those of the rank that gives most.
 struct Traffic {
-  int64_t exchanges = 0;  // points of the step at which ranks wait for each other's moments and sums
-  size_t reduction_bytes =
-      0;  // of moments, gradient sums and the loss, given by rank 0, which has no less than the others
-  size_t gradient_bytes = 0;  // of gradients, given by each rank: once, and in a deterministic plan as nodes of a tree
+  int64_t exchanges = 0;       // points of the step at which ranks wait for each other's moments and sums
+  size_t reduction_bytes = 0;  // of moments, gradient sums and the loss
+  size_t gradient_bytes = 0;   // of gradients: each once, and in a deterministic plan as nodes of a tree
 };
-
-// Of a full batch. All 0 for one rank.
 Traffic traffic_of(const Plan& plan);
+
+// What one phase needs of memory for what is given and taken: the results of all ranks, and this rank's own; about.
+size_t exchange_bytes(const Plan& plan, const Phase& phase);
 
 }  // namespace evenkeel

@@ -388,14 +388,16 @@ std::string command_of(const RunStart& start) {
                     {"step-epochs", "schedule", {"step"}},
                     {"step-factor", "schedule", {"step"}}};
   const std::set<std::string> zero_is_none = {"max-steps", "overfit", "warmup-epochs", "validation", "clip-norm"};
-  std::string line = "evenkeel train";
+  const std::string ranks = setting("ranks");
+  std::string line = ranks.empty() ? "" : "mpirun -n " + shell_word(ranks) + " ";
+  line += "evenkeel train";
   for (const auto& entry : start.settings) {
     const std::string &name = entry.first, &value = entry.second;  // no bindings: clang 14 gives lambdas none
     const bool idle = std::any_of(std::begin(conditions), std::end(conditions), [&](const auto& condition) {
       return name == condition.option && !condition.values.contains(setting(condition.other));
     });
     if (idle || value.empty() || value == "false" || (value == "0" && zero_is_none.contains(name))) continue;
-    if (name == "augment" && value == "none") continue;
+    if ((name == "augment" && value == "none") || name == "ranks") continue;
     line += " --" + name;
     if (value == "true") continue;  // a flag
     if (name == "activation")

@@ -315,6 +315,8 @@ TEST(ReproduceCommand, has_the_settings_as_options) {
   EXPECT_EQ(command_of(start),
             "evenkeel train --activation leaky_relu --data 'my pictures/it'\\''s' --freeze-norm 'bn*' --model cnn "
             "--optimizer sgd --spill . --zero-gamma");
+  start.settings = {{"data", "mnist"}, {"deterministic", "true"}, {"norm-sync", "group:2"}, {"ranks", "4"}};
+  EXPECT_EQ(command_of(start), "mpirun -n 4 evenkeel train --data mnist --deterministic --norm-sync group:2");
 }
 
 }  // namespace

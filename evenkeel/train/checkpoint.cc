@@ -68,6 +68,7 @@ TensorFile checkpoint_of(const TrainState& s, const RunIdentity& identity, const
   file.metadata["epoch_examples"] = number_text(s.sums.examples);
   file.metadata["epoch_refused"] = number_text(s.sums.refused);
   file.metadata["averages"] = number_text(s.averages);
+  if (s.ranks > 1) file.metadata["ranks"] = number_text(s.ranks);
   if (s.sums.weight != static_cast<double>(s.sums.examples))
     file.metadata["epoch_weight_bits"] = bits_text(s.sums.weight);
   file.metadata["network"] = identity.network;
@@ -117,6 +118,7 @@ TrainState restore_checkpoint(const TensorFile& file, const std::string& name, c
   s.sums.refused = number<int64_t>(file, name, "epoch_refused");
   // Absent in checkpoints of older builds, which averaged nothing.
   if (file.metadata.count("averages") > 0) s.averages = number<int64_t>(file, name, "averages");
+  if (file.metadata.count("ranks") > 0) s.ranks = number<int64_t>(file, name, "ranks");
   const bool weighted = file.metadata.count("epoch_weight_bits") > 0;
   s.sums.weight = weighted ? std::bit_cast<double>(number<uint64_t>(file, name, "epoch_weight_bits"))
                            : static_cast<double>(s.sums.examples);

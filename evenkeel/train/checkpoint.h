@@ -20,6 +20,7 @@ struct TrainState {
   int64_t batch = 0;          // batches done in this epoch
   int64_t first_example = 0;  // of the next batch, in the epoch's order
   int64_t averages = 0;       // steps that are in the averaged weights
+  int64_t ranks = 1;          // that made the last step
   struct Sums {
     double loss = 0, correct = 0;  // sums over the examples of this epoch so far
     int64_t examples = 0, refused = 0;

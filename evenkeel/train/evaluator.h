@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "evenkeel/comm/comm.h"
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/engine/backend.h"
@@ -41,14 +42,24 @@ class Evaluator {
   // Predictions do not depend on batch_size or threads with running statistics. Throws UsageError when the examples do not fit the
   // network, or when statistics of the batch would be those of a single value per channel.
   EvalResult run(const data::Dataset& dataset, const data::Standardization& standardization);
+  // The same by all ranks of `comm` together, with the same bits: each takes whole batches, and every rank has the result. Collective, with the
+  // same network, values and data everywhere. Requires running statistics (EK_ASSERT). Throws RankError, too.
+  EvalResult run(const data::Dataset& dataset, const data::Standardization& standardization, Comm& comm);
 
  private:
+  EvalResult run_on(const data::Dataset& dataset, const data::Standardization& standardization, Comm* comm);
+  // The batch of n examples from `first` on: adds predictions and probabilities to `result`, and returns the sum of the losses of those whose
+  // label is known, by their weights.
+  double run_batch(const data::Dataset& dataset, const data::BatchReader& reader, int64_t first, int64_t n,
+                   EvalResult& result);
   ModelSpec spec_;
   EvalSettings settings_;
   int threads_;
   int64_t smallest_ = 1;            // examples in a batch
   std::vector<std::string> norms_;  // whose moments can be read
   std::unique_ptr<Executable> executable_;
+  std::vector<float> x_;  // of a batch
+  std::vector<int32_t> labels_;
   double loss_of_known(const float* x, const std::vector<int32_t>& labels, const std::vector<float>& weights,
                        int64_t n);
 };

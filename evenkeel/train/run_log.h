@@ -47,8 +47,8 @@ struct StepRecord {
   double images_per_s = 0;
   int64_t examples = 0;  // in this step
   // With several ranks only: what this rank, 0, gave to the others in this step, and how long it waited for them.
-  std::optional<int64_t> comm_bytes;
-  std::optional<double> comm_wait_s;
+  std::optional<int64_t> comm_bytes = std::nullopt;
+  std::optional<double> comm_wait_s = std::nullopt;
 };
 
 // How far the statistics of the last step's batch are from the running ones (docs/statistics.md).

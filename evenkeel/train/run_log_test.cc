@@ -59,6 +59,24 @@ std::vector<int64_t> steps_of(const std::vector<LogRecord>& records) {
   return steps;
 }
 
+TEST(RunLog, what_ranks_gave_each_other_is_there_with_several_of_them_only) {
+  const TestFolder folder;
+  {
+    RunLogWriter log(folder / "l");
+    log.append(StepRecord{.step = 1});
+    log.append(StepRecord{.step = 2, .comm_bytes = int64_t{1} << 40, .comm_wait_s = 0.25});
+  }
+  const std::vector<LogRecord> records = read_log(folder / "l");
+  const auto &alone = std::get<StepRecord>(records.at(0)), &several = std::get<StepRecord>(records.at(1));
+  EXPECT_FALSE(alone.comm_bytes || alone.comm_wait_s);
+  EXPECT_EQ(several.comm_bytes, int64_t{1} << 40);
+  EXPECT_EQ(several.comm_wait_s, 0.25);
+  const std::string text = text_of_file(folder / "l");
+  EXPECT_EQ(text.find("comm_"), text.find("comm_bytes", text.find('\n')));  // not in the first line
+  EXPECT_THROW(parse_log("{\"kind\":\"step\",\"comm_bytes\":0.5}\n{\"kind\":\"end\"}\n", "l"), FormatError);
+  EXPECT_THROW(parse_log("{\"kind\":\"step\",\"comm_wait_s\":[]}\n{\"kind\":\"end\"}\n", "l"), FormatError);
+}
+
 TEST(RunLog, records_come_back_with_every_field) {
   const TestFolder folder;
   const std::string path = folder / "log.jsonl";

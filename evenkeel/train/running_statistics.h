@@ -17,6 +17,11 @@ enum class RunningStatistics {
   kPopulationOnePass  // all values of all examples in one pass, in which every norm normalizes by its batch
 };
 
+// By passes over the data when a run ends, not by its steps.
+inline bool is_made_by_passes(RunningStatistics statistics) {
+  return statistics == RunningStatistics::kPopulation || statistics == RunningStatistics::kPopulationOnePass;
+}
+
 // In the order of the enum.
 inline const std::vector<std::string>& running_statistics_names() {
   static const std::vector<std::string> kNames = {"ema", "cumulative", "mean_of_batches", "population",

@@ -103,6 +103,11 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   if (s.precision == Precision::kBF16) map["precision"] = "bf16";
   if (s.running_statistics != RunningStatistics::kEma) map["running-statistics"] = name_of(s.running_statistics);
   if (s.average.any()) map["average-weights"] = to_string(s.average);
+  // Absent where they are as without several ranks, so that older runs can be resumed.
+  if (s.norm_sync_group > 0) {
+    map["norm-sync"] = s.norm_sync_group == 1 ? "local" : fmt::format("group:{}", s.norm_sync_group);
+  }
+  if (s.deterministic) map["deterministic"] = "true";
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
   map["on-nonfinite"] = s.on_nonfinite == OnNonfinite::kStop ? "stop" : "skip";
@@ -206,6 +211,10 @@ void require_sound(const TrainSettings& s) {
   }
   if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
     throw UsageError("max-steps, overfit and threads must not be negative");
+  }
+  if (s.norm_sync_group < 0) {
+    throw UsageError(
+        fmt::format("norms see the moments of at least one rank, or of all (0), found {}", s.norm_sync_group));
   }
   if (s.record_layers < 0)
     throw UsageError(fmt::format("record-layers must be at least 0, which is none; found {}", s.record_layers));

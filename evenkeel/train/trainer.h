@@ -133,8 +133,13 @@ struct TrainResult {
 // Throws the errors of data, model, plan and run folder before the first step. A run that meets a value that is not finite returns
 // status "not finite" (exit code 6): the last good checkpoint is kept and no model is written. What goes wrong later, such as a full disk, is
 // thrown, after an EndRecord "failed".
-// With several ranks all call it with the same settings and get the same result; rank 0 alone calls the observer's functions and
-// writes files, any rank's `stop` stops all. Errors of one rank are AgreedErrors on all, as far as they are found before the first step.
+//
+// With several ranks all call it, with the same settings (but for threads, out and what is shown), and each reads and runs its part of every
+// batch. All get the same result, but for their own times and memory. Rank 0 alone calls the functions of its observer and writes files, which
+// need be on its machine only; any rank's `stop` stops all. What can fail on one rank only before the first step, and what fails on rank 0
+// while it writes, is an AgreedError on all; ranks with other settings, data, network or version are refused in the same way, naming the
+// difference. Any other exception leaves train() on its rank alone, and the others throw RankError after settings.timeout_s: who can, ends all
+// ranks then (Comm::abort).
 TrainResult train(const TrainSettings& settings, const TrainObserver& observer);  // world()
 TrainResult train(const TrainSettings& settings, const TrainObserver& observer, Comm& comm);
 

@@ -1,0 +1,74 @@
+#include "evenkeel/train/run_input.h"
+
+#include <bit>
+
+#include <fmt/format.h>
+
+#include "evenkeel/data/fit.h"
+#include "evenkeel/train/resolve.h"
+
+namespace evenkeel {
+
+RunInput load_input(const TrainSettings& settings, int threads) {
+  RunInput input;
+  data::Splits& splits = input.splits;
+  Model& model = input.model;
+  data::LoadOptions load = settings.load;
+  load.seed = settings.seed;
+  if (!settings.from.empty()) {
+    input.from = load_model(settings.from);
+    load.feature_names = input.from->feature_names;
+  }
+  splits = data::load(settings.data, load);
+  data::require_learnable(splits.train);
+  if (settings.overfit > 0) {
+    for (data::Dataset* split : {&splits.train, &splits.validation, &splits.test})
+      *split = data::first_examples(*split, settings.overfit);
+  }
+  if (splits.train.count < 1) throw UsageError("data '" + settings.data + "' has no training examples");
+  model.spec = resolve_spec(settings, splits);
+  for (size_t i = 0; i < splits.train.labels.size(); ++i) {
+    if (splits.train.labels[i] < 0 || splits.train.labels[i] >= model.spec.classes) {
+      throw UsageError(fmt::format("training example {} of '{}' has label {}, but the network has {} classes", i,
+                                   settings.data, splits.train.labels[i], model.spec.classes));
+    }
+  }
+  // A network that was trained before expects the inputs it was trained on.
+  const bool same_inputs = input.from && input.from->spec.input == model.spec.input;
+  if (same_inputs) {
+    for (data::Dataset* split : {&splits.train, &splits.validation, &splits.test})
+      data::fit_to(*split, input.from->input_range);
+  }
+  model.standardization = same_inputs ? input.from->standardization : data::standardization_of(splits.train, threads);
+  model.input_range = data::range_of(splits.train, threads);
+  model.feature_names = splits.train.feature_names;
+  model.class_names = splits.train.class_names;
+  model.data_name = splits.train.name;
+  model.training = settings_map(settings);
+  if (!is_made_by_passes(settings.running_statistics)) {
+    const bool by_file = model.spec.norm_options.cumulative && settings.running_statistics == RunningStatistics::kEma;
+    model.running_statistics = name_of(by_file ? RunningStatistics::kCumulative : settings.running_statistics);
+  }
+  return input;
+}
+
+RunIdentity identity_of(const data::Splits& splits, const Model& model) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over 64-bit words
+  const auto mix = [&](uint64_t word) { hash = (hash ^ word) * 0x100000001b3u; };
+  for (const data::Dataset* split : {&splits.train, &splits.validation, &splits.test}) {
+    mix(static_cast<uint64_t>(split->count));
+    for (const int32_t label : split->labels) mix(static_cast<uint64_t>(label));
+    for (const float weight : split->weights) mix(std::bit_cast<uint32_t>(weight));
+  }
+  for (const double value : model.standardization.mean) mix(std::bit_cast<uint64_t>(value));
+  for (const double value : model.standardization.std) mix(std::bit_cast<uint64_t>(value));
+  for (const std::string& name : model.class_names) {
+    for (const char c : name) mix(static_cast<uint64_t>(static_cast<unsigned char>(c)));
+    mix(0);
+  }
+  return {model.training, to_toml(model.spec),
+          fmt::format("{} + {} + {} examples, {:016x}", splits.train.count, splits.validation.count, splits.test.count,
+                      hash)};
+}
+
+}  // namespace evenkeel
