@@ -193,6 +193,54 @@ class Lab(CommandLine):
         self.refuse(2, "lab", "identity", "--data", write_csv(self.folder / "more.csv", rows=410), "--seeds", 2, "--out", "lab", says="more.csv")
         self.assertEqual(self.trials(), before)
 
+    def test_data_that_were_edited_are_another_lab(self):
+        rows = self.folder / "mine.csv"
+        write_csv(rows, rows=400)
+        words = ["lab", "identity", "--data", rows, "--seeds", 1, "--out", "lab"]
+        self.succeed(*words)
+        before = self.trials()
+        lines = rows.read_text().splitlines()
+        cells = lines[7].split(",")
+        cells[0] = str(float(cells[0]) + 0.5)
+        rows.write_text("\n".join([*lines[:7], ",".join(cells), *lines[8:]]) + "\n")
+        self.refuse(2, *words, says=("another lab", "data contents was '", "there and is '", "--out"))
+        self.assertEqual(self.trials(), before)
+        rows.write_text("\n".join(lines) + "\n")
+        self.succeed(*words)
+
+    def test_a_network_that_was_edited_is_another_lab(self):
+        net = self.folder / "net.toml"
+        layers = '[[layer]]\ntype = "linear"\nout = {}\n[[layer]]\ntype = "linear"\n'
+        net.write_text(layers.format(16))
+        self.succeed(*self.words("--model", net))
+        net.write_text(layers.format(17))
+        self.refuse(2, *self.words("--model", net), says=("another lab", "network was '", "there and is '", "--out"))
+        net.write_text("# the same network\n" + layers.format(16))
+        self.succeed(*self.words("--model", net))
+
+    def group_network(self):
+        net = self.folder / "group.toml"
+        net.write_text('norm = "group"\nnorm_groups = 4\n[[layer]]\ntype = "linear"\nout = 16\n[[layer]]\ntype = "linear"\n')
+        return net
+
+    def test_an_experiment_that_does_not_suit_is_refused_before_anything_is_run(self):
+        net = self.group_network()
+        self.refuse(2, *self.words("regularization", "--model", net),
+                    says=("experiment 'regularization' cannot be run here", "no batch norm", "leave it out: evenkeel lab identity"))
+        self.assertFalse((self.folder / "lab").exists())
+        self.succeed(*self.words())  # and the folder is free for another lab
+
+    def test_a_lab_of_all_leaves_out_what_does_not_suit_and_says_so(self):
+        process = subprocess.Popen(self.command("lab", "--data", self.rows, "--quick", "--out", "lab", "--model", self.group_network()),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder, env=self.environment())
+        try:
+            noted = [process.stderr.readline() for _ in range(3)]
+        finally:
+            process.kill()
+            process.communicate()
+        for name, line in zip(("covariate-shift", "regularization", "test-time"), noted):
+            self.assertIn(f"{name} is left out: network 'group' has no batch norm", line)
+
     def test_damaged_files_are_bad_bytes(self):
         self.succeed(*self.words())
         path = self.folder / "lab/trials/identity.json"

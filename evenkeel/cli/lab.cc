@@ -64,13 +64,42 @@ std::string folder_of(const LabArguments& asked) {
 
 // All that the trials depend on; threads are not among it.
 std::map<std::string, std::string> words_of(const LabArguments& asked, const lab::LabSetup& setup) {
-  return {{"data", asked.data},
-          {"examples", fmt::format("{} to train and {} to test", setup.splits->train.count, setup.splits->test.count)},
-          {"model", setup.model.value_or("of each experiment")},
-          {"seeds", std::to_string(setup.seeds)},
-          {"size", asked.quick  ? "quick"
-                   : asked.full ? "full"
-                                : "usual"}};
+  std::map<std::string, std::string> words{
+      {"data", asked.data},
+      {"data contents", lab::fingerprint_of(*setup.splits)},
+      {"examples", fmt::format("{} to train and {} to test", setup.splits->train.count, setup.splits->test.count)},
+      {"model", setup.model.value_or("of each experiment")},
+      {"seeds", std::to_string(setup.seeds)},
+      {"size", asked.quick  ? "quick"
+               : asked.full ? "full"
+                            : "usual"}};
+  // A file may have been edited under the same name.
+  if (setup.model) words["network"] = lab::fingerprint_of(setup.network(*setup.model));
+  return words;
+}
+
+// Those of `chosen` that cannot be run here. Named ones are refused: who asks for an experiment waits for its answer. Of all of them those
+// that do not suit are taken out of `chosen`, unless none is left.
+std::vector<lab::LeftOut> take_unsuitable(std::vector<const Experiment*>& chosen, const LabArguments& asked,
+                                          const lab::LabSetup& setup) {
+  std::vector<lab::LeftOut> left_out;
+  std::string others;
+  for (const Experiment* experiment : chosen) {
+    if (std::optional<std::string> reason = lab::why_unsuitable(*experiment, setup))
+      left_out.push_back({experiment, *reason});
+    else
+      others += fmt::format(" {}", experiment->name);
+  }
+  if (left_out.empty()) return left_out;
+  if (!asked.experiments.empty() || others.empty()) {
+    throw UsageError(fmt::format("experiment '{}' cannot be run here: {}{}", left_out.front().experiment->name,
+                                 left_out.front().reason,
+                                 others.empty() ? "" : fmt::format("; or leave it out: evenkeel lab{}", others)));
+  }
+  std::erase_if(chosen, [&](const Experiment* experiment) {
+    return std::any_of(left_out.begin(), left_out.end(), [&](const auto& l) { return l.experiment == experiment; });
+  });
+  return left_out;
 }
 
 data::Splits splits_of(const LabArguments& asked) {
@@ -134,7 +163,7 @@ std::string text_of(const std::vector<ExperimentResult>& results, const std::str
 }
 
 nlohmann::ordered_json json_of(const std::vector<ExperimentResult>& results, const std::string& folder,
-                               const std::string& page, bool finished) {
+                               const std::vector<lab::LeftOut>& left_out, const std::string& page, bool finished) {
   nlohmann::ordered_json json = json_result();
   json["status"] = finished ? "finished" : "interrupted";
   json["folder"] = folder;
@@ -145,6 +174,9 @@ nlohmann::ordered_json json_of(const std::vector<ExperimentResult>& results, con
     one.erase("charts");  // lab.json has them
     json["experiments"].push_back(std::move(one));
   }
+  json["left_out"] = nlohmann::ordered_json::array();
+  for (const lab::LeftOut& one : left_out)
+    json["left_out"].push_back({{"name", one.experiment->name}, {"reason", one.reason}});
   return json;
 }
 
@@ -152,7 +184,7 @@ nlohmann::ordered_json json_of(const std::vector<ExperimentResult>& results, con
 
 int run_lab(const Arguments& arguments) {
   const LabArguments& asked = arguments.lab;
-  const std::vector<const Experiment*> chosen = experiments_of(asked);
+  std::vector<const Experiment*> chosen = experiments_of(asked);
   if (asked.list) return list(chosen, arguments);
 
   const data::Splits splits = splits_of(asked);
@@ -166,6 +198,12 @@ int run_lab(const Arguments& arguments) {
     build_network(setup.network(asked.model), Mode::kTrain);  // refused now, not after an hour
   }
 
+  const std::vector<lab::LeftOut> left_out = take_unsuitable(chosen, asked, setup);
+  if (!arguments.quiet) {
+    for (const lab::LeftOut& one : left_out)
+      print_note(fmt::format("{} is left out: {}", one.experiment->name, one.reason));
+  }
+
   const std::string folder = folder_of(asked);
   const StopSignals signals(arguments.quiet, "trial");
   Display display(arguments);
@@ -176,6 +214,7 @@ int run_lab(const Arguments& arguments) {
   std::map<const Experiment*, ExperimentResult> finished;
   for (const Experiment& experiment : lab::experiments()) {
     if (std::find(chosen.begin(), chosen.end(), &experiment) != chosen.end()) continue;
+    if (lab::why_unsuitable(experiment, setup)) continue;
     if (std::optional<ExperimentResult> held = lab.held(experiment, setup)) finished.emplace(&experiment, *held);
   }
   std::vector<ExperimentResult> results;
@@ -190,12 +229,12 @@ int run_lab(const Arguments& arguments) {
     for (const Experiment& known : lab::experiments()) {
       if (const auto at = finished.find(&known); at != finished.end()) shown.push_back(at->second);
     }
-    page = lab.write_pages(shown);
+    page = lab.write_pages(shown, left_out);
   }
   display.clear();
 
   const bool whole = results.size() == chosen.size();
-  if (arguments.json) print_json(json_of(results, folder, page, whole));
+  if (arguments.json) print_json(json_of(results, folder, left_out, page, whole));
   if (!arguments.json && !results.empty()) print(text_of(results, page, terminal_of(stdout, arguments.color)));
   if (whole) return kExitGood;
   print_note(fmt::format("stopped by {}; every trial that was done is kept in {}; go on with:\n  {}", signals.name(),

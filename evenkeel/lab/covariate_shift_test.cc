@@ -66,6 +66,32 @@ TEST(CovariateShift, a_run_that_diverged_has_learned_nothing) {
   EXPECT_NE(outcome.answer.find("No change"), std::string::npos);
 }
 
+// That the network without norms fails says that norms help, not that their shifts do no harm.
+TEST(CovariateShift, part_a_holds_on_measured_shifts_and_against_guessing_only) {
+  const data::Splits splits = clouds();
+  const LabSetup setup{.splits = &splits, .seeds = 1};
+  Results results = results_of({.recalibrated = 0.6});
+  results["run/none/seed=1"]["accuracy"] = nullptr;
+  EXPECT_EQ(covariate_shift_experiment().conclude(setup, results).verdict, Verdict::kHoldsInPart);
+  results["run/shifting/seed=1"]["accuracy"] = 0.68;  // of two classes guessing finds half: 0.18 of the gain of 0.4
+  EXPECT_EQ(covariate_shift_experiment().conclude(setup, results).verdict, Verdict::kDoesNotHold);
+  results = results_of({.recalibrated = 0.6});
+  results["run/none/seed=1"]["accuracy"] = nullptr;
+  results["run/none/seed=1"]["shift"] = Json::array();
+  const Outcome outcome = covariate_shift_experiment().conclude(setup, results);
+  EXPECT_EQ(outcome.verdict, Verdict::kDoesNotHold);
+  EXPECT_NE(outcome.answer.find("could not be measured without norms"), std::string::npos) << outcome.answer;
+  EXPECT_TRUE(std::isnan(outcome.figures.at(2).values.at(0)));
+}
+
+TEST(CovariateShift, a_loss_stands_at_the_end_of_the_steps_that_it_is_the_mean_of) {
+  const data::Splits splits = clouds();
+  const Outcome outcome = covariate_shift_experiment().conclude({.splits = &splits, .seeds = 1}, results_of({}));
+  ASSERT_EQ(outcome.charts.at(2).title, "Loss in training");
+  EXPECT_EQ(outcome.charts.at(2).series.at(0).x, (std::vector<double>{10, 20}));
+  EXPECT_EQ(outcome.charts.at(0).series.at(0).x, (std::vector<double>{1, 11}));
+}
+
 TEST(CovariateShift, trials_fit_together) {
   const data::Splits splits = clouds();
   const LabSetup setup{.splits = &splits, .seeds = 1, .quick = true};

@@ -9,8 +9,19 @@ namespace evenkeel::lab {
 
 ModelSpec usual_network(const LabSetup& setup) { return setup.network(setup.input().size() == 3 ? "cnn" : "mlp"); }
 
+namespace {
+// Layers that name a norm follow the network; those that are to have none stay without.
+void follow_network(std::vector<LayerSpec>& layers) {
+  for (LayerSpec& layer : layers) {
+    if (layer.norm && *layer.norm != NormKind::kNone) layer.norm.reset();
+    follow_network(layer.body);
+  }
+}
+}  // namespace
+
 ModelSpec normalized_by(ModelSpec spec, NormKind kind) {
   spec.norm = kind;
+  follow_network(spec.layers);
   return spec;
 }
 

@@ -13,7 +13,7 @@ namespace evenkeel::lab {
 
 // The network asked for, or `cnn` for images and `mlp` for tables.
 ModelSpec usual_network(const LabSetup& setup);
-// The network with that norm in place of its own; kNone: without any.
+// The network with that norm in place of its own, in every layer that has one; kNone: without any.
 ModelSpec normalized_by(ModelSpec spec, NormKind kind);
 
 struct CurveSettings {

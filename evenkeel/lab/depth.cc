@@ -259,9 +259,9 @@ Started started(const LabSetup& setup, const Results& results, report::Table& ta
       };
       const double without = span("signal", false), with = span("signal", true), gradient = span("gradient", true);
       ++s.cells;
-      s.with_signal_kept += with <= kKept ? 1 : 0;
-      s.without_signal_spread += without > kSpread ? 1 : 0;
-      s.with_gradient_kept += gradient <= kKept ? 1 : 0;
+      s.with_signal_kept += at_most(with, kKept) ? 1 : 0;
+      s.without_signal_spread += !at_most(without, kSpread) ? 1 : 0;
+      s.with_gradient_kept += at_most(gradient, kKept) ? 1 : 0;
       table.rows.push_back({std::to_string(depth), fmt::format("{:.3g}", scale), fmt::format("{:.2f}", without),
                             fmt::format("{:.2f}", with), fmt::format("{:.2f}", span("gradient", false)),
                             fmt::format("{:.2f}", gradient)});

@@ -30,6 +30,9 @@ TEST(IdentityExperiment, holds) {
   const Outcome outcome = experiment.conclude(setup, results);
   EXPECT_EQ(outcome.verdict, Verdict::kHolds) << outcome.answer;
   EXPECT_EQ(outcome.figures.at(0).values.size(), 2u);
+  // The program's own norm was asked, in single precision: rounding is there, and little of it.
+  EXPECT_GT(outcome.figures.at(0).least(), 1e-9);
+  EXPECT_LT(outcome.figures.at(0).greatest(), 5e-6);
   EXPECT_EQ(outcome.charts.at(0).series.at(0).x.size(), 5u);
 }
 

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <set>
 #include <span>
@@ -23,6 +25,24 @@ constexpr int kTrialsVersion = 1;
 constexpr int64_t kLeastTraining = 256, kLeastTest = 64;
 
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// FNV-1a over 64-bit words.
+class Fingerprint {
+ public:
+  void mix(uint64_t word) { hash_ = (hash_ ^ word) * 0x100000001b3u; }
+  void mix(std::span<const std::byte> bytes) {
+    mix(bytes.size());
+    for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+      uint64_t word = 0;
+      std::memcpy(&word, bytes.data() + at, std::min(sizeof(word), bytes.size() - at));
+      mix(word);
+    }
+  }
+  std::string text() const { return fmt::format("{:016x}", hash_); }
+
+ private:
+  uint64_t hash_ = 0xcbf29ce484222325u;
+};
 
 std::string text_of(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -145,6 +165,35 @@ report::Section section_of(const ExperimentResult& result) {
 
 }  // namespace
 
+std::optional<std::string> why_unsuitable(const Experiment& experiment, const LabSetup& setup) {
+  try {
+    (void)experiment.trials(setup);
+  } catch (const UsageError& e) {
+    return e.what();
+  }
+  return std::nullopt;
+}
+
+std::string fingerprint_of(const data::Splits& splits) {
+  Fingerprint print;
+  for (const data::Dataset* split : {&splits.train, &splits.validation, &splits.test}) {
+    print.mix(static_cast<uint64_t>(split->count));
+    for (const int64_t size : split->example_shape) print.mix(static_cast<uint64_t>(size));
+    for (const int32_t label : split->labels) print.mix(static_cast<uint64_t>(label));
+    for (const float weight : split->weights) print.mix(std::bit_cast<uint32_t>(weight));
+    print.mix({split->values.raw(), split->values.bytes()});
+  }
+  for (const std::string& name : splits.train.class_names) print.mix(std::as_bytes(std::span(name)));
+  return print.text();
+}
+
+std::string fingerprint_of(const ModelSpec& spec) {
+  Fingerprint print;
+  const std::string toml = to_toml(spec);
+  print.mix(std::as_bytes(std::span(toml)));
+  return print.text();
+}
+
 Lab::Lab(std::string folder, std::map<std::string, std::string> words, LabObserver observer)
     : lock_(RunFolder::create_or_resume(folder, /*resume=*/true)),
       folder_(std::move(folder)),
@@ -154,10 +203,8 @@ Lab::Lab(std::string folder, std::map<std::string, std::string> words, LabObserv
   const Json own = as_read(words_);
   const fs::path path = fs::path(folder_) / "setup.json";
   const std::optional<Json> held = read_json(path.string());
-  if (!held) {
-    write_text(path, text_of(own, 2));
-    return;
-  }
+  if (!held) return;
+  bound_ = true;
   if (!held->is_object()) {
     throw FormatError(
         fmt::format("'{}' does not say what the folder's trials are of; give another folder by --out", path.string()));
@@ -175,6 +222,12 @@ Lab::Lab(std::string folder, std::map<std::string, std::string> words, LabObserv
         "'{}' holds trials of another lab: {} was '{}' there and is '{}' here; give another folder by --out", folder_,
         name, there, here));
   }
+}
+
+void Lab::bind() {
+  if (bound_) return;
+  write_text(fs::path(folder_) / "setup.json", text_of(as_read(words_), 2));
+  bound_ = true;
 }
 
 std::string Lab::trials_path(const Experiment& experiment) const {
@@ -206,6 +259,7 @@ std::optional<ExperimentResult> Lab::run(const Experiment& experiment, const Lab
       const Json left = as_read(trial.run(results));
       const double seconds = now_s() - start;
       held[trial.key] = {{"seconds", seconds}, {"result", left}};
+      bind();
       write_text(path, text_of({{"version", kTrialsVersion}, {"trials", held}}, 1));
       cost_left_ -= trial.cost;
       cost_done_ += trial.cost;
@@ -234,8 +288,10 @@ std::optional<ExperimentResult> Lab::held(const Experiment& experiment, const La
   return result;
 }
 
-std::string Lab::write_pages(const std::vector<ExperimentResult>& results) const {
-  Json json{{"setup", words_}, {"experiments", Json::array()}};
+std::string Lab::write_pages(const std::vector<ExperimentResult>& results, const std::vector<LeftOut>& left_out) const {
+  Json json{{"setup", words_}, {"experiments", Json::array()}, {"left_out", Json::array()}};
+  for (const LeftOut& one : left_out)
+    json["left_out"].push_back({{"name", one.experiment->name}, {"reason", one.reason}});
   report::Page charts;  // by the names of the experiments, which are shorter than their titles
   for (const ExperimentResult& result : results) {
     json["experiments"].push_back(json_of(result));
@@ -246,7 +302,7 @@ std::string Lab::write_pages(const std::vector<ExperimentResult>& results) const
     write_text(fs::path(folder_) / "numbers" / file.name, file.text);
   write_text(fs::path(folder_) / "lab.json", text_of(json, 2));
   const fs::path page = fs::path(folder_) / "lab.html";
-  write_text(page, report::html_of(page_of(results, words_)));
+  write_text(page, report::html_of(page_of(results, words_, left_out)));
   return page.string();
 }
 
@@ -275,7 +331,8 @@ void require_enough(const data::Splits& splits) {
   require(splits.test, "test on", kLeastTest);
 }
 
-report::Page page_of(const std::vector<ExperimentResult>& results, const std::map<std::string, std::string>& words) {
+report::Page page_of(const std::vector<ExperimentResult>& results, const std::map<std::string, std::string>& words,
+                     const std::vector<LeftOut>& left_out) {
   report::Page page{.title = "Why batch norm works, measured", .subtitle = "", .sections = {}};
   for (const auto& [name, value] : words)
     page.subtitle += fmt::format("{}{} {}", page.subtitle.empty() ? "" : ", ", name, value);
@@ -284,6 +341,7 @@ report::Page page_of(const std::vector<ExperimentResult>& results, const std::ma
   for (const ExperimentResult& result : results) {
     table.rows.push_back({result.experiment->title, name_of(result.outcome.verdict), result.outcome.answer});
   }
+  for (const LeftOut& one : left_out) table.rows.push_back({one.experiment->title, "left out", one.reason});
   summary.items.emplace_back(std::move(table));
   page.sections.push_back(std::move(summary));
   for (const ExperimentResult& result : results) page.sections.push_back(section_of(result));

@@ -32,9 +32,21 @@ struct ExperimentResult {
   int64_t trials = 0;
 };
 
+// An experiment that was asked for and does not suit the network or the data.
+struct LeftOut {
+  const Experiment* experiment = nullptr;
+  std::string reason;  // one sentence
+};
+// Why the experiment cannot be run: nothing where it can.
+std::optional<std::string> why_unsuitable(const Experiment& experiment, const LabSetup& setup);
+
+// What is the same for the same examples, labels, weights and class names; and for the same network. 16 hexadecimal digits.
+std::string fingerprint_of(const data::Splits& splits);
+std::string fingerprint_of(const ModelSpec& spec);
+
 class Lab {
  public:
-  // `folder` is created when missing, and locked until this object ends. `words` say what all trials depend on ("data" -> "fashion-mnist",
+  // `folder` is created when missing, and locked until this object ends; it is bound to `words` with its first trial. `words` say what all trials depend on ("data" -> "fashion-mnist",
   // ...): a folder that holds trials of other words is refused with a UsageError that names the first difference, as is one that another
   // process uses. Throws FormatError (a damaged setup.json), IoError.
   Lab(std::string folder, std::map<std::string, std::string> words, LabObserver observer = {});
@@ -50,15 +62,18 @@ class Lab {
   std::optional<ExperimentResult> held(const Experiment& experiment, const LabSetup& setup) const;
 
   // lab.html, lab.json, and numbers/EXPERIMENT.CHART.csv of every chart. Returns the path of lab.html.
-  std::string write_pages(const std::vector<ExperimentResult>& results) const;
+  std::string write_pages(const std::vector<ExperimentResult>& results,
+                          const std::vector<LeftOut>& left_out = {}) const;
 
  private:
   std::string trials_path(const Experiment& experiment) const;
+  void bind();  // writes setup.json, once
 
   RunFolder lock_;
   std::string folder_;
   std::map<std::string, std::string> words_;
   LabObserver observer_;
+  bool bound_ = false;
   int64_t done_ = 0, all_ = 0;
   double cost_left_ = 0, cost_done_ = 0, seconds_done_ = 0;
 };
@@ -72,7 +87,8 @@ data::Splits lab_part(data::Splits splits, bool quick, bool full);
 // Throws UsageError where examples of two classes or more, enough to train and to test, are not there.
 void require_enough(const data::Splits& splits);
 
-report::Page page_of(const std::vector<ExperimentResult>& results, const std::map<std::string, std::string>& words);
+report::Page page_of(const std::vector<ExperimentResult>& results, const std::map<std::string, std::string>& words,
+                     const std::vector<LeftOut>& left_out = {});
 // Figures and charts with all their points; what is not finite is null.
 Json json_of(const ExperimentResult& result);
 

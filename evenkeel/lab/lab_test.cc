@@ -155,9 +155,34 @@ TEST_F(LabTest, a_folder_of_another_setup_is_refused_naming_the_difference) {
   EXPECT_TRUE(lab().held(toy_, setup_));
 }
 
+// A lab that was refused before its first trial binds nobody.
+TEST_F(LabTest, a_folder_is_bound_by_its_first_trial) {
+  Experiment refusing = toy("refusing");
+  refusing.trials = [](const LabSetup&) -> std::vector<Trial> {
+    return {{.key = "one", .run = [](const Results&) -> Json { throw UsageError("not with this network"); }}};
+  };
+  EXPECT_THAT(message_of<UsageError>([&] { lab().run(refusing, setup_); }), HasSubstr("not with"));
+  words_["seeds"] = "4";
+  ASSERT_TRUE(lab().run(toy_, setup_));
+  words_["seeds"] = "3";
+  EXPECT_THAT(message_of<UsageError>([&] { lab(); }), HasSubstr("another lab"));
+}
+
+TEST_F(LabTest, what_was_left_out_is_on_the_page) {
+  Lab lab = this->lab();
+  const Experiment other = toy("other");
+  const std::optional<ExperimentResult> result = lab.run(toy_, setup_);
+  ASSERT_TRUE(result);
+  lab.write_pages({*result}, {{&other, "it has no <norm>"}});
+  const std::string page = text_of_file(path("lab.html"));
+  for (const char* text : {"left out", "it has no &lt;norm&gt;"}) EXPECT_THAT(page, HasSubstr(text));
+  const Json json = Json::parse(text_of_file(path("lab.json")));
+  EXPECT_EQ(json.at("left_out"), Json::parse(R"([{"name": "other", "reason": "it has no <norm>"}])"));
+}
+
 TEST_F(LabTest, words_that_are_no_utf8_are_those_of_the_same_lab) {
   words_["data"] = "\xff.csv";
-  lab();
+  ASSERT_TRUE(lab().run(toy_, setup_));
   EXPECT_NO_THROW(lab());
 }
 
@@ -297,6 +322,50 @@ TEST(LabPart, takes_examples_with_their_labels_and_the_same_ones_each_time) {
   for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(part.train.labels[i], static_cast<int32_t>(values[i]) % 2);
   const data::Splits again = lab_part(all(), false, false);
   EXPECT_TRUE(std::equal(values.begin(), values.end(), again.train.values.values<float>().begin()));
+}
+
+TEST(Fingerprint, is_of_everything_that_a_trial_sees) {
+  const std::string own = fingerprint_of(splits_of(12, 5));
+  EXPECT_EQ(own.size(), 16u);
+  EXPECT_EQ(fingerprint_of(splits_of(12, 5)), own);
+  std::set<std::string> all = {own};
+  const auto differs = [&](const auto& change) {
+    data::Splits splits = splits_of(12, 5);
+    change(splits);
+    return all.insert(fingerprint_of(splits)).second;
+  };
+  EXPECT_TRUE(differs([](data::Splits& s) { s.train.values.values<float>()[11] = -1; }));
+  EXPECT_TRUE(differs([](data::Splits& s) { s.test.values.values<float>()[4] = -1; }));
+  EXPECT_TRUE(differs([](data::Splits& s) { std::swap(s.train.labels[0], s.train.labels[1]); }));
+  EXPECT_TRUE(differs([](data::Splits& s) { s.train.weights.assign(12, 2); }));
+  EXPECT_TRUE(differs([](data::Splits& s) { s.train.class_names[1] = "odd ones"; }));
+  EXPECT_TRUE(differs([](data::Splits& s) { s = splits_of(11, 6); }));
+}
+
+// What a lab is asked for without names runs what suits; nothing is found out in the middle of it.
+TEST(LabExperiments, that_do_not_suit_a_network_say_so_before_anything_is_run) {
+  TestFolder folder;
+  const data::Splits splits = splits_of(300, 100);
+  const auto unsuitable = [&](const std::string& toml) {
+    const std::string path = folder.path() + "/net.toml";
+    write_text(path, toml);
+    const LabSetup setup{.splits = &splits, .model = path, .seeds = 1, .quick = true};
+    std::map<std::string, std::string> reasons;
+    for (const Experiment& e : experiments()) {
+      if (const auto reason = why_unsuitable(e, setup)) reasons[e.name] = *reason;
+    }
+    return reasons;
+  };
+  const std::string layers = "[[layer]]\ntype = \"linear\"\nout = 16\n[[layer]]\ntype = \"linear\"\n";
+  EXPECT_TRUE(unsuitable(layers).empty());
+  const auto group = unsuitable("norm = \"group\"\nnorm_groups = 4\n" + layers);
+  EXPECT_EQ(group.size(), 3u);
+  for (const char* name : {"covariate-shift", "regularization", "test-time"})
+    EXPECT_THAT(group.at(name), HasSubstr("has no batch norm")) << name;
+  // Group norm is one of the lines of this one, and its groups are those of the network.
+  const auto uneven = unsuitable("norm_groups = 5\n" + layers);
+  EXPECT_EQ(uneven.size(), 1u);
+  EXPECT_THAT(uneven.at("small-batch"), HasSubstr("5 groups do not divide 16"));
 }
 
 TEST(LabPart, too_little_data_is_refused) {

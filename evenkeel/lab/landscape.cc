@@ -7,6 +7,7 @@
 #include <cmath>
 #include <span>
 
+#include "evenkeel/lab/curves.h"
 #include "evenkeel/lab/sweep.h"
 
 namespace evenkeel::lab {
@@ -112,8 +113,7 @@ std::vector<std::string> networks(const LabSetup& setup) {
 
 ModelSpec network_of(const LabSetup& setup, const std::string& network, bool norm) {
   ModelSpec spec = network == "deep" ? deep_network(setup) : setup.network(setup.input().size() == 3 ? "cnn" : "mlp");
-  if (spec.norm == NormKind::kNone) spec.norm = NormKind::kBatch;
-  if (!norm) spec.norm = NormKind::kNone;
+  spec = normalized_by(std::move(spec), norm ? NormKind::kBatch : NormKind::kNone);
   spec.init = Init::kHe;  // the better start for a network of ReLUs without a norm
   return spec;
 }
@@ -190,6 +190,7 @@ std::vector<Trial> trials(const LabSetup& setup) {
   const double per_step = 0.035, looks = 5 * static_cast<double>(extent.steps) / static_cast<double>(extent.every);
   std::vector<Trial> list;
   for (const std::string& network : networks(setup)) {
+    for (const bool norm : {false, true}) require_trainable(network_of(setup, network, norm), kBatch);
     list.push_back({rates_key(network),
                     static_cast<double>(extent.sweep_steps) * static_cast<double>(extent.rates.size()) * per_step,
                     [=](const Results&) { return sweep_trial(setup, network); }});
@@ -279,7 +280,7 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
         const auto without = median_at(results.at(path_key(network, false, seed)), measure.key);
         const auto with = median_at(results.at(path_key(network, true, seed)), measure.key);
         const bool known = without && with && *with > 0;
-        in_all = in_all && known && *without / *with >= kFactor;
+        in_all = in_all && known && at_least(*without / *with, kFactor);
         if (known) ratio.values.push_back(*without / *with);
       }
       if (measure.judged) {

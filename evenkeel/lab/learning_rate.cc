@@ -33,6 +33,7 @@ std::vector<Trial> trials(const LabSetup& setup) {
   const ModelSpec spec = usual_network(setup);
   for (const std::string norm : kNorms) {
     const ModelSpec own = normalized_by(spec, norm == "none" ? NormKind::kNone : NormKind::kBatch);
+    require_trainable(own, kBatch);
     for (const double rate : rates_of(setup.quick)) {
       for (int64_t seed = 1; seed <= setup.seeds; ++seed) {
         list.push_back({key_of(norm, rate, seed), setup.quick ? 2.0 : 3.0, [setup, own, rate, seed](const Results&) {
@@ -65,7 +66,7 @@ Range usable(const std::vector<double>& rates, const std::vector<double>& accura
              double decades_of_one) {
   Range range;
   for (size_t i = 0; i < rates.size(); ++i) {
-    if (accuracies[i] < bar) continue;
+    if (!at_least(accuracies[i], bar)) continue;
     range.decades += decades_of_one;
     range.highest = rates[i];
   }
@@ -105,7 +106,7 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
     higher.values.push_back(batch.highest.values.back() / std::max(none.highest.values.back(), rates.front()));
     wider.values.push_back(batch.decades.values.back() - none.decades.values.back());
   }
-  const bool is_higher = higher.median() >= kHigher, is_wider = wider.median() >= kWider;
+  const bool is_higher = at_least(higher.median(), kHigher), is_wider = at_least(wider.median(), kWider);
   Outcome outcome;
   outcome.verdict = is_higher && is_wider   ? Verdict::kHolds
                     : is_higher || is_wider ? Verdict::kHoldsInPart
@@ -155,8 +156,12 @@ Experiment learning_rate_experiment() {
           "weights of a layer are multiplied by a number, the norm divides by the same number: the output stays, and "
           "the gradient with respect to the weights shrinks by that factor. A step that was too long makes the "
           "weights larger, and the next one counts for less. Without a norm a long step is answered by larger values, "
-          "larger gradients and a longer step still. At the low end there is less to gain: a rate that is a thousand "
-          "times too small moves nothing, norm or not.",
+          "larger gradients and a longer step still. The low end has the other side of the same coin: where the "
+          "initial "
+          "weights are small, so that signal and gradient shrink from layer to layer, the norm divides by small "
+          "numbers "
+          "and makes them large again, and rates that move nothing without it are enough. Which end gains more, the "
+          "chart says; it depends on the network, and on how well its initial weights were chosen.",
       .trials = trials,
       .conclude = conclude};
 }

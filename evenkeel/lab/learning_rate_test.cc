@@ -37,6 +37,25 @@ TEST(LearningRateExperiment, each_verdict_follows_from_its_figures) {
             Verdict::kHolds);
 }
 
+// The rule asks for a rate that is 3 times as high, and the grid's neighbours 0.1 and 0.3 are that in decimal numbers.
+TEST(LearningRateExperiment, a_point_of_the_full_grid_is_three_times_as_high) {
+  Results results;
+  const auto put = [&](const std::string& norm, double highest) {
+    for (const double rate : {1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0}) {
+      const bool works = rate >= 1e-2 && rate <= highest;
+      results[fmt::format("{}/rate={}/seed=1", norm, rate)] = {{"accuracy", works ? 0.8 : 0.1}, {"diverged", false}};
+    }
+  };
+  put("none", 0.1);
+  put("batch", 0.3);
+  const Outcome outcome = learning_rate_experiment().conclude({.seeds = 1}, results);
+  EXPECT_EQ(outcome.verdict, Verdict::kHolds) << outcome.answer;
+  EXPECT_NEAR(outcome.figures.at(0).median(), 3, 1e-9);
+  // 5 points below the best, as 0.8 and 0.75 are printed, is still usable.
+  results["none/rate=0.3/seed=1"]["accuracy"] = 0.75;
+  EXPECT_NEAR(learning_rate_experiment().conclude({.seeds = 1}, results).figures.at(0).median(), 1, 1e-9);
+}
+
 TEST(LearningRateExperiment, the_figures_are_those_of_the_ranges) {
   const Outcome outcome = outcome_of(results_of({0.1, 0.3, 0.6, 0.8, 0.1, 0.1}, {0.1, 0.3, 0.76, 0.8, 0.78, 0.3}));
   EXPECT_NEAR(outcome.figures.at(0).median(), 10, 1e-9);  // 1 over 0.1

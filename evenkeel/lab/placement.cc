@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "evenkeel/lab/curves.h"
 #include "evenkeel/lab/sweep.h"
 
 namespace evenkeel::lab {
@@ -81,7 +82,7 @@ void arrange(std::vector<LayerSpec>& layers, NormPlacement placement, bool bias)
 
 ModelSpec network_of(const LabSetup& setup, Variant variant) {
   ModelSpec spec = setup.network(setup.input().size() == 3 ? "lenet" : "mlp");
-  spec.norm = variant == Variant::kNone ? NormKind::kNone : NormKind::kBatch;
+  spec = normalized_by(std::move(spec), variant == Variant::kNone ? NormKind::kNone : NormKind::kBatch);
   spec.norm_options.affine = variant != Variant::kPlain;
   spec.init = Init::kHe;
   arrange(spec.layers, variant == Variant::kAfter ? NormPlacement::kAfter : NormPlacement::kBefore,
@@ -135,6 +136,7 @@ std::vector<Trial> trials(const LabSetup& setup) {
   const Extent extent = extent_of(setup);
   const double one = 0.0032 * static_cast<double>(extent.steps);
   std::vector<Trial> list;
+  for (const VariantWords& words : kVariants) require_trainable(network_of(setup, words.variant), kBatch);
   for (int64_t seed = 1; seed <= setup.seeds; ++seed) {
     for (const VariantWords& words : kVariants) {
       const std::string first = key_of(words.key, 1);
@@ -163,7 +165,7 @@ bool is_better(const Figure& a, const Figure& b) {
   for (size_t i = 0; i < a.values.size(); ++i) {
     if (a.values[i] <= b.values[i]) return false;
   }
-  return a.median() - b.median() >= kPoints;
+  return at_least(a.median() - b.median(), kPoints);
 }
 
 Outcome conclude(const LabSetup& setup, const Results& results) {
@@ -194,7 +196,7 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
     const Json& one = results.at(key_of("bias", seed));
     for (const char* when : {"start", "end"}) {
       const auto ratio = number_in(one[when], "ratio");
-      useless = useless && ratio && *ratio <= kNoGradient && one[when]["count"].get<int64_t>() > 0;
+      useless = useless && ratio && at_most(*ratio, kNoGradient) && one[when]["count"].get<int64_t>() > 0;
       if (ratio) bias.values.push_back(*ratio);
     }
   }

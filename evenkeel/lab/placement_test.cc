@@ -95,6 +95,11 @@ TEST(PlacementExperiment, each_verdict_follows_from_its_figures) {
   EXPECT_EQ(verdict_of({0.9}, {0.897}, {0.897}, 0.1), Verdict::kDoesNotHold);  // less than half a point
 }
 
+TEST(PlacementExperiment, half_a_point_is_enough) {
+  ASSERT_LT(100 * 0.565 - 100 * 0.56, 0.5);
+  EXPECT_EQ(verdict_of({0.565}, {0.56}, {0.56}, 1e-4), Verdict::kHolds);
+}
+
 TEST(PlacementExperiment, better_is_better_in_every_repeat) {
   EXPECT_EQ(verdict_of({0.9, 0.9, 0.9}, {0.8, 0.8, 0.8}, {0.8, 0.8, 0.8}, 1e-6), Verdict::kHolds);
   EXPECT_EQ(verdict_of({0.9, 0.9, 0.9}, {0.8, 0.8, 0.901}, {0.8, 0.8, 0.8}, 1e-6), Verdict::kHoldsInPart);

@@ -106,6 +106,35 @@ TEST(Regularization, each_verdict_follows_from_its_figures) {
   EXPECT_EQ(verdict({.small_gap = 0.6, .small_accuracy = 0.79, .norm_dropout = 0.86}), Verdict::kDoesNotHold);
 }
 
+TEST(Regularization, dropout_is_needed_less_for_every_seed_and_by_a_margin) {
+  data::Splits splits;
+  splits.train = noise_set({8}, 40);
+  splits.test = noise_set({8}, 20);
+  const LabSetup setup{.splits = &splits, .seeds = 2};
+  const auto outcome_of = [&](const Results& results) { return regularization_experiment().conclude(setup, results); };
+  EXPECT_EQ(outcome_of(results_of(setup, {.none_dropout = 0.76})).verdict, Verdict::kHolds);  // half a point more
+  EXPECT_EQ(outcome_of(results_of(setup, {.none_dropout = 0.757})).verdict, Verdict::kHoldsInPart);
+  Results results = results_of(setup, {});
+  results["gap/none/batch=128/ghost=0/dropout/seed=2"]["test_accuracy"] = 0.75;
+  const Outcome outcome = outcome_of(results);
+  EXPECT_EQ(outcome.verdict, Verdict::kHoldsInPart) << "one seed of the two says otherwise";
+  EXPECT_NE(outcome.answer.find("+0.5 [+0.5 to +0.5] points with norm and +2.0 [+0.0 to +4.0] without"),
+            std::string::npos)
+      << outcome.answer;
+}
+
+TEST(Regularization, gaps_are_compared_within_a_seed) {
+  data::Splits splits;
+  splits.train = noise_set({8}, 40);
+  splits.test = noise_set({8}, 20);
+  const LabSetup setup{.splits = &splits, .seeds = 2};
+  Results results = results_of(setup, {});
+  // One of each is missing, and the two that are left are of different seeds.
+  results["gap/norm/batch=128/ghost=16/plain/seed=2"]["gap"] = nullptr;
+  results["gap/norm/batch=128/ghost=128/plain/seed=1"]["gap"] = nullptr;
+  EXPECT_EQ(regularization_experiment().conclude(setup, results).verdict, Verdict::kHoldsInPart);
+}
+
 TEST(Regularization, a_run_that_diverged_narrows_no_gap) {
   data::Splits splits;
   splits.train = noise_set({8}, 40);

@@ -90,8 +90,8 @@ double best_rate(const std::string& network, const Line& line, const Results& re
   return best;
 }
 
-Json train_line(const LabSetup& setup, const ModelSpec& spec, const Line& line, int64_t examples, double rate,
-                int64_t seed) {
+TrainingSettings settings_of(const LabSetup& setup, const ModelSpec& spec, const Line& line, int64_t examples,
+                             double rate, int64_t seed) {
   TrainingSettings settings{.spec = normalized_by(spec, line.norm),
                             .batch = line.small_steps ? examples : kWhole,
                             .seed = static_cast<uint64_t>(seed),
@@ -104,6 +104,12 @@ Json train_line(const LabSetup& setup, const ModelSpec& spec, const Line& line, 
   settings.spec.norm_options.renorm.hold = settings.steps / 32;
   settings.spec.norm_options.renorm.d_steps = std::max<int64_t>(settings.steps * 5 / 32, 1);
   settings.spec.norm_options.renorm.r_steps = std::max<int64_t>(settings.steps / 4, 1);
+  return settings;
+}
+
+Json train_line(const LabSetup& setup, const ModelSpec& spec, const Line& line, int64_t examples, double rate,
+                int64_t seed) {
+  const TrainingSettings settings = settings_of(setup, spec, line, examples, rate, seed);
   return train_to_end(settings, *setup.splits, [&](Training& run, Json& json) {
     if (line.key != "batch" || run.diverged()) return;
     recompute_statistics(run.model(), setup.splits->train,
@@ -124,6 +130,8 @@ std::vector<Trial> trials(const LabSetup& setup) {
   std::vector<Trial> list;
   for (const Subject& subject : subjects(setup)) {
     for (const Line& line : lines_of(setup.quick)) {
+      const TrainingSettings smallest = settings_of(setup, subject.spec, line, line.examples.front(), 1, 1);
+      require_trainable(smallest.spec, smallest.batch);
       for (const double rate : rates_of(setup.quick)) {
         if (!line.small_steps) break;
         list.push_back({rate_key(subject.key, line.key, rate), cost_of(setup, line, kWhole),
@@ -212,10 +220,12 @@ report::Chart chart_of(const std::string& network, const LabSetup& setup, const 
 }
 
 Outcome conclude(const LabSetup& setup, const Results& results) {
-  std::vector<std::string> networks;  // the first part of the keys
+  std::vector<std::string> networks;  // the first part of the keys, in their order
   for (const auto& [key, result] : results) {
-    const std::string network = key.substr(0, key.find('/'));
-    if (networks.empty() || networks.back() != network) networks.push_back(network);
+    const size_t end = key.rfind("/batch/rate=");  // what every network has; its name may have slashes, too
+    if (end == std::string::npos) continue;
+    const std::string network = key.substr(0, end);
+    if (std::find(networks.begin(), networks.end(), network) == networks.end()) networks.push_back(network);
   }
   Outcome outcome;
   report::Table table{.title = "Accuracy at the end, medians", .header = {"network", "norm", "learning rate"}};
@@ -240,8 +250,8 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
       equal.values.push_back(100 * (m.at(m.line("exact"), exactly, seed) - m.at(m.line("batch"), exactly, seed)));
       farthest = std::max(farthest, std::abs(exact.values.back()));
     }
-    harmed += harm.median() >= kHarm ? 1 : 0;
-    flat += farthest <= kFlat ? 1 : 0;
+    harmed += at_least(harm.median(), kHarm) ? 1 : 0;
+    flat += at_most(farthest, kFlat) ? 1 : 0;
     outcome.answer += fmt::format(
         "{}: from {} to {} examples batch norm loses {:.1f} points more than group norm ({:.1f} where its statistics "
         "are made again after training); exact micro-batches of {} are within {:.2f} points of the whole batch. ",

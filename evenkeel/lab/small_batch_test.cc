@@ -46,6 +46,17 @@ TEST(SmallBatchExperiment, each_verdict_follows_from_its_figures) {
   EXPECT_EQ(outcome_of(results, 3).verdict, Verdict::kHoldsInPart);
 }
 
+TEST(SmallBatchExperiment, the_name_of_a_network_may_have_slashes) {
+  const Outcome outcome = outcome_of(results_of(0.6, 0.79, 0.8, 0.7, 1, "nets/mine"));
+  EXPECT_EQ(outcome.verdict, Verdict::kHolds);
+  EXPECT_EQ(outcome.answer.find("nets/mine: from 128"), 0u) << outcome.answer;
+}
+
+TEST(SmallBatchExperiment, a_loss_of_exactly_the_limit_counts) {
+  ASSERT_GT(100 * (0.8 - 0.795), 0.5);
+  EXPECT_EQ(outcome_of(results_of(0.6, 0.79, 0.795, 0.7)).verdict, Verdict::kHolds);
+}
+
 TEST(SmallBatchExperiment, every_network_has_to_show_it) {
   Results results = results_of(0.6, 0.79, 0.8, 0.7);
   for (const auto& [key, result] : results_of(0.79, 0.79, 0.8, 0.79, 1, "other")) results[key] = result;

@@ -9,12 +9,13 @@ namespace evenkeel::lab {
 namespace {
 
 // Accuracy 0.805 from step `at` on, 0.1 before it; a step takes `seconds`.
-Json curve(int64_t at, double seconds) {
+Json curve(int64_t at, double seconds, double swing = 1) {
   Json json{{"network", "net"},
             {"steps", Json::array()},
             {"seconds", Json::array()},
             {"accuracy", Json::array()},
-            {"diverged", false}};
+            {"diverged", false},
+            {"inputs", {{"unit", 0}, {"swing", swing}, {"steps", {0}}, {"low", {-1}}, {"median", {0}}, {"high", {1}}}}};
   for (int64_t step = 0; step <= 100; step += 10) {
     json["steps"].push_back(step);
     json["seconds"].push_back(seconds * static_cast<double>(step));
@@ -25,7 +26,7 @@ Json curve(int64_t at, double seconds) {
 constexpr int64_t kNever = 1000;
 
 // Without the norm 0.805 at step 40 in steps of 1 ms, for both networks and at all rates.
-Results results_of(int64_t sigmoid_at, int64_t network_at, double seconds) {
+Results results_of(int64_t sigmoid_at, int64_t network_at, double seconds, double swing = 0.5) {
   Results results;
   for (const std::string subject : {"sigmoid", "network"}) {
     const int64_t at = subject == "sigmoid" ? sigmoid_at : network_at;
@@ -34,7 +35,7 @@ Results results_of(int64_t sigmoid_at, int64_t network_at, double seconds) {
       results[fmt::format("{}/batch/rate={}", subject, rate)] = curve(at, seconds);
     }
     results[subject + "/none/seed=1"] = curve(40, 1e-3);
-    results[subject + "/batch/seed=1"] = curve(at, seconds);
+    results[subject + "/batch/seed=1"] = curve(at, seconds, swing);
   }
   return results;
 }
@@ -45,8 +46,38 @@ TEST(SpeedExperiment, each_verdict_follows_from_its_figures) {
   EXPECT_EQ(outcome_of(results_of(10, 20, 5e-3)).verdict, Verdict::kHoldsInPart);  // fewer steps, but not sooner
   EXPECT_EQ(outcome_of(results_of(10, 30, 1e-3)).verdict, Verdict::kHoldsInPart);
   EXPECT_EQ(outcome_of(results_of(60, 10, 1e-3)).verdict, Verdict::kHoldsInPart);
-  EXPECT_EQ(outcome_of(results_of(40, 40, 1e-3)).verdict, Verdict::kDoesNotHold);
-  EXPECT_EQ(outcome_of(results_of(kNever, kNever, 1e-3)).verdict, Verdict::kDoesNotHold);
+  EXPECT_EQ(outcome_of(results_of(40, 40, 1e-3)).verdict, Verdict::kHoldsInPart);       // steadier only
+  EXPECT_EQ(outcome_of(results_of(10, 20, 1e-3, 1.5)).verdict, Verdict::kHoldsInPart);  // sooner only
+  EXPECT_EQ(outcome_of(results_of(40, 40, 1e-3, 1.5)).verdict, Verdict::kDoesNotHold);
+  EXPECT_EQ(outcome_of(results_of(kNever, kNever, 1e-3, 1.5)).verdict, Verdict::kDoesNotHold);
+}
+
+TEST(SpeedExperiment, inputs_have_to_be_steadier_for_every_seed) {
+  Results results = results_of(10, 20, 1e-3);
+  for (const std::string subject : {"sigmoid", "network"}) {
+    results[subject + "/none/seed=2"] = curve(40, 1e-3);
+    results[subject + "/batch/seed=2"] = curve(10, 1e-3, 0.4);
+  }
+  const auto conclude = [&] { return speed_experiment().conclude({.seeds = 2, .quick = true}, results); };
+  EXPECT_EQ(conclude().verdict, Verdict::kHolds);
+  EXPECT_EQ(conclude().figures.at(5).values, (std::vector<double>{0.5, 0.4}));
+  results["sigmoid/batch/seed=2"]["inputs"]["swing"] = 1.2;
+  EXPECT_EQ(conclude().verdict, Verdict::kHoldsInPart);
+  results["sigmoid/batch/seed=2"]["inputs"] = nullptr;  // came to values that are not finite at once
+  EXPECT_EQ(conclude().verdict, Verdict::kHoldsInPart);
+}
+
+// All of its steps, and all of the time that they would have taken.
+TEST(SpeedExperiment, a_run_that_diverged_is_charged_the_seconds_of_all_its_steps) {
+  Results results = results_of(10, 20, 1e-3);
+  Json& diverged = results["sigmoid/none/seed=1"];
+  diverged["diverged"] = true;
+  diverged["steps"] = {0, 10, 20};
+  diverged["seconds"] = {0.0, 0.01, 0.02};
+  diverged["accuracy"] = {0.1, 0.1, 0.1};
+  const Outcome outcome = outcome_of(results);
+  EXPECT_NEAR(outcome.figures.at(0).median(), 100, 1e-9);
+  EXPECT_NEAR(outcome.figures.at(1).median(), 100, 1e-9);  // 1000 steps of 1 ms over 10
 }
 
 TEST(SpeedExperiment, ratios_count_runs_that_miss_the_target) {

@@ -182,6 +182,7 @@ std::string dense_key(int64_t seed) { return fmt::format("dense/seed={}", seed);
 
 std::vector<Trial> trials(const LabSetup& setup) {
   std::vector<Trial> list;
+  for (const int64_t batch : batches_of(setup)) require_trainable(spec_of(setup), batch);
   for (int64_t seed = 1; seed <= setup.seeds; ++seed) {
     const auto s = static_cast<uint64_t>(seed);
     for (const int64_t batch : batches_of(setup)) {
@@ -220,7 +221,7 @@ int64_t early_step(const LabSetup& setup, const Results& results) {
   const auto end = median_if(accuracies(setup, results, kMainBatch, looks.back(), kPopulation));
   for (const int64_t step : looks) {
     const auto now = median_if(accuracies(setup, results, kMainBatch, step, kPopulation));
-    if (now && end && *now >= *end / 2) return step;
+    if (now && end && at_least(*now, *end / 2)) return step;
   }
   return looks.back();
 }
@@ -260,7 +261,9 @@ report::Chart test_batch_chart(const LabSetup& setup, const Results& results) {
                       .x_label = "examples in a test batch",
                       .y_label = "test accuracy",
                       .log_x = true,
-                      .note = "One example of a convolutional network has statistics over its own positions."};
+                      .note = setup.input().size() == 3
+                                  ? "One example of a convolutional network has statistics over its own positions."
+                                  : "A batch of one example, which has one value for each channel, is refused."};
   std::map<double, std::vector<double>> points;
   for (int64_t seed = 1; seed <= setup.seeds; ++seed) {
     for (const Json& one : results.at(key_of(kMainBatch, seed))["test batches"]) {
@@ -290,12 +293,12 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
     refusal = one["refusal"].get<std::string>();
   }
   const std::vector<double> single_values = at(last, kSingle);
-  const bool near = end_ema && end_population && *end_ema >= *end_population - kNear;
-  const bool late = early_ema && early_population && *early_ema <= *early_population - kEarlyLoss;
+  const bool near = end_ema && end_population && at_most(*end_population - *end_ema, kNear);
+  const bool late = early_ema && early_population && at_least(*early_population - *early_ema, kEarlyLoss);
   // Of a network that refuses a single example, only the doubled examples tell.
   const bool conv_loses =
-      single_values.empty() || (end_population && median_of(single_values) <= *end_population - kSingleLoss);
-  const bool dense_loses = median_of(dense_twice) <= median_of(dense_running) - kSingleLoss;
+      single_values.empty() || (end_population && at_least(*end_population - median_of(single_values), kSingleLoss));
+  const bool dense_loses = at_least(median_of(dense_running) - median_of(dense_twice), kSingleLoss);
   const bool nonsense = conv_loses && dense_loses;
 
   const int right = static_cast<int>(near) + static_cast<int>(late) + static_cast<int>(nonsense);
@@ -306,9 +309,9 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
   };
   outcome.answer = fmt::format(
       "After {} steps the average with weight 0.1 reached {} and the population's statistics {}; after {} steps {} and "
-      "{}. One example by its own statistics: {} (a network of convolutions); in a dense network {} with {:g} "
-      "different "
-      "answers in all, where running statistics reach {}.",
+      "{}. One example by its own statistics: {} in this network; in a dense one {} with {:g} different answers in "
+      "all, "
+      "where running statistics reach {}.",
       last, percent(end_ema), percent(end_population), early, percent(early_ema), percent(early_population),
       single_values.empty() ? "refused" : percent(median_of(single_values)), percent(median_of(dense_twice)),
       median_of(dense_answers), percent(median_of(dense_running)));

@@ -82,6 +82,8 @@ TEST(TestTime, each_verdict_follows_from_its_figures) {
   EXPECT_EQ(verdict({}), Verdict::kHolds);
   EXPECT_EQ(verdict({.end_ema = 0.88}), Verdict::kHoldsInPart);
   EXPECT_EQ(verdict({.early_ema = 0.59}), Verdict::kHoldsInPart);
+  ASSERT_GT(0.515, 0.565 - 0.05);  // 5 points behind in decimal numbers
+  EXPECT_EQ(verdict({.early_ema = 0.515, .early_population = 0.565}), Verdict::kHolds);
   EXPECT_EQ(verdict({.early_ema = 0, .early_population = 0.4}), Verdict::kHoldsInPart);  // knows too little to tell
   EXPECT_EQ(verdict({.single = 0.85}), Verdict::kHoldsInPart);
   EXPECT_EQ(verdict({.twice = 0.75}), Verdict::kHoldsInPart);
@@ -99,7 +101,9 @@ TEST(TestTime, a_network_that_refuses_a_single_example_is_judged_by_the_doubled_
   }
   const Outcome outcome = test_time_experiment().conclude(setup, results);
   EXPECT_EQ(outcome.verdict, Verdict::kHolds);
-  EXPECT_NE(outcome.answer.find("refused"), std::string::npos);
+  EXPECT_NE(outcome.answer.find("refused in this network"), std::string::npos) << outcome.answer;
+  EXPECT_EQ(outcome.answer.find("convolution"), std::string::npos) << "these are tables";
+  EXPECT_EQ(outcome.charts.at(2).note.find("convolution"), std::string::npos);
 }
 
 TEST(TestTime, runs_that_diverged_decide_nothing) {

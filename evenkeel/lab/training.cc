@@ -1,5 +1,7 @@
 #include "evenkeel/lab/training.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <span>
 
@@ -7,6 +9,15 @@
 #include "evenkeel/train/batches.h"
 
 namespace evenkeel::lab {
+
+void require_trainable(const ModelSpec& spec, int64_t batch) {
+  const int64_t least = smallest_batch(build_network(spec, Mode::kTrain).graph);
+  if (batch >= least) return;
+  throw UsageError(fmt::format(
+      "network '{}' is to be trained in batches of {}, and one of its norms needs at least {} examples; give another "
+      "model",
+      spec.name, batch, least));
+}
 
 struct Training::Work {
   data::BatchReader reader;

@@ -34,6 +34,10 @@ struct TrainingSettings {
   data::Augment augment = {};
 };
 
+// Throws UsageError where the network cannot be trained in batches of so many examples: what an experiment calls for each of its networks when it
+// makes its trials, so that nothing is refused in the middle of a lab.
+void require_trainable(const ModelSpec& spec, int64_t batch);
+
 class Training {
  public:
   // Keeps a reference to the splits. The standardization is that of splits.train, unless one is given: reading it takes time.

@@ -29,6 +29,14 @@ double best_rate(const Results& earlier, const std::string& prefix, const std::v
   return best;
 }
 
+namespace {
+constexpr double kRounding = 1e-9;  // far below what any figure is measured to
+double slack(double limit) { return kRounding * std::abs(limit); }
+}  // namespace
+
+bool at_least(double value, double limit) { return value >= limit - slack(limit); }
+bool at_most(double value, double limit) { return value <= limit + slack(limit); }
+
 double median_of(std::vector<double> values) { return Figure{.name = "", .values = std::move(values)}.median(); }
 
 void add_point(report::Series& series, double x, const std::vector<double>& values) {

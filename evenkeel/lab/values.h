@@ -18,6 +18,11 @@ std::optional<double> number_in(const Json& result, const std::string& name);
 std::string rate_key(const std::string& prefix, double rate);
 double best_rate(const Results& earlier, const std::string& prefix, const std::vector<double>& rates);
 
+// Whether a figure reaches the limit of a rule. Limits are decimal numbers and figures are made of decimal numbers: a hit must not be lost to the
+// binary rounding of either (0.3 / 0.1 is below 3). Not a number reaches nothing.
+bool at_least(double value, double limit);
+bool at_most(double value, double limit);
+
 // The median of values, of which there is at least one.
 double median_of(std::vector<double> values);
 

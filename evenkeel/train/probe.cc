@@ -12,6 +12,7 @@ namespace evenkeel {
 namespace {
 
 std::string input_name(const std::string& layer) { return "probe:" + layer; }
+std::string output_name(const std::string& layer) { return "probe-output:" + layer; }
 std::string input_gradient_name(const std::string& layer) { return "probe-gradient:" + layer; }
 
 // Names the gradient of the loss by the value `input` that the backward node of a norm or an activation makes.
@@ -24,7 +25,7 @@ void name_gradient(Graph& graph, const std::string& layer, ValueId input) {
 }
 
 // Names what comes into every norm and every activation of its own; those of the backward pass read the same values and are passed over.
-std::vector<ProbedLayer> name_layers(Graph& graph, const std::vector<NormLayer>& norms) {
+std::vector<ProbedLayer> name_layers(Graph& graph, const std::vector<std::string>& with_moments) {
   std::vector<ProbedLayer> layers;
   for (const Node& node : graph.nodes) {
     const bool norm = std::holds_alternative<Normalize>(node.op);
@@ -32,24 +33,41 @@ std::vector<ProbedLayer> name_layers(Graph& graph, const std::vector<NormLayer>&
     const std::string name = input_name(node.name);
     if (!graph.named.emplace(name, node.inputs[0]).second) continue;
     name_gradient(graph, node.name, node.inputs[0]);
-    const auto known =
-        std::find_if(norms.begin(), norms.end(), [&](const NormLayer& layer) { return layer.name == node.name; });
-    layers.push_back({node.name, norm && known != norms.end(), known != norms.end() ? known->eps : 0});
+    const bool moments = std::find(with_moments.begin(), with_moments.end(), node.name) != with_moments.end();
+    layers.push_back({node.name, norm, norm && moments});
   }
   return layers;
+}
+
+// Beside every norm of `layers` its twin without residual and activation: the same scale, whatever that is made of, the same kernel.
+void add_outputs(Graph& graph, const std::vector<ProbedLayer>& layers) {
+  std::vector<Node> nodes;
+  for (Node& node : graph.nodes) {
+    const auto* norm = std::get_if<Normalize>(&node.op);
+    const bool wanted = norm != nullptr && graph.find(output_name(node.name)) == kNoValue &&
+                        std::any_of(layers.begin(), layers.end(), [&](const auto& l) { return l.name == node.name; });
+    nodes.push_back(std::move(node));
+    if (!wanted) continue;
+    const Node& own = nodes.back();
+    const Value& x = graph.value(own.inputs[0]);
+    Node twin{output_name(own.name), Normalize{{}, std::get<Normalize>(own.op).groups}, own.inputs, {}};
+    twin.inputs.resize(5, kNoValue);
+    twin.inputs[4] = kNoValue;
+    twin.outputs = {graph.add_value({twin.name, Role::kComputed, x.element, true, x.shape})};
+    graph.named[twin.name] = twin.outputs[0];
+    nodes.push_back(std::move(twin));
+  }
+  graph.nodes = std::move(nodes);
 }
 
 }  // namespace
 
 Probe::Probe(const ModelSpec& spec, ParameterStore& store, const ProbeSettings& settings) : settings_(settings) {
   Network network = build_network(spec, settings.mode);
-  std::vector<std::string> by_batch;
-  Graph graph = with_gradients(with_named_moments(std::move(network.graph), &by_batch));
-  if (settings.layers) {
-    layers_ = name_layers(graph, norm_layers(spec));
-    for (ProbedLayer& layer : layers_)
-      layer.is_norm = layer.is_norm && std::find(by_batch.begin(), by_batch.end(), layer.name) != by_batch.end();
-  }
+  std::vector<std::string> with_moments;
+  Graph graph = with_gradients(with_named_moments(std::move(network.graph), &with_moments));
+  if (settings.layers) layers_ = name_layers(graph, with_moments);
+  if (settings.outputs) add_outputs(graph, layers_);
   for (const ParameterInfo& parameter : network.parameters) {
     if (graph.find("grad:" + parameter.name) != kNoValue) parameters_.push_back(parameter.name);
   }
@@ -57,8 +75,8 @@ Probe::Probe(const ModelSpec& spec, ParameterStore& store, const ProbeSettings& 
                     ->compile(make_plan(std::move(graph), {.batch = settings.batch}), store);
 }
 
-double Probe::run(const float* x, const int32_t* labels, int64_t n) {
-  executable_->run({.x = x, .labels = labels, .n = n, .seed = settings_.seed, .update_running = false});
+double Probe::run(const float* x, const int32_t* labels, int64_t n, int64_t step) {
+  executable_->run({.x = x, .labels = labels, .n = n, .step = step, .seed = settings_.seed, .update_running = false});
   return executable_->scalar("loss");
 }
 
@@ -73,6 +91,8 @@ double Probe::squared_gradient_norm() const {
 }
 
 Tensor Probe::input_of(const std::string& layer) const { return executable_->read(input_name(layer)); }
+
+Tensor Probe::output_of(const std::string& norm) const { return executable_->read(output_name(norm)); }
 
 Tensor Probe::input_gradient_of(const std::string& layer) const {
   return executable_->read(input_gradient_name(layer));

@@ -24,13 +24,14 @@ struct ProbeSettings {
   int threads = 0;           // 0: the cores this process may use
   uint64_t seed = 1;         // of dropout
   bool layers = true;        // false: loss and gradients only, which takes less memory
+  bool outputs = false;      // output_of(): what the norms give
 };
 
 // A place where values are looked at: in front of a norm, or of an activation that no norm is fused with.
 struct ProbedLayer {
-  std::string name;      // of the norm or the activation
-  bool is_norm = false;  // it has statistics of the batch (moments)
-  double eps = 0;
+  std::string name;          // of the norm or the activation
+  bool is_norm = false;      // of any kind
+  bool has_moments = false;  // a norm that takes statistics of the batch, or of its ghost batches
 };
 
 class Probe {
@@ -38,8 +39,9 @@ class Probe {
   // Keeps a reference to the store, whose values of the moment count. Throws as build_network and Backend::compile.
   Probe(const ModelSpec& spec, ParameterStore& store, const ProbeSettings& settings);
 
-  // n examples as the network sees them, channels first; returns the mean loss. The same dropout masks every time.
-  double run(const float* x, const int32_t* labels, int64_t n);
+  // n examples as the network sees them, channels first; returns the mean loss. The same dropout masks every time. `step`, from 1, is the one
+  // that the network is about to take: the limits of batch renorm depend on it.
+  double run(const float* x, const int32_t* labels, int64_t n, int64_t step = 1);
 
   // Of the last run.
   double correct() const;                                                     // right answers
@@ -47,9 +49,13 @@ class Probe {
   Tensor gradient(const std::string& parameter) const;
   double squared_gradient_norm() const;  // over all parameters
   const std::vector<ProbedLayer>& layers() const { return layers_; }
-  Tensor input_of(const std::string& layer) const;                 // [n, C, H, W] or [n, F]
-  Tensor input_gradient_of(const std::string& layer) const;        // of the loss by that input, through this layer
-  std::vector<Moments> moments_of(const std::string& norm) const;  // of each channel of its input
+  Tensor input_of(const std::string& layer) const;           // [n, C, H, W] or [n, F]
+  Tensor input_gradient_of(const std::string& layer) const;  // of the loss by that input, through this layer
+  // Of a norm, as the network computed it: gamma * xhat + beta, before the residual and the activation that it is fused with. With
+  // ProbeSettings::outputs.
+  Tensor output_of(const std::string& norm) const;
+  // Of a norm that has them, for each channel of its input; of ghost batches the means of their means and of their variances.
+  std::vector<Moments> moments_of(const std::string& norm) const;
 
  private:
   ProbeSettings settings_;

@@ -52,8 +52,9 @@ TEST(Probe, sees_what_comes_into_norms_and_activations) {
   ASSERT_EQ(probe.layers().size(), 2u);
   EXPECT_EQ(probe.layers()[0].name, "bn1");
   EXPECT_TRUE(probe.layers()[0].is_norm);
-  EXPECT_EQ(probe.layers()[0].eps, 1e-5);
+  EXPECT_TRUE(probe.layers()[0].has_moments);
   EXPECT_FALSE(probe.layers()[1].is_norm);
+  EXPECT_FALSE(probe.layers()[1].has_moments);
   const Tensor input = probe.input_of("bn1");
   EXPECT_EQ(input.shape(), (Shape{6, 4, 5, 4}));
   EXPECT_EQ(probe.input_of(probe.layers()[1].name).shape(), (Shape{6, 3, 5, 4}));

@@ -33,25 +33,6 @@ std::vector<double> doubles_of(const std::vector<Moments>& channels, Value value
   return values;
 }
 
-// gamma * (x - mean) * rstd + beta, in the place of x: [n, C, ...].
-void normalize(const std::vector<Moments>& channels, double eps, const Tensor* gamma, const Tensor* beta, Tensor& x) {
-  const size_t count = channels.size(), n = static_cast<size_t>(x.shape()[0]);
-  const size_t size =
-      n > 0 && count > 0 ? static_cast<size_t>(x.count()) / (n * count) : 0;  // values of a channel of an example
-  float* value = x.values<float>().data();
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t c = 0; c < count; ++c, value += size) {
-      const auto at = [&](const Tensor* parameter, float none) {
-        return parameter == nullptr ? none : parameter->values<float>()[c];
-      };
-      const auto mean = static_cast<float>(channels[c].mean);
-      const float scale = static_cast<float>(1 / std::sqrt(channels[c].var_population() + eps)) * at(gamma, 1);
-      const float shift = at(beta, 0);
-      for (size_t k = 0; k < size; ++k) value[k] = (value[k] - mean) * scale + shift;
-    }
-  }
-}
-
 Percentiles spread_of(const Tensor& tensor) { return percentiles_of(tensor.values<float>().data(), tensor.count()); }
 
 // Bytes as they are; other values scaled by the least and the greatest, with 0 where one is not finite.
@@ -92,7 +73,8 @@ LayerRecorder::LayerRecorder(const ModelSpec& spec, ParameterStore& store, const
     : spec_(spec),
       store_(store),
       examples_(examples_of(spec, train.count, settings.batch_size)),
-      probe_(spec, store, {.batch = examples_, .threads = threads_of(settings.threads), .seed = settings.seed}) {
+      probe_(spec, store,
+             {.batch = examples_, .threads = threads_of(settings.threads), .seed = settings.seed, .outputs = true}) {
   EK_ASSERT(train.count > 0);
   const data::BatchReader reader(train, standardization, {}, {}, settings.seed);
   // Epoch 0: an order that no epoch of a training run has.
@@ -105,7 +87,7 @@ LayerRecorder::LayerRecorder(const ModelSpec& spec, ParameterStore& store, const
 
 LayersRecord LayerRecorder::look(int64_t step, int64_t epoch) {
   LayersRecord record{.step = step, .epoch = epoch, .examples = examples_};
-  record.loss = probe_.run(x_.data(), labels_.data(), examples_);
+  record.loss = probe_.run(x_.data(), labels_.data(), examples_, step + 1);
   const std::vector<ChannelStatistics> running = running_statistics_of(spec_, store_);
   for (const ProbedLayer& layer : probe_.layers()) record.layers.push_back(record_of(layer, running));
   for (const std::string& name : probe_.parameters()) {
@@ -116,8 +98,7 @@ LayersRecord LayerRecorder::look(int64_t step, int64_t epoch) {
 }
 
 LayerRecord LayerRecorder::record_of(const ProbedLayer& layer, const std::vector<ChannelStatistics>& running) const {
-  Tensor x = probe_.input_of(layer.name);
-  LayerRecord record{.name = layer.name, .input = spread_of(x)};
+  LayerRecord record{.name = layer.name, .input = spread_of(probe_.input_of(layer.name))};
   if (!layer.is_norm) return record;
   const auto parameter = [&](const char* kind) {
     const std::string name = layer.name + kind;
@@ -126,17 +107,18 @@ LayerRecord LayerRecorder::record_of(const ProbedLayer& layer, const std::vector
   const Tensor *gamma = parameter(".weight"), *beta = parameter(".bias");
   if (gamma != nullptr) record.gamma = spread_of(*gamma);
   if (beta != nullptr) record.beta = spread_of(*beta);
-  const std::vector<Moments> batch = probe_.moments_of(layer.name);
-  record.batch_mean = percentiles_of(doubles_of(batch, [](const Moments& m) { return m.mean; }));
-  record.batch_var = percentiles_of(doubles_of(batch, [](const Moments& m) { return m.var_population(); }));
+  if (layer.has_moments) {
+    const std::vector<Moments> batch = probe_.moments_of(layer.name);
+    record.batch_mean = percentiles_of(doubles_of(batch, [](const Moments& m) { return m.mean; }));
+    record.batch_var = percentiles_of(doubles_of(batch, [](const Moments& m) { return m.var_population(); }));
+  }
   const auto held = std::find_if(running.begin(), running.end(),
                                  [&](const ChannelStatistics& statistics) { return statistics.name == layer.name; });
   if (held != running.end()) {
     record.running_mean = percentiles_of(held->mean);
     record.running_var = percentiles_of(held->var);
   }
-  normalize(batch, layer.eps, gamma, beta, x);
-  record.output = spread_of(x);
+  record.output = spread_of(probe_.output_of(layer.name));
   return record;
 }
 

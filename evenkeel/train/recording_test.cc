@@ -164,7 +164,7 @@ data::Dataset small_images(int64_t count) {
 }
 
 // conv - norm - relu - linear, untrained but for what a test writes into it.
-Model small_model(const data::Dataset& dataset) {
+Model small_model(const data::Dataset& dataset, NormKind norm = NormKind::kBatch) {
   Model model;
   model.spec = parse_model_toml(R"(
 name = "tiny"
@@ -179,6 +179,7 @@ name = "fc"
 out = 3
 )",
                                 "tiny.toml", dataset.example_shape, 3);
+  model.spec.norm = norm;
   model.standardization = data::standardization_of(dataset);
   model.class_names = dataset.class_names;
   initialize(build_network(model.spec, Mode::kTrain), 3, &model.store);
@@ -226,6 +227,27 @@ void expect_near(const std::optional<Percentiles>& found, const Percentiles& exp
   EXPECT_NEAR(found->p50, expected.p50, bound);
   EXPECT_NEAR(found->p85, expected.p85, bound);
   EXPECT_NEAR(found->greatest, expected.greatest, bound);
+}
+
+LayersRecord look_at(Model& model, const data::Dataset& dataset, int64_t batch, int64_t step = 0) {
+  LayerRecorder recorder(model.spec, model.store, dataset, model.standardization, {.batch_size = batch, .threads = 1});
+  return recorder.look(step, 0);
+}
+
+void fill_norm(Model& model, float gamma, float beta, float mean, float var) {
+  for (const auto& [end, value] :
+       {std::pair{".weight", gamma}, {".bias", beta}, {".running_mean", mean}, {".running_var", var}}) {
+    const auto values = model.store.writable(std::string("bn1") + end).values<float>();
+    std::fill(values.begin(), values.end(), value);
+  }
+}
+
+// One gamma > 0 and one mean for all channels keep the order of the values, so that the percentiles go through the map.
+void expect_by_running(const LayerRecord& norm, double gamma, double beta, double mean, double var) {
+  const auto mapped = [&](double x) { return gamma * (x - mean) / std::sqrt(var + 1e-5) + beta; };
+  const Percentiles& in = norm.input;
+  expect_near(norm.output, {mapped(in.least), mapped(in.p15), mapped(in.p50), mapped(in.p85), mapped(in.greatest)},
+              1e-4);
 }
 
 TEST(LayerRecorder, agrees_with_a_computation_by_hand) {
@@ -328,11 +350,94 @@ TEST(LayerRecorder, ghost_batches_and_small_batches_are_looked_at) {
   for (const auto& [batch, ghost, expected] :
        {std::array<int64_t, 3>{28, 9, 27}, std::array<int64_t, 3>{6, 9, 6}, std::array<int64_t, 3>{1, 0, 1}}) {
     model.spec.norm_options.ghost_batch = ghost;
-    LayerRecorder recorder(model.spec, model.store, dataset, model.standardization,
-                           {.batch_size = batch, .threads = 1});
-    const LayersRecord record = recorder.look(0, 0);
+    const LayersRecord record = look_at(model, dataset, batch);
     EXPECT_EQ(record.examples, expected);
     EXPECT_TRUE(std::isfinite(record.loss));
+    const LayerRecord& bn1 = layer_of(record, "bn1");
+    expect_near(bn1.gamma, {1, 1, 1, 1, 1}, 0);
+    expect_near(bn1.beta, {0, 0, 0, 0, 0}, 0);
+    expect_near(bn1.running_var, {1, 1, 1, 1, 1}, 0);
+    ASSERT_TRUE(bn1.batch_mean && bn1.batch_var && bn1.output);
+    EXPECT_GT(bn1.batch_var->least, 0);
+    EXPECT_LT(bn1.output->p15, 0);
+    EXPECT_GT(bn1.output->p85, 0);
+    // Of equal parts the mean of the means is the mean of all; the mean of the variances lacks what lies between the parts.
+    model.spec.norm_options.ghost_batch = 0;
+    const LayersRecord plain = look_at(model, dataset, expected);
+    expect_near(bn1.batch_mean, *layer_of(plain, "bn1").batch_mean, 1e-6);
+    if (ghost < expected && ghost > 0)
+      EXPECT_LT(bn1.batch_var->p50, layer_of(plain, "bn1").batch_var->p50);
+    else
+      expect_near(bn1.batch_var, *layer_of(plain, "bn1").batch_var, 1e-6);
+  }
+}
+
+// What goes out is what the network computes, not what plain batch norm would.
+TEST(LayerRecorder, norms_by_running_statistics_show_what_they_give) {
+  const data::Dataset dataset = small_images(30);
+  for (const bool updates : {false, true}) {
+    Model model = small_model(dataset);
+    (updates ? model.spec.norm_switches.use_running : model.spec.norm_switches.freeze) = {"*"};
+    fill_norm(model, 1.5f, 0.25f, 3.f, 4.f);
+    const LayersRecord record = look_at(model, dataset, 12);
+    const LayerRecord& bn1 = layer_of(record, "bn1");
+    expect_by_running(bn1, 1.5, 0.25, 3, 4);
+    expect_near(bn1.gamma, {1.5, 1.5, 1.5, 1.5, 1.5}, 0);
+    expect_near(bn1.beta, {0.25, 0.25, 0.25, 0.25, 0.25}, 0);
+    expect_near(bn1.running_mean, {3, 3, 3, 3, 3}, 1e-6);
+    expect_near(bn1.running_var, {4, 4, 4, 4, 4}, 1e-6);
+    EXPECT_EQ(bn1.batch_mean.has_value(), updates) << "a frozen norm takes no statistics";
+  }
+}
+
+TEST(LayerRecorder, renorm_shows_what_it_gives_at_that_step) {
+  const data::Dataset dataset = small_images(30);
+  Model model = small_model(dataset, NormKind::kRenorm);
+  model.spec.norm_options.renorm = {.r_max = 1e6, .d_max = 1e6, .hold = 10, .d_steps = 11, .r_steps = 11};
+  fill_norm(model, 1.5f, 0.25f, 3.f, 4.f);
+  // Held: plain batch norm.
+  const LayersRecord held = look_at(model, dataset, 12, 9);
+  EXPECT_NEAR(layer_of(held, "bn1").output->p50, 0.25, 0.5);
+  // Behind that, with limits that are never met, it is the running statistics.
+  const LayersRecord free = look_at(model, dataset, 12, 10);
+  expect_by_running(layer_of(free, "bn1"), 1.5, 0.25, 3, 4);
+  EXPECT_LT(layer_of(free, "bn1").output->p50, -1);
+  EXPECT_TRUE(layer_of(free, "bn1").batch_var.has_value());
+}
+
+TEST(LayerRecorder, norms_of_single_examples_have_gamma_and_beta_and_an_output) {
+  const data::Dataset dataset = small_images(30);
+  for (const NormKind kind : {NormKind::kGroup, NormKind::kLayer, NormKind::kInstance}) {
+    Model model = small_model(dataset, kind);
+    model.spec.norm_options.groups = 3;
+    // Where a norm does not take it away, the convolution has a bias.
+    if (model.store.contains("conv1.bias")) {
+      const auto bias = model.store.writable("conv1.bias").values<float>();
+      std::fill(bias.begin(), bias.end(), 0.f);
+    }
+    const LayersRecord named = look_at(model, dataset, 12);
+    const std::string name = named.layers.at(0).name;
+    for (const auto& [end, value] : {std::pair{".weight", 2.f}, std::pair{".bias", 0.5f}}) {
+      const auto values = model.store.writable(name + end).values<float>();
+      std::fill(values.begin(), values.end(), value);
+    }
+    const LayersRecord record = look_at(model, dataset, 12);
+    const LayerRecord& norm = record.layers.at(0);
+    expect_near(norm.gamma, {2, 2, 2, 2, 2}, 0);
+    expect_near(norm.beta, {0.5, 0.5, 0.5, 0.5, 0.5}, 0);
+    EXPECT_FALSE(norm.batch_mean || norm.batch_var || norm.running_mean || norm.running_var);
+    // By hand: the statistics of an example over its channels (layer norm), or of each of its channels.
+    std::vector<double> y =
+        convolved(inputs_of(dataset, model.standardization, 12, 1), model.store.at("conv1.weight"), 12);
+    const size_t part = kind == NormKind::kLayer ? 48 : 16;
+    for (size_t first = 0; first < y.size(); first += part) {
+      double mean = 0, squares = 0;
+      for (size_t i = first; i < first + part; ++i) mean += y[i] / static_cast<double>(part);
+      for (size_t i = first; i < first + part; ++i) squares += (y[i] - mean) * (y[i] - mean);
+      const double sd = std::sqrt(squares / static_cast<double>(part) + 1e-5);
+      for (size_t i = first; i < first + part; ++i) y[i] = 2 * (y[i] - mean) / sd + 0.5;
+    }
+    expect_near(norm.output, percentiles_of(y), 1e-4);
   }
 }
 

@@ -96,7 +96,7 @@ struct Percentiles {
 struct LayerRecord {
   std::string name = {};
   Percentiles input = {};  // all values that come in: of the layer in front
-  // Of norms with statistics of the batch, over the channels; none for other layers.
+  // Of norms, over the channels: what each of them has (docs/formats.md), of ghost batches the means over them; none for other layers.
   std::optional<Percentiles> gamma = std::nullopt, beta = std::nullopt;
   std::optional<Percentiles> batch_mean = std::nullopt, batch_var = std::nullopt;      // of the examples looked at
   std::optional<Percentiles> running_mean = std::nullopt, running_var = std::nullopt;  // as inference reads them

@@ -403,12 +403,15 @@ Graph with_named_moments(Graph graph, std::vector<std::string>* norms) {
     if (value.name.ends_with(end)) held.insert(value.name.substr(0, value.name.size() - end.size()));
   }
   for (const Node& node : graph.nodes) {
-    if (!std::holds_alternative<MomentsOf>(node.op)) continue;
-    const Value& moments = graph.value(node.outputs[0]);
+    const bool ghosts = std::holds_alternative<GhostMoments>(node.op);
+    if (!ghosts && !std::holds_alternative<MomentsOf>(node.op)) continue;
+    const ValueId whole =
+        node.outputs[ghosts ? 1 : 0];  // of ghost batches: pooled, as the running statistics take them
+    const Value& moments = graph.value(whole);
     const std::string norm = moments.name.substr(0, moments.name.rfind('.'));
     const Shape& x = graph.value(node.inputs[0]).shape;
     if (moments.name != moments_name(norm) || held.count(norm) == 0 || moments.shape != Shape{x[0]}) continue;
-    graph.named[moments.name] = node.outputs[0];
+    graph.named[moments.name] = whole;
     norms->push_back(norm);
   }
   return graph;

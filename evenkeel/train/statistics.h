@@ -99,8 +99,8 @@ std::vector<NormDistance> distances(const ModelSpec& spec, const std::vector<Cha
 // One line: "population, unbiased, of 20000 examples in batches of 128".
 std::string statistics_text(const Model& model);
 
-// The graph with the moments of every norm as a value named moments_name(NORM), and these norms, in its order: all in Mode::kTrain and
-// Mode::kInferenceBatchStatistics, none where statistics are running ones.
+// The graph with the moments of every norm that takes statistics of the batch (to normalize, or for the running ones only) as a value named
+// moments_name(NORM), of ghost batches the pooled ones; and these norms, in its order. None where statistics are running ones.
 std::string moments_name(const std::string& norm);
 Graph with_named_moments(Graph graph, std::vector<std::string>* norms);
 
