@@ -3,6 +3,7 @@
 #include <dnnl.hpp>
 
 #include <atomic>
+#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -220,9 +221,12 @@ Roles with_bias(Roles roles, bool bias, bool backward) {
   return roles;
 }
 
-// Runs `make` where oneDNN sees a single thread, and turns its errors into ours.
+// Runs `make` where oneDNN sees a single thread, and turns its errors into ours. One thread of the process at a time: primitives are shared
+// through a cache, whose locks are oneDNN's own, and which a sanitizer cannot see.
 template <class F>
 std::unique_ptr<TilePrimitive> guarded(const TileOptions& options, const F& make) {
+  static std::mutex creation;
+  const std::lock_guard<std::mutex> lock(creation);
   const SingleThreadScope single;
   try {
     return make();
