@@ -43,7 +43,7 @@ int dispatch(const Arguments& arguments) {
 }
 
 // `comm`: null where ranks could not find each other.
-int fail(std::string message, int exit_code, ColorChoice color, Comm* comm) {
+int fail(const std::string& message, int exit_code, ColorChoice color, Comm* comm) {
   std::fflush(stdout);
   if (comm == nullptr && launch_of_process().rank > 0) {
     // Each of them has the same to say. A launcher may end all when the first one ends: rank 0 speaks before.
