@@ -374,7 +374,7 @@ class MpiRank final : public Comm {
   }
 
   Session& session_;
-  const MPI_Comm comm_;
+  MPI_Comm comm_;
   const std::vector<int> members_;
   int rank_ = 0;
   std::vector<int> counts_, offsets_;

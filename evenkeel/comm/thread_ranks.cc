@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -89,7 +90,7 @@ class ThreadRank final : public Comm {
     const auto [round, values] = found->second;
     sums_.erase(found);
     for (const float& value : values) {
-      if (std::memcmp(&value, &kUnderWay, sizeof value) != 0)
+      if (std::bit_cast<uint32_t>(value) != kUnderWay)
         throw std::logic_error(fmt::format("rank {} wrote to the values of a sum that was under way", rank_));
     }
     take(round, "a sum", [&, values = values](const Round& done) {
