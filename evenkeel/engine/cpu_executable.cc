@@ -135,8 +135,7 @@ CpuExecutable::CpuExecutable(Plan plan, ParameterStore& store, int threads, cons
 }
 
 CpuExecutable::~CpuExecutable() {
-  // As in RankSync: gradients that other ranks may still write to, when an exception ends the process.
-  if (sync_ && sync_->sums_are_under_way()) static_cast<void>(arena_.release());
+  if (sync_ && sync_->sums_are_under_way()) RankSync::keep_until_exit(std::move(arena_));
 }
 
 void CpuExecutable::place_memory() {

@@ -1,6 +1,7 @@
 #include "evenkeel/engine/rank_sync.h"
 
 #include <algorithm>
+#include <mutex>
 #include <numeric>
 
 #include "evenkeel/core/error.h"
@@ -36,6 +37,15 @@ size_t bytes_of(const Reduction& reduction, const Shard& share, const Shard& all
 
 }  // namespace
 
+template <class Memory>
+void RankSync::keep_until_exit(Memory memory) {
+  static std::mutex mutex;
+  static std::vector<Memory> kept;
+  const std::lock_guard<std::mutex> lock(mutex);
+  kept.push_back(std::move(memory));
+}
+template void RankSync::keep_until_exit(AlignedBytes);
+
 RankSync::RankSync(Comm* comm, const Plan& plan)
     : comm_(comm), plan_(plan), norm_group_(plan.ranks > 1 ? plan.norm_group : 0) {
   const int ranks = comm == nullptr ? 1 : comm->size();
@@ -61,8 +71,7 @@ RankSync::RankSync(Comm* comm, const Plan& plan)
 
 RankSync::~RankSync() {
   if (comm_ != nullptr) comm_->place.what = "";  // a node's name ends here
-  // Only an exception leaves sums under way, and then the process ends soon. Until it does, the others' values may still arrive.
-  if (sums_are_under_way()) static_cast<void>(new std::vector<float>(std::move(staging_)));
+  if (sums_are_under_way()) keep_until_exit(std::move(staging_));
 }
 
 void RankSync::begin(const RunArguments& arguments) {

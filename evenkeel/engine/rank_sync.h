@@ -89,6 +89,9 @@ class RankSync {
   // Phase `phase` has run: its gradients may go on their way.
   void start_sums(size_t phase);
   void finish_sums();
+  // Only an exception leaves sums under way, and then the process ends soon. Until it does, values of others may still arrive in their memory.
+  template <class Memory>
+  static void keep_until_exit(Memory memory);
   bool sums_are_under_way() const { return !sums_.empty(); }
   // Lets sums go on.
   void progress();
