@@ -357,7 +357,11 @@ TEST(LabExperiments, that_do_not_suit_a_network_say_so_before_anything_is_run) {
     return reasons;
   };
   const std::string layers = "[[layer]]\ntype = \"linear\"\nout = 16\n[[layer]]\ntype = \"linear\"\n";
-  EXPECT_TRUE(unsuitable(layers).empty());
+  EXPECT_TRUE(unsuitable("norm_groups = 4\n" + layers).empty());
+  // Group norm as it comes makes 16 groups of 16 features.
+  const auto single = unsuitable(layers);
+  EXPECT_EQ(single.size(), 1u);
+  EXPECT_THAT(single.at("small-batch"), HasSubstr("is one value"));
   const auto group = unsuitable("norm = \"group\"\nnorm_groups = 4\n" + layers);
   EXPECT_EQ(group.size(), 3u);
   for (const char* name : {"covariate-shift", "regularization", "test-time"})
