@@ -98,7 +98,7 @@ class MpiJob(unittest.TestCase):
             folder = pathlib.Path(folder)
             (folder / "mpirun").write_text('#!/bin/sh\necho "$@"\n')
             (folder / "mpirun").chmod(0o755)
-            script = script.replace("/work/", f"{folder}/")
+            script = script.replace("/volume/", f"{folder}/")
             environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
 
             def words():
