@@ -94,6 +94,7 @@ class ThreadRank final : public Comm {
         throw std::logic_error(fmt::format("rank {} wrote to the values of a sum that was under way", rank_));
     }
     take(round, "a sum", [&, values = values](const Round& done) {
+      if (values.empty()) return;  // memcpy takes no null pointer
       // In the order of the ranks, on every rank: the same bits.
       std::memcpy(values.data(), done.given[0].data(), values.size_bytes());
       for (size_t r = 1; r < done.given.size(); ++r) {
