@@ -218,7 +218,9 @@ TEST_F(TrainOnRanks, a_stop_of_any_rank_stops_all_and_the_run_goes_on_with_anoth
   TrainSettings s = exact("stopped");
   std::atomic<bool> stop{false};
   TrainObserver first, other;
-  first.progress = [&](const Progress& p) { stop = p.step == 2; };
+  first.progress = [&](const Progress& p) {
+    if (p.step == 2) stop = true;
+  };
   other.stop = &stop;
   std::vector<std::string> statuses(3);
   int64_t steps = 0;
