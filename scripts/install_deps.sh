@@ -7,9 +7,9 @@ packages_of() {
   case "$1" in
     build) echo g++ cmake ninja-build ccache libdnnl-dev ocl-icd-opencl-dev libhwy-dev libcli11-dev nlohmann-json3-dev \
                 libtomlplusplus-dev libfmt-dev zlib1g-dev libpng-dev libjpeg62-turbo-dev libprotobuf-dev protobuf-compiler \
-                libonnx-dev libhdf5-dev libopenmpi-dev libjs-chart.js libgtest-dev libgmock-dev ;;
+                libonnx-dev libhdf5-dev libopenmpi-dev libjs-chart.js libgtest-dev libgmock-dev pybind11-dev python3-dev ;;
     run) echo dataset-fashion-mnist ;;
-    test) echo openmpi-bin clang-format librapidcheck-dev libbenchmark-dev libonnx-testdata pkg-config python3 git ;;
+    test) echo openmpi-bin clang-format librapidcheck-dev libbenchmark-dev libonnx-testdata pkg-config python3 python3-numpy python3-pytest git ;;
     all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy python3-onnx ;;
     browser) echo chromium ;;
     npm) echo nodejs npm ;;
