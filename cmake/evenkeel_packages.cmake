@@ -39,8 +39,14 @@ set(CPACK_DEBIAN_PROGRAM_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PROGRAM_PACKAGE_SUGGESTS "dataset-fashion-mnist")  # what `evenkeel train` takes by default
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME ${library})
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
-set(CPACK_DEBIAN_LIBRARY_PACKAGE_GENERATE_SHLIBS ON)  # for packages of programs that are linked with it; also calls ldconfig
-set(CPACK_DEBIAN_LIBRARY_PACKAGE_GENERATE_SHLIBS_POLICY ">=")
+# For dpkg-shlibdeps of programs that are linked with it; and the cache of ld.so. CPack's own way writes scripts for the second.
+set(control "${PROJECT_BINARY_DIR}/debian_control")
+file(CONFIGURE OUTPUT "${control}/triggers" CONTENT "activate-noawait ldconfig\n")
+file(CONFIGURE OUTPUT "${control}/shlibs" @ONLY CONTENT
+"libevenkeel @EVENKEEL_SOVERSION@ @library@ (>= @PROJECT_VERSION@)
+libevenkeel_norm @EVENKEEL_SOVERSION@ @library@ (>= @PROJECT_VERSION@)
+")
+set(CPACK_DEBIAN_LIBRARY_PACKAGE_CONTROL_EXTRA "${control}/triggers" "${control}/shlibs")
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libevenkeel-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS "${library} ${exactly}")
@@ -52,13 +58,15 @@ if(Python3_VERSION_MINOR)
   math(EXPR next "${Python3_VERSION_MINOR} + 1")
   set(CPACK_DEBIAN_PYTHON_PACKAGE_DEPENDS "python3 (>= 3.${Python3_VERSION_MINOR}~), python3 (<< 3.${next}), python3-numpy")
 endif()
+set(CPACK_DEBIAN_PYTHON_PACKAGE_CONTROL_EXTRA
+    "${PROJECT_SOURCE_DIR}/cmake/debian_python/postinst" "${PROJECT_SOURCE_DIR}/cmake/debian_python/prerm")
 set(CPACK_DEBIAN_PYTHON_PACKAGE_SUGGESTS "python3-torch")
 
 # --- .tar.gz: everything in one folder that may stand anywhere ---------------------------------------------------------
 set(CPACK_ARCHIVE_COMPONENT_INSTALL OFF)
 set(CPACK_INCLUDE_TOPLEVEL_DIRECTORY ON)
 
-# What Debian wants beside the files: LICENSE as copyright, the changes, pages compressed.
+# The .deb files get what Debian wants beside the files that are installed.
 set(CPACK_PROJECT_CONFIG_FILE "${PROJECT_BINARY_DIR}/evenkeel_cpack.cmake")
 file(CONFIGURE OUTPUT "${CPACK_PROJECT_CONFIG_FILE}" @ONLY CONTENT
 "# Other settings for each kind of package; written by cmake/evenkeel_packages.cmake.
@@ -67,7 +75,6 @@ if(CPACK_GENERATOR STREQUAL \"DEB\")
   set(CPACK_PRE_BUILD_SCRIPTS \"@PROJECT_SOURCE_DIR@/cmake/evenkeel_debian_files.cmake\")
 endif()
 ")
-set(EVENKEEL_PACKAGE_SOURCE "${PROJECT_SOURCE_DIR}")
 set(CPACK_EVENKEEL_SOURCE "${PROJECT_SOURCE_DIR}")
 set(CPACK_EVENKEEL_LIBRARY_PACKAGE "${library}")
 include(CPack)
