@@ -25,7 +25,7 @@ mkdir -p "$archives"
 root=$(mktemp -d)
 trap 'rm -rf --one-file-system "$root"' EXIT
 cp -a "$fresh/." "$root"
-cp -al "$archives/." "$root/var/cache/apt/archives/" 2>/dev/null || cp -a "$archives/." "$root/var/cache/apt/archives/"
+cp -a "$archives/." "$root/var/cache/apt/archives/"
 # apt as root would otherwise drop its rights to a user that cannot read the folder, and say so.
 echo 'APT::Sandbox::User "root";' >"$root/etc/apt/apt.conf.d/10test"
 mkdir -p "$root/work"
@@ -42,7 +42,7 @@ apt_log=$root/work/apt.log
 install() {  # words of apt-get install
   inside "apt-get install -y --no-install-recommends $*" >"$apt_log" 2>&1 ||
     { tail -n 20 "$apt_log"; grep -qE 'Failed to fetch|Unable to fetch' "$apt_log" && skip "no network for apt"; fail "apt-get install $*"; }
-  cp -n "$root"/var/cache/apt/archives/*.deb "$archives/" 2>/dev/null || true
+  cp -u "$root"/var/cache/apt/archives/*.deb "$archives/" || true
 }
 expect() {  # what is tried, a pattern of what is printed, the command
   local said
