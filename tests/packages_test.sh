@@ -50,6 +50,13 @@ expect() {  # what is tried, a pattern of what is printed, the command
   grep -qE -e "$2" <<<"$said" || fail "$1: expected '$2' in what is printed by: $3"$'\n'"$said"
 }
 
+# A small binary is a promise of docs/install.md: no program and no library above 10 MB, stripped, oneDNN not counted.
+mkdir "$root/work/unpacked"
+for file in "$packages"/*.deb; do dpkg-deb -x "$file" "$root/work/unpacked"; done
+large=$(find "$root/work/unpacked" -type f -size +10000000c)
+[[ -z $large ]] || fail "files above 10 MB: $(xargs -n 1 stat -c '%n has %s bytes' <<<"$large")"
+rm -rf "$root/work/unpacked"
+
 echo "packages_test: the program"
 install ./evenkeel_*.deb
 grep -E '^(Need to get|After this operation|0 upgraded|[0-9]+ upgraded)' "$apt_log" || true
