@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all browser npm aarch64)
+# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all browser npm site aarch64)
 # Costs one call of dpkg-query when everything is there. docs/dependencies.md says what each package is for.
 set -euo pipefail
 
@@ -13,8 +13,9 @@ packages_of() {
     all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy python3-onnx ;;
     browser) echo chromium ;;
     npm) echo nodejs npm ;;
+    site) echo mkdocs python3-pygments ;;
     aarch64) echo cmake ninja-build python3 g++-aarch64-linux-gnu qemu-user ;;
-    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, browser, npm or aarch64." >&2; return 2 ;;
+    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, browser, npm, site or aarch64." >&2; return 2 ;;
   esac
 }
 
