@@ -6,9 +6,11 @@ and files that are cited exist.
 
 A block is executed when its fence says ```sh; "```sh exit=2" expects that exit code of its last command. All blocks of a page run in order
 in one empty folder; those of the README in a copy of the house as a reader has it after the build, whose `train` stops after two
-steps. A fence ```text output behind a block holds lines that it prints, in this order; "..." stands for any number of others.
+steps. "```sh needs=torch" is left out where no
+python3 has PyTorch. A fence ```text output behind a block holds lines that it prints, in this order; "..." stands for any number of others.
 DOCS_TEST_VERBOSE=1 shows what they print.
 """
+import functools
 import os
 import pathlib
 import re
@@ -111,10 +113,10 @@ def check_links():
 
 
 def blocks_of(path):
-    """(line, expected exit code, commands, lines it prints) of each shell block."""
+    """(line, expected exit code, module of Python that it needs, commands, lines it prints) of each shell block."""
     text = path.read_text(encoding="utf-8")
-    for match in re.finditer(r"^```sh(?: exit=(\d+))?\n(.*?)^```$(?:\n+^```text output\n(.*?)^```$)?", text, re.MULTILINE | re.DOTALL):
-        yield text[:match.start()].count("\n") + 1, int(match.group(1) or 0), match.group(2), (match.group(3) or "").splitlines()
+    for match in re.finditer(r"^```sh(?: exit=(\d+))?(?: needs=(\w+))?\n(.*?)^```$(?:\n+^```text output\n(.*?)^```$)?", text, re.MULTILINE | re.DOTALL):
+        yield text[:match.start()].count("\n") + 1, int(match.group(1) or 0), match.group(2), match.group(3), (match.group(4) or "").splitlines()
 
 
 def same_number(shown, found, word, next_word):
@@ -193,13 +195,27 @@ def lay_out_house(folder, program):
     (folder / "iris.csv").write_text("\n".join(["sl,sw,pl,pw,species", *rows]) + "\n")
 
 
+@functools.cache
+def python_with(module):
+    """A python3 that has the module: that of the tests, or Debian's; None: neither."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        if os.access(python, os.X_OK) and subprocess.run([python, "-c", f"import {module}"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return python
+    return None
+
+
 def run_blocks(path, program, prepare=lambda folder: None):
     folder = tempfile.mkdtemp(prefix="evenkeel-docs-")
     prepare(folder)
     environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     count = 0
     try:
-        for line, expected, commands, shown in blocks_of(path):
+        for line, expected, module, commands, shown in blocks_of(path):
+            if module:
+                if python_with(module) is None:
+                    print(f"docs_test: SKIPPED {path.relative_to(ROOT)}:{line}: no python3 here has {module}", file=sys.stderr)
+                    continue
+                commands = f"python3() {{ {python_with(module)} \"$@\"; }}\n" + commands
             start = time.monotonic()
             # pipefail is off on purpose: `head` ends early and the writer before it gets SIGPIPE.
             done = subprocess.run(["bash", "-eu", "-c", commands], cwd=folder, env=environment, text=True, timeout=300,
