@@ -112,6 +112,17 @@ def check_links():
                     fail(f"{file.relative_to(ROOT)}: the link {target} names no heading")
 
 
+def check_options():
+    """Every --option of a command of evenkeel in a document is one that the command line has."""
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", (DOCS / "cli.md").read_text(encoding="utf-8")))
+    for file in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for command in re.findall(r"\bevenkeel (?:train|eval|recalibrate|inspect|diff|fold|explain|predict|convert|data|plan|report|lab)\b([^`|;#]*)", line):
+                for option in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", command):
+                    if option not in known:
+                        fail(f"{file.relative_to(ROOT)}:{number}: evenkeel has no option {option}")
+
+
 def blocks_of(path):
     """(line, expected exit code, module of Python that it needs, commands, lines it prints) of each shell block."""
     text = path.read_text(encoding="utf-8")
@@ -239,6 +250,7 @@ def run_blocks(path, program, prepare=lambda folder: None):
 def main():
     equations, tests = check_equations(), check_named_tests()
     check_links()
+    check_options()
     check_the_comparison()
     pages = sys.argv[2:] or [page for page in PAGES if (DOCS / page).exists()]
     for path in (ROOT / "README.md", *(DOCS / page for page in pages)):

@@ -14,6 +14,9 @@ import tempfile
 import unittest
 import urllib.parse
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from devtools import Browser, find_chromium  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ELSEWHERE = re.compile(r"(?:[a-z]+:)?//")
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src", "audio": "src", "object": "data"}
@@ -129,6 +132,19 @@ class Site(unittest.TestCase):
         script = (self.site / "search/main.js").read_text(encoding="utf-8")
         for word in ("fetch(", "XMLHttpRequest", "Worker(", "getJSON"):
             self.assertNotIn(word, script)
+
+    @unittest.skipIf(find_chromium() is None, "chromium is not here")
+    def test_the_search_finds_words_in_a_page_from_a_disk(self):
+        with Browser() as browser:
+            page = browser.open(self.site / "search.html", width=1000, height=800)
+            found = page.evaluate("""(async () => {
+              const field = document.getElementById('mkdocs-search-query'), results = document.getElementById('mkdocs-search-results');
+              for (let i = 0; i < 100 && typeof evenkeel_search_index === 'undefined'; ++i) await new Promise((done) => setTimeout(done, 50));
+              await new Promise((done) => setTimeout(done, 500));  // the index is made of it
+              field.value = 'ghost batch'; field.dispatchEvent(new Event('input'));
+              return results.innerText; })()""")
+            self.assertIn("--ghost-batch", found)
+            self.assertEqual([c for c in page.complaints() if not c.startswith("request: file://")], [])
 
 
 if __name__ == "__main__":
