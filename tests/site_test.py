@@ -121,6 +121,14 @@ class Site(unittest.TestCase):
             for name in sorted(names):
                 self.assertIn(name, shown, f"{header}: {name} is not on {page}")
 
+    def test_every_heading_is_one_on_the_site_and_no_other_line(self):
+        for file in sorted((ROOT / "docs").glob("*.md")):
+            text = re.sub(r"^```.*?^```$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+            wanted = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
+            page = (self.site / f"{file.stem}.html").read_text(encoding="utf-8")
+            shown = [int(level) for level in re.findall(r"<h([1-6])[ >]", page.partition('role="main"')[2])]
+            self.assertEqual(shown, wanted, file.name)
+
     def test_fences_that_tests_read_are_code(self):
         for file in sorted(self.site.glob("*.html")):
             self.assertNotIn("```", re.sub(r"<code>.*?</code>", "", file.read_text(encoding="utf-8")), f"{file.name}: a fence is shown as text")
