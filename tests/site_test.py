@@ -129,6 +129,12 @@ class Site(unittest.TestCase):
             shown = [int(level) for level in re.findall(r"<h([1-6])[ >]", page.partition('role="main"')[2])]
             self.assertEqual(shown, wanted, file.name)
 
+    def test_lists_are_lists(self):
+        for file in sorted(self.site.glob("*.html")):
+            page = re.sub(r"<pre.*?</pre>", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+            for text in re.findall(r"<p>(.*?)</p>", page, re.DOTALL):
+                self.assertNotRegex(text, r"(?m)^(?:- |\d\. )", f"{file.name}: needs an empty line before the list")
+
     def test_fences_that_tests_read_are_code(self):
         for file in sorted(self.site.glob("*.html")):
             self.assertNotIn("```", re.sub(r"<code>.*?</code>", "", file.read_text(encoding="utf-8")), f"{file.name}: a fence is shown as text")
