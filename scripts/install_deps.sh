@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all packages browser npm aarch64)
+# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all packages browser npm site aarch64)
 # Costs one call of dpkg-query when everything is there. docs/dependencies.md says what each package is for.
 set -euo pipefail
 
@@ -14,8 +14,9 @@ packages_of() {
     packages) echo dpkg-dev file man-db debootstrap lintian zsh fish ;;
     browser) echo chromium ;;
     npm) echo nodejs npm ;;
+    site) echo mkdocs python3-pygments ;;
     aarch64) echo cmake ninja-build python3 g++-aarch64-linux-gnu qemu-user ;;
-    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, packages, browser, npm or aarch64." >&2; return 2 ;;
+    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, packages, browser, npm, site or aarch64." >&2; return 2 ;;
   esac
 }
 
