@@ -121,6 +121,10 @@ if(EVENKEEL_TESTS AND TARGET evenkeel AND NOT EVENKEEL_SANITIZE)
     evenkeel_link_dependencies(evenkeel_shared)
     evenkeel_show_api_only(evenkeel_shared)
   endif()
+  add_test(NAME exported_symbols COMMAND python3 tests/exported_symbols.py
+           "$<TARGET_FILE:${shared_library}>" "$<TARGET_FILE_DIR:evenkeel_norm>/$<TARGET_LINKER_FILE_NAME:evenkeel_norm>"
+           WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(exported_symbols PROPERTIES LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 60)
   foreach(part shown c cpp guide)
     add_test(NAME embedding_${part} COMMAND python3 tests/embedding_test.py ${part} "$<TARGET_FILE:${shared_library}>"
              "${CMAKE_CXX_COMPILER}" $<TARGET_FILE:evenkeel> WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")

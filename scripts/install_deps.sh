@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all browser npm site aarch64)
+# Installs what is missing, by apt:  scripts/install_deps.sh GROUP...   (groups: build run test all packages browser npm site aarch64)
 # Costs one call of dpkg-query when everything is there. docs/dependencies.md says what each package is for.
 set -euo pipefail
 
@@ -7,15 +7,16 @@ packages_of() {
   case "$1" in
     build) echo g++ cmake ninja-build ccache libdnnl-dev ocl-icd-opencl-dev libhwy-dev libcli11-dev nlohmann-json3-dev \
                 libtomlplusplus-dev libfmt-dev zlib1g-dev libpng-dev libjpeg62-turbo-dev libprotobuf-dev protobuf-compiler \
-                libonnx-dev libhdf5-dev libopenmpi-dev libjs-chart.js libgtest-dev libgmock-dev ;;
+                libonnx-dev libhdf5-dev libopenmpi-dev libjs-chart.js libgtest-dev libgmock-dev pybind11-dev python3-dev ;;
     run) echo dataset-fashion-mnist ;;
-    test) echo openmpi-bin clang-format librapidcheck-dev libbenchmark-dev libonnx-testdata pkg-config python3 git ;;
+    test) echo openmpi-bin clang-format librapidcheck-dev libbenchmark-dev libonnx-testdata pkg-config python3 python3-numpy python3-pytest git ;;
     all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy python3-onnx ;;
+    packages) echo dpkg-dev file man-db debootstrap lintian zsh fish ;;
     browser) echo chromium ;;
     npm) echo nodejs npm ;;
     site) echo mkdocs python3-pygments ;;
     aarch64) echo cmake ninja-build python3 g++-aarch64-linux-gnu qemu-user ;;
-    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, browser, npm, site or aarch64." >&2; return 2 ;;
+    *) echo "install_deps.sh: unknown group '$1'; expected build, run, test, all, packages, browser, npm, site or aarch64." >&2; return 2 ;;
   esac
 }
 

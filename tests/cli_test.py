@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import resource
 import select
 import shutil
@@ -208,6 +209,23 @@ class CommandLine(unittest.TestCase):
         version = (ROOT / "evenkeel/version.h").read_text().split('#define EVENKEEL_VERSION "')[1].split('"')[0]
         self.assertRegex(self.succeed("--version").stdout, rf"^evenkeel {version} \(\w+ kernels, [^,()]+\)\n$")
 
+    def test_version_verbose_names_build_and_libraries(self):
+        lines = self.succeed("--version", "--verbose").stdout.splitlines()
+        self.assertEqual(lines[0] + "\n", self.succeed("--version").stdout)
+        rows = dict(line.split(maxsplit=1) for line in lines[1:])
+        self.assertEqual(list(rows), ["build", "kernels", "threads", "oneDNN", "Highway", "fmt", "HDF5", "MPI"])
+        kernels = re.search(r" \((\w+) kernels", lines[0])[1]
+        self.assertRegex(rows["kernels"], rf"^{kernels} in use; compiled for .*\b{kernels}\b")
+        for library in ("oneDNN", "Highway", "fmt"):
+            self.assertRegex(rows[library], r"^\d+\.\d+\.\d+\b")
+        self.assertRegex(rows["threads"], r"^\d+ cores")
+
+    def test_the_log_of_a_run_names_the_versions_that_made_it(self):
+        self.succeed(*self.train_words(self.folder / "run"))
+        start = json.loads((self.folder / "run/log.jsonl").read_text().splitlines()[0])
+        onednn = re.search(r"oneDNN +([\d.]+)", self.succeed("--version", "--verbose").stdout)[1]
+        self.assertEqual(start["versions"]["onednn"], onednn)
+
     def test_colour_is_for_terminals_and_by_request(self):
         self.assertIn("\x1b[1m", self.succeed("--help", "--color", "always").stdout)
         self.assertNotIn("\x1b", self.succeed("--help", "--color=never").stdout)
@@ -268,9 +286,9 @@ class CommandLine(unittest.TestCase):
         self.refuse(2, "generate", "pdf", says="found 'pdf'")
 
     def test_man_page_and_completions_are_well_formed(self):
-        man = self.succeed("generate", "man").stdout
-        self.assertTrue(man.startswith(".TH EVENKEEL 1"))
-        self.assertIn("\\-\\-learning\\-rate", man)
+        self.assertTrue(self.succeed("generate", "man").stdout.startswith(".TH EVENKEEL 1"))
+        self.assertIn("\\-\\-learning\\-rate", self.succeed("generate", "man", "train").stdout)
+        self.refuse(2, "generate", "man", "trian", says="did you mean 'train'?")
         for shell in ("bash", "zsh", "fish"):
             script = self.succeed("generate", f"completion-{shell}").stdout
             self.assertIn("learning-rate", script)

@@ -33,7 +33,9 @@ std::string words_below(const std::string& parent) {
 std::string option_words(const std::string& command) {
   std::vector<std::string> names;
   for (const Option& option : options_of(command)) {
-    if (!option.positional && !option.hidden) names.push_back("--" + option.name);
+    if (option.positional || option.hidden) continue;
+    names.push_back("--" + option.name);
+    if (option.letter != 0) names.push_back(fmt::format("-{}", option.letter));
   }
   return fmt::format("{}", fmt::join(names, " "));
 }
@@ -52,13 +54,14 @@ std::string bash_completion() {
       "_evenkeel() {\n"
       "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= i\n"
       "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
-      "    case ${COMP_WORDS[i]} in\n"
-      "      -*) ;;\n"
-      "      data) command=data ;;\n"
-      "      info) [[ $command == data ]] && command='data info' ;;\n"
-      "      train|eval|recalibrate|inspect|diff|fold|explain|predict|convert|plan|report|help) "
-      "command=${COMP_WORDS[i]}; "
-      "break ;;\n"
+      "    case \"$command ${COMP_WORDS[i]}\" in\n"
+      "      *' '-*) ;;\n";
+  for (const Command* command : shown_commands()) {
+    const std::string& name = command->name;
+    if (name.empty()) continue;
+    out += fmt::format("      '{}{}') command='{}' ;;\n", name.find(' ') == name.npos ? " " : "", name, name);
+  }
+  out +=
       "      *) break ;;\n"
       "    esac\n"
       "  done\n"
@@ -94,6 +97,19 @@ std::string bash_completion() {
   return out;
 }
 
+namespace {
+
+// A long name, and a short one that goes without when the other is given.
+std::string zsh_option(const Option& option, const std::string& help, const std::string& action) {
+  const std::string value = option.binding.flag ? "" : fmt::format(":{}:{}", without(option.value, ":"), action);
+  const char* mark = option.binding.flag ? "" : "=";
+  if (option.letter == 0) return fmt::format(" \\\n        '--{}{}[{}]{}'", option.name, mark, help, value);
+  return fmt::format(" \\\n        '(-{0} --{1})'{{-{0},--{1}{2}}}'[{3}]{4}'", option.letter, option.name, mark, help,
+                     value);
+}
+
+}  // namespace
+
 std::string zsh_completion() {
   std::string out =
       "#compdef evenkeel\n"
@@ -108,7 +124,9 @@ std::string zsh_completion() {
       "  )\n"
       "  if (( CURRENT == 2 )) && [[ $words[2] != -* ]]; then _describe command commands; return; fi\n"
       "  local command=$words[2]\n"
-      "  [[ $command == data && CURRENT -gt 3 ]] && command='data info'\n"
+      "  if [[ $command == data && CURRENT -gt 3 ]]; then command='data info'; shift words; (( CURRENT-- )); fi\n"
+      // _arguments takes what follows the first word for arguments: that word is then the command.
+      "  if [[ $command != -* ]]; then shift words; (( CURRENT-- )); fi\n"
       "  case $command in\n";
   for (const Command* command : shown_commands()) {
     const bool root = command->name.empty();
@@ -116,6 +134,7 @@ std::string zsh_completion() {
     if (command->name == "data") out += "      compadd info; return ;;\n";
     if (command->name == "data") continue;
     out += "      _arguments";
+    bool rest = false;
     for (const Option& option : options_of(command->name)) {
       if (option.hidden) continue;
       const std::string help = without(option.help, "'[]:");
@@ -123,13 +142,13 @@ std::string zsh_completion() {
           option.binding.words.empty() ? "" : fmt::format("({})", fmt::join(option.binding.words, " "));
       if (action.empty() && option.completes == "file") action = "_files";
       if (option.completes == "folder") action = "_files -/";
-      if (option.positional)
+      if (option.positional) {
+        if (rest) continue;  // zsh refuses a second one, and all are files
+        rest = true;
         out +=
             fmt::format(" \\\n        '*:{}:{}'", option.name, action.empty() ? "(" + words_below("") + ")" : action);
-      else if (option.binding.flag)
-        out += fmt::format(" \\\n        '--{}[{}]'", option.name, help);
-      else
-        out += fmt::format(" \\\n        '--{}=[{}]:{}:{}'", option.name, help, without(option.value, ":"), action);
+      } else
+        out += zsh_option(option, help, action);
     }
     out += " ;;\n";
   }
@@ -163,7 +182,8 @@ std::string fish_completion() {
       }
       out += fmt::format("complete -c evenkeel -n {} -l {}", condition, option.name);
       if (option.letter != 0) out += fmt::format(" -s {}", option.letter);
-      if (!option.binding.flag) out += " -r";
+      // -x: a value, and no files for it.
+      if (!option.binding.flag) out += files ? " -r" : " -x";
       if (!option.binding.words.empty()) out += fmt::format(" -a '{}'", fmt::join(option.binding.words, " "));
       if (files) out += " -F";
       out += fmt::format(" -d '{}'\n", without(option.help, "'"));

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "evenkeel/version.h"
+
 namespace evenkeel::cli {
 namespace {
 
@@ -93,6 +95,60 @@ std::string with_default(const Option& option, char joint = ' ') {
   return help_sentence(option) + (standard.empty() ? "" : fmt::format(" [default:{}{}]", joint, standard));
 }
 
+// ---- man pages ----
+
+std::string man_name(const Command& command) {
+  std::string name = program_and(command);
+  std::replace(name.begin(), name.end(), ' ', '-');
+  return name;
+}
+
+std::string sentence(std::string text) {
+  if (!text.empty()) text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  if (!text.empty() && text.back() != '.' && text.back() != '?') text += '.';
+  return text;
+}
+
+// A whole line in one font: quotes keep its spaces.
+std::string roff_line(const std::string& request, std::string text) {
+  for (size_t at = 0; (at = text.find('"', at)) != std::string::npos; at += 2) text.insert(at, "\"");
+  return fmt::format(".{} \"{}\"\n", request, roff(text));
+}
+
+std::string man_head(const Command& command) {
+  const std::string name = man_name(command);
+  std::string title = name;
+  std::transform(title.begin(), title.end(), title.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  return fmt::format(".TH {} 1 \"\" \"evenkeel {}\" \"User Commands\"\n.SH NAME\n{} \\- {}\n", roff(title), version(),
+                     roff(name), roff(command.summary));
+}
+
+// The commands below this one, each with the page that tells all.
+std::string man_commands(const Command& command) {
+  std::string out;
+  for (const Command& inside : commands()) {
+    if (!is_inside(inside, command)) continue;
+    if (out.empty()) out = ".SH COMMANDS\n";
+    out += fmt::format(".TP\n.BR {} (1)\n{}\n", roff(man_name(inside)), roff(sentence(inside.summary)));
+  }
+  return out;
+}
+
+std::string man_options(const Command& command) {
+  std::string out;
+  const auto groups = groups_of(command);
+  for (const auto& [name, members] : groups) {
+    if (out.empty()) out = ".SH OPTIONS\n";
+    if (!name.empty()) out += ".SS " + roff(name) + "\n";
+    for (const Option& option : members) {
+      const std::string label = option_label(option);
+      out += ".TP\n" + roff_line("B", label.substr(label.find_first_not_of(' '))) + roff(with_default(option)) + "\n";
+    }
+  }
+  return out;
+}
+
 std::string markdown_cell(std::string text) {
   for (size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, "\\");
   return text;
@@ -167,39 +223,41 @@ std::string docs_text() {
   return out;
 }
 
+std::string man_text(const Command& command) {
+  if (command.name.empty()) return man_text();
+  std::string out = man_head(command) + ".SH SYNOPSIS\n" + roff_line("B", command.usage);
+  out += ".SH DESCRIPTION\n" + roff(sentence(command.summary)) + "\n";
+  if (!command.text.empty()) out += ".PP\n" + roff(command.text) + "\n";
+  out += man_commands(command) + man_options(command);
+  if (!command.examples.empty()) out += ".SH EXAMPLES\n";
+  for (const Example& example : command.examples)
+    out += ".TP\n" + roff_line("B", example.line) + roff(sentence(example.what)) + "\n";
+  out += ".SH EXIT STATUS\n0 when all is well; evenkeel(1) has the others.\n";
+  return out + ".SH SEE ALSO\n.BR evenkeel (1)\n";
+}
+
 std::string man_text() {
   const Command& program = *find_command("");
-  std::string out =
-      ".TH EVENKEEL 1 \"\" \"evenkeel\" \"User Commands\"\n.SH NAME\nevenkeel \\- " + roff(program.summary) + "\n";
-  out += ".SH SYNOPSIS\n";
-  for (const Command& command : commands()) {
-    if (!command.hidden && command.name != "data") out += ".B " + roff(command.usage) + "\n.br\n";
-  }
-  out += ".SH DESCRIPTION\n" + roff(program.text) + "\n";
-  for (const Command& command : commands()) {
-    if (command.hidden || command.name == "data") continue;
-    std::string title = program_and(command);
-    std::transform(title.begin(), title.end(), title.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-    out += ".SH " + roff(title) + "\n" + roff(command.summary) + ".\n";
-    if (!command.text.empty() && !command.name.empty()) out += ".PP\n" + roff(command.text) + "\n";
-    for (const auto& [name, members] : groups_of(command)) {
-      out += ".SS " + (name.empty() ? std::string("Arguments") : name) + "\n";
-      for (const Option& option : members) {
-        const std::string label = option_label(option);
-        out += ".TP\n.B " + roff(label.substr(label.find_first_not_of(' '))) + "\n" + roff(with_default(option)) + "\n";
-      }
-    }
-    if (!command.examples.empty()) out += ".SS Examples\n";
-    for (const Example& example : command.examples)
-      out += ".TP\n.B " + roff(example.line) + "\n" + roff(example.what) + "\n";
-  }
+  std::string out = man_head(program) + ".SH SYNOPSIS\n" + roff_line("B", program.usage);
+  out += ".SH DESCRIPTION\n" + roff(program.text) + "\n" + man_commands(program) + man_options(program);
+  out += ".SH EXAMPLES\n";
+  for (const Example& example : program.examples)
+    out += ".TP\n" + roff_line("B", example.line) + roff(sentence(example.what)) + "\n";
   out += ".SH EXIT STATUS\n";
-  for (const Meaning& code : exit_codes()) out += ".TP\n.B " + code.name + "\n" + roff(code.meaning) + "\n";
+  for (const Meaning& code : exit_codes()) out += ".TP\n" + roff_line("B", code.name) + roff(code.meaning) + "\n";
   out += ".SH ENVIRONMENT\n";
   for (const Meaning& variable : environment_variables())
-    out += ".TP\n.B " + variable.name + "\n" + roff(variable.meaning) + "\n";
+    out += ".TP\n" + roff_line("B", variable.name) + roff(variable.meaning) + "\n";
+  out += ".SH SEE ALSO\n.BR evenkeel\\-data\\-info (1)\n";
   return out;
+}
+
+std::vector<std::string> man_pages() {
+  std::vector<std::string> names;
+  for (const Command& command : commands()) {
+    if (!command.hidden) names.push_back(man_name(command));
+  }
+  return names;
 }
 
 }  // namespace evenkeel::cli

@@ -243,6 +243,11 @@ dnnl::convolution_forward::primitive_desc forward_desc(const ConvDescs& d) {
 
 }  // namespace
 
+std::string onednn_version() {
+  const dnnl::version_t& v = *dnnl::version();
+  return std::to_string(v.major) + "." + std::to_string(v.minor) + "." + std::to_string(v.patch);
+}
+
 bool has_bf16_products() {
   const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
   const auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);  // a bit for each part of it

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 namespace evenkeel {
 
@@ -55,6 +56,8 @@ struct TileOptions {
   bool bf16 = false;  // convolutions: examples and packed weights are bf16, sums fp32
 };
 
+// Of the library that is linked, which may be another than the headers': "2.6.3".
+std::string onednn_version();
 // True when this processor multiplies bf16 itself: elsewhere oneDNN converts, or has no primitive at all.
 bool has_bf16_products();
 // True when a row of a strided_product may have other bits with another number of rows: on processors without AVX-512.

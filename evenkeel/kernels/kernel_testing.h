@@ -97,11 +97,17 @@ class GuardedFloats {
   Tensor tensor_;
 };
 
-// Runs f once per instruction set of this machine.
+// Runs f once per instruction set of this machine: that set and all weaker ones, as a processor has them. Some kernels are compiled for
+// a few sets only (EK_WITHOUT_TARGETS).
 template <class Function>
 void for_each_target(const Function& f) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    hwy::SetSupportedTargetsForTest(target);
+  const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
+  for (const int64_t target : targets) {
+    int64_t supported = 0;
+    for (const int64_t other : targets) {
+      if (other >= target) supported |= other;  // weaker sets have higher bits
+    }
+    hwy::SetSupportedTargetsForTest(supported);
     // The choice is cached by the first dispatch: make it again.
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
     SCOPED_TRACE(target_name());

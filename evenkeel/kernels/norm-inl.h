@@ -147,13 +147,17 @@ HWY_INLINE void put(VecOf<Real<T>> v, T* HWY_RESTRICT p, int64_t n) {
 }
 
 // A store around the caches: p is aligned to the vector. 16-bit elements have no such store of their own in Highway and take the plain one.
+// Types that have streaming stores.
 template <class T>
-HWY_INLINE void put_streaming(VecOf<Real<T>> v, T* HWY_RESTRICT p) {
-  if constexpr (sizeof(T) == 2) {
-    narrow(v, p);
-  } else {
-    hn::Stream(v, TagOf<T>(), p);
+inline constexpr bool kStreams = sizeof(T) > 2;
+
+// put(), or with kStream a streaming store of a whole vector to an aligned place; kAsked: only where `stream` says so.
+template <bool kTail, bool kStream, bool kAsked, class T>
+HWY_INLINE void put_as(VecOf<Real<T>> v, T* HWY_RESTRICT p, int64_t n, bool stream) {
+  if constexpr (kStream && kStreams<T> && !kTail) {
+    if (!kAsked || stream) return hn::Stream(v, TagOf<T>(), p);
   }
+  put<kTail>(v, p, n);
 }
 
 template <class V>

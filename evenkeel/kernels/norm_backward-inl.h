@@ -142,6 +142,7 @@ struct InputGradient {
   using V = VecOf<R>;
   // What dx is scaled by is the scale of the forward pass, but for a gradient from outputs.
   static constexpr bool kOwnScale = kGate == Gate::kAny;
+  static constexpr bool kGeneral = kGate == Gate::kAny;
   static constexpr int kArrays = kOwnScale ? 6 : 5;
   struct Columns {
     V mean, scale, shift, slope, offset, out_scale;
@@ -151,6 +152,7 @@ struct InputGradient {
   struct View {
     Rebuild how;
     bool batch_statistics;
+    bool stream;
     template <class Values>
     HWY_INLINE Columns columns(const Values& values, int64_t j) const {
       const TagOf<R> d;
@@ -183,11 +185,7 @@ struct InputGradient {
       const V dx = hn::Mul(c.out_scale, u);
       // No memory is read behind this line: dx may be dy.
       if (kAll && arrays.dresidual) put<kTail>(b.g, arrays.dresidual + at, n);
-      if constexpr (kStream && !kTail) {
-        put_streaming(dx, arrays.out + at);
-      } else {
-        put<kTail>(dx, arrays.out + at, n);
-      }
+      put_as<kTail, kStream, kGeneral>(dx, arrays.out + at, n, stream);
     }
     HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
       __builtin_prefetch(arrays.x + at, 0, 2);
@@ -199,7 +197,7 @@ struct InputGradient {
   explicit InputGradient(const NormJob& the_job)
       : job(the_job), values_inverse(1 / static_cast<double>(the_job.batch * the_job.shape.s)) {}
 
-  View view() const { return {Rebuild(job), job.batch_statistics}; }
+  View view() const { return {Rebuild(job), job.batch_statistics, job.stream}; }
   bool wants_all() const { return job.dresidual || !job.batch_statistics; }
   bool is_contiguous() const {
     const int64_t stride = job.shape.s * job.shape.c;
@@ -230,8 +228,8 @@ struct InputGradient {
   const double values_inverse;
 };
 
-// Calls pass(act, gate) with constants for the job. Common cases of fp32, and those of a training step in bf16, have loops of their own:
-// the general one was measured to take 2 to 4 times as long.
+// Calls pass(act, gate) with constants for the job. Common cases of fp32, and those of a training step in bf16, have loops of their own
+// (EK_LOOPS): the general one was measured to take 2 to 4 times as long.
 template <class T, class Pass>
 void with_gradient(const NormJob& job, Pass&& pass) {
   using Identity = std::integral_constant<Act, Act::kIdentity>;
@@ -239,14 +237,20 @@ void with_gradient(const NormJob& job, Pass&& pass) {
   using Input = std::integral_constant<Gate, Gate::kInput>;
   using Residual = std::integral_constant<Gate, Gate::kResidual>;
   using Mask = std::integral_constant<Gate, Gate::kMask>;
+  constexpr bool kF32 = std::is_same_v<T, float>;
+  constexpr bool kBf16 = std::is_same_v<T, Bf16>;
   const ActivationKind kind = job.activation.kind;
   if (!job.from_output) {
-    if (kind == ActivationKind::kIdentity) return pass(Identity(), Input());
-    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, Bf16>) {
-      if (kind == ActivationKind::kRelu && job.gate_mask) return pass(Relu(), Mask());
-      if (kind == ActivationKind::kRelu && !job.residual) return pass(Relu(), Input());
+    if constexpr ((EK_LOOPS == 2 && !std::is_same_v<T, F16>) || (EK_LOOPS == 1 && kF32)) {
+      if (kind == ActivationKind::kIdentity) return pass(Identity(), Input());
     }
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr ((EK_LOOPS == 2 && kBf16) || (EK_LOOPS >= 1 && kF32)) {
+      if (kind == ActivationKind::kRelu && !job.residual && !job.gate_mask) return pass(Relu(), Input());
+    }
+    if constexpr (EK_LOOPS == 2 && (kF32 || kBf16)) {
+      if (kind == ActivationKind::kRelu && job.gate_mask) return pass(Relu(), Mask());
+    }
+    if constexpr (EK_LOOPS == 2 && kF32) {
       if (kind == ActivationKind::kRelu) return pass(Relu(), Residual());
     }
   }

@@ -1,4 +1,5 @@
 // norm_backward-inl.h for fp64, compiled per instruction set.
+#define EK_WITHOUT_TARGETS (HWY_SSE4 | HWY_AVX3)  // bound by memory where it matters, and seldom used
 #include "evenkeel/kernels/simd.h"
 
 #undef HWY_TARGET_INCLUDE

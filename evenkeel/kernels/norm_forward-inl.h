@@ -36,7 +36,7 @@ struct Deviations {
   using T = Element;
   using R = Real<T>;
   using V = VecOf<R>;
-  static constexpr bool kCompact = false;
+  static constexpr bool kCompact = EK_LOOPS == 0;
   struct Columns {
     V shift;
   };
@@ -344,12 +344,14 @@ struct Normalize {
   using R = Real<T>;
   using V = VecOf<R>;
   static constexpr int kArrays = 3;
+  static constexpr bool kGeneral = kAct == Act::kAny;
   struct Columns {
     V mean, scale, shift;
   };
   // What loops work with, by value.
   struct View {
     Activation activation;
+    bool stream;
     template <class Values>
     HWY_INLINE Columns columns(const Values& values, int64_t j) const {
       const TagOf<R> d;
@@ -375,11 +377,7 @@ struct Normalize {
         if (kAll && arrays.out_mask) set_bits<R, kTail>(z, arrays.out_mask, at, kTail ? n : kLanesOf<R>);
       }
       const V y = activated<kAct, R>(z, activation);
-      if constexpr (kStream && !kTail) {
-        put_streaming(y, arrays.out + at);
-      } else {
-        put<kTail>(y, arrays.out + at, n);
-      }
+      put_as<kTail, kStream, kGeneral>(y, arrays.out + at, n, stream);
     }
     HWY_INLINE void prefetch(const Arrays<T>& arrays, int64_t at) const {
       __builtin_prefetch(arrays.x + at, 0, 2);
@@ -389,7 +387,7 @@ struct Normalize {
 
   explicit Normalize(const NormJob& the_job) : job(the_job) {}
 
-  View view() const { return {job.activation}; }
+  View view() const { return {job.activation, job.stream}; }
   bool wants_all() const { return job.out_mask != nullptr; }
   bool is_contiguous() const {
     const int64_t stride = job.shape.s * job.shape.c;
@@ -406,18 +404,23 @@ struct Normalize {
   const NormJob& job;
 };
 
-// Calls pass(map) for the activation and residual of the job. Common cases of fp32, and relu of bf16, have loops of their own.
+// Calls pass(map) for the activation and residual of the job. Common cases of fp32, and relu of bf16, have loops of their own (EK_LOOPS).
 template <class T, class Pass>
 void with_normalize(const NormJob& job, Pass&& pass) {
   const bool residual = static_cast<bool>(job.residual);
   const ActivationKind kind = job.activation.kind;
-  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, Bf16>) {
-    if (kind == ActivationKind::kRelu)
-      return residual ? pass(Normalize<T, Act::kRelu, true>(job)) : pass(Normalize<T, Act::kRelu, false>(job));
+  constexpr bool kF32 = std::is_same_v<T, float>;
+  if constexpr ((EK_LOOPS == 2 && std::is_same_v<T, Bf16>) || (EK_LOOPS >= 1 && kF32)) {
+    if (kind == ActivationKind::kRelu && !residual) return pass(Normalize<T, Act::kRelu, false>(job));
   }
-  if constexpr (std::is_same_v<T, float>) {
-    if (kind == ActivationKind::kIdentity)
-      return residual ? pass(Normalize<T, Act::kIdentity, true>(job)) : pass(Normalize<T, Act::kIdentity, false>(job));
+  if constexpr (EK_LOOPS >= 1 && kF32) {
+    if (kind == ActivationKind::kIdentity && !residual) return pass(Normalize<T, Act::kIdentity, false>(job));
+  }
+  if constexpr (EK_LOOPS == 2 && (kF32 || std::is_same_v<T, Bf16>)) {
+    if (kind == ActivationKind::kRelu) return pass(Normalize<T, Act::kRelu, true>(job));
+  }
+  if constexpr (EK_LOOPS == 2 && kF32) {
+    if (kind == ActivationKind::kIdentity) return pass(Normalize<T, Act::kIdentity, true>(job));
   }
   pass(Normalize<T, Act::kAny, true>(job));
 }

@@ -2,6 +2,7 @@
 //
 // A Map gives R, T, Columns (parameters in registers), kArrays parameters per channel (fill() writes them), and a View with
 //   apply<kTail, kStream, kAll>(arrays, at, columns, n)        the vector at element `at` of an example.
+// kGeneral: it is for many cases, and told apart by it at each vector rather than by loops of their own.
 // Any split over threads and any order gives the same bits.
 #if defined(EVENKEEL_KERNELS_NORM_MAP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_NORM_MAP_INL_H_
@@ -201,6 +202,20 @@ class Mapping {
  private:
   static constexpr int64_t kVec = kLanesOf<R>;
 
+  // Calls loop(stream, all, ahead) with constants for the job. General maps have one loop, which asks at each vector, and so have types
+  // without streaming stores.
+  template <class Loop>
+  HWY_INLINE int64_t with_kind(int64_t ahead, const Loop& loop) {
+    using No = std::false_type;
+    using Yes = std::true_type;
+    if constexpr (Map::kGeneral) return loop(Yes(), Yes(), all_ ? 0 : ahead);
+    if constexpr (!Map::kGeneral) {
+      if (kStreams<T> && stream_) return all_ ? loop(Stream(), Yes(), 0) : loop(Stream(), No(), ahead);
+      return all_ ? loop(No(), Yes(), 0) : loop(No(), No(), ahead);
+    }
+  }
+  using Stream = std::bool_constant<kStreams<T>>;
+
   // Elements from `at` until the output is aligned to a cache line (and so to any vector).
   static HWY_INLINE int64_t elements_to_line(const T* out) {
     const auto address = reinterpret_cast<uintptr_t>(out);
@@ -215,14 +230,9 @@ class Mapping {
       const int64_t stop = std::min(at + elements_to_line(arrays.out + at), end);
       while (at < stop) at = plane_piece(arrays, origin, at, stop, p);
     }
-    if (all_) {
-      at = stream_ ? planes_from<true, true>(arrays, origin, at, end, p, 0)
-                   : planes_from<false, true>(arrays, origin, at, end, p, 0);
-    } else if (stream_) {
-      at = planes_from<true, false>(arrays, origin, at, end, p, ahead);
-    } else {
-      at = planes_from<false, false>(arrays, origin, at, end, p, ahead);
-    }
+    at = with_kind(ahead, [&](auto stream, auto all, int64_t fetch) EK_HOT {
+      return planes_from<decltype(stream)::value, decltype(all)::value>(arrays, origin, at, end, p, fetch);
+    });
     while (at < end) at = plane_piece(arrays, origin, at, end, p);
   }
   // A part of one vector, of one plane, by plain stores. Returns where it ends.
@@ -295,14 +305,9 @@ class Mapping {
         j = std::min(elements_to_line(arrays.out + at), count);
         if (j > 0) short_run(arrays, at, at + j, p);
       }
-      if (all_) {
-        j = stream_ ? run_from<true, true>(arrays, at, j, count, p, 0)
-                    : run_from<false, true>(arrays, at, j, count, p, 0);
-      } else if (stream_) {
-        j = run_from<true, false>(arrays, at, j, count, p, ahead);
-      } else {
-        j = run_from<false, false>(arrays, at, j, count, p, ahead);
-      }
+      j = with_kind(ahead, [&](auto stream, auto all, int64_t fetch) EK_HOT {
+        return run_from<decltype(stream)::value, decltype(all)::value>(arrays, at, j, count, p, fetch);
+      });
       if (j < count) {
         const View view = map_.view();
         view.template apply<true, false, true>(arrays, at + j, view.columns(p.values, j), count - j);
@@ -314,7 +319,7 @@ class Mapping {
                               int64_t ahead) {
     const View view = map_.view();
     const Arrays<T> arrays = given;  // by value: vector stores may change what is behind a reference
-    if (!kAll && ahead) {
+    if (ahead) {
       for (; j + kVec <= count; j += kVec) {
         view.prefetch(arrays, at + j + ahead);
         view.template apply<false, kStream, kAll>(arrays, at + j, view.columns(p.values, j), kVec);
@@ -334,14 +339,9 @@ class Mapping {
       const int64_t shift = std::min(elements_to_line(arrays.out + at), end - at);
       if (shift > 0) return tail_run(arrays, at, end, columns);
     }
-    if (all_) {
-      at = stream_ ? periodic_from<true, true>(arrays, at, end, columns, 0)
-                   : periodic_from<false, true>(arrays, at, end, columns, 0);
-    } else if (stream_) {
-      at = periodic_from<true, false>(arrays, at, end, columns, ahead);
-    } else {
-      at = periodic_from<false, false>(arrays, at, end, columns, ahead);
-    }
+    at = with_kind(ahead, [&](auto stream, auto all, int64_t fetch) EK_HOT {
+      return periodic_from<decltype(stream)::value, decltype(all)::value>(arrays, at, end, columns, fetch);
+    });
     if (at < end) tail_run(arrays, at, end, columns);
   }
   template <bool kStream, bool kAll>
@@ -354,7 +354,7 @@ class Mapping {
     Columns columns[kParts];
     EK_PARTS
     for (int v = 0; v < kParts; ++v) columns[v] = given_columns[v];
-    if (!kAll && ahead) {
+    if (ahead) {
       for (; at + kStep <= end; at += kStep) {
         for (int64_t k = 0; k < kStep; k += kPositionLanes) view.prefetch(arrays, at + k + ahead);
         for (int64_t k = 0; k < kStep; k += kPositionLanes) {

@@ -26,6 +26,17 @@
 #define EK_PARTS HWY_UNROLL(1)
 #endif
 
+// EK_LOOPS, how many cases have loops of their own beside the general one: 2 all that are worth it, 1 the most common of fp32, 0 none.
+// They are most of the program's size, and processors without AVX2 are few.
+#undef EK_LOOPS
+#if HWY_TARGET == HWY_SCALAR
+#define EK_LOOPS 0
+#elif HWY_TARGET == HWY_SSE4
+#define EK_LOOPS 1
+#else
+#define EK_LOOPS 2
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace evenkeel::kernels {
 namespace HWY_NAMESPACE {

@@ -352,6 +352,12 @@ KerasModel unpacked(const std::string& bytes, const std::string& failure) {
 
 bool reads_keras_h5() { return true; }
 
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  if (H5get_libversion(&major, &minor, &release) < 0) return "";
+  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(release);
+}
+
 KerasModel read_keras_h5(const std::string& path) {
   const ModelKind kind = kind_of_file(path);
   if (kind != ModelKind::kHdf5) throw FormatError(not_read(path, kind, "an HDF5 file (Keras)"));

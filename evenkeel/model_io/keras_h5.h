@@ -28,6 +28,8 @@ struct KerasModel {
 
 // True where this build can read such files.
 bool reads_keras_h5();
+// Of libhdf5, as it is linked: "1.10.8"; "" in a build without it.
+std::string hdf5_version();
 
 // Throws UsageError (no such file), IoError, FormatError (not HDF5, damaged, sizes that the file cannot hold, data kept in other files),
 // BackendError where the build lacks libhdf5. Links and data that lead out of the file are never followed; filters are never loaded from

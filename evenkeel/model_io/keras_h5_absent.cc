@@ -5,6 +5,7 @@
 namespace evenkeel {
 
 bool reads_keras_h5() { return false; }
+std::string hdf5_version() { return ""; }
 
 KerasModel read_keras_h5(const std::string& path) {
   throw BackendError(

@@ -34,7 +34,7 @@ struct RunStart {
   int64_t parameters = 0;
   int64_t train_examples = 0;
   int64_t test_examples = 0;
-  std::map<std::string, std::string> versions = {};  // "evenkeel", "oneDNN", "compiler", ...
+  std::map<std::string, std::string> versions = {};  // "evenkeel", "onednn"
   // Every option as resolved, by its long name without dashes.
   std::map<std::string, std::string> settings = {};
 };

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/engine/onednn.h"
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/train/checkpoint.h"
 #include "evenkeel/train/outcome.h"
@@ -183,6 +184,7 @@ class Run {
     start.train_examples = splits().train.count;
     start.test_examples = splits().test.count;
     start.versions["evenkeel"] = version();
+    start.versions["onednn"] = onednn_version();
     start.settings = model().training;
     start.settings["threads"] = std::to_string(threads_);
     start.settings["record-layers"] = std::to_string(settings_.record_layers);

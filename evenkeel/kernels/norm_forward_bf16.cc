@@ -1,8 +1,9 @@
-// norm_forward-inl.h for bf16 and fp16, compiled per instruction set.
+// norm_forward-inl.h for bf16, compiled per instruction set.
+#define EK_WITHOUT_TARGETS HWY_SSE4  // no such processor trains in bf16
 #include "evenkeel/kernels/simd.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "evenkeel/kernels/norm_forward_half.cc"
+#define HWY_TARGET_INCLUDE "evenkeel/kernels/norm_forward_bf16.cc"
 #include "hwy/foreach_target.h"
 
 #include "evenkeel/kernels/norm_forward-inl.h"
@@ -13,7 +14,6 @@ namespace HWY_NAMESPACE {
 namespace {
 
 void forward_bf16(NormPass pass, const NormJob& job) { forward_passes<Bf16>(pass, job); }
-void forward_f16(NormPass pass, const NormJob& job) { forward_passes<F16>(pass, job); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -24,10 +24,8 @@ HWY_AFTER_NAMESPACE();
 namespace evenkeel::kernels {
 
 HWY_EXPORT(forward_bf16);
-HWY_EXPORT(forward_f16);
 
 void forward_passes_bf16(NormPass pass, const NormJob& job) { HWY_DYNAMIC_DISPATCH(forward_bf16)(pass, job); }
-void forward_passes_f16(NormPass pass, const NormJob& job) { HWY_DYNAMIC_DISPATCH(forward_f16)(pass, job); }
 
 }  // namespace evenkeel::kernels
 #endif  // HWY_ONCE

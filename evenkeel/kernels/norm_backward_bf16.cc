@@ -1,0 +1,31 @@
+// norm_backward-inl.h for bf16, compiled per instruction set.
+#define EK_WITHOUT_TARGETS HWY_SSE4  // no such processor trains in bf16
+#include "evenkeel/kernels/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "evenkeel/kernels/norm_backward_bf16.cc"
+#include "hwy/foreach_target.h"
+
+#include "evenkeel/kernels/norm_backward-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace evenkeel::kernels {
+namespace HWY_NAMESPACE {
+namespace {
+
+void backward_bf16(NormPass pass, const NormJob& job) { backward_passes<Bf16>(pass, job); }
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace evenkeel::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace evenkeel::kernels {
+
+HWY_EXPORT(backward_bf16);
+
+void backward_passes_bf16(NormPass pass, const NormJob& job) { HWY_DYNAMIC_DISPATCH(backward_bf16)(pass, job); }
+
+}  // namespace evenkeel::kernels
+#endif  // HWY_ONCE
