@@ -117,9 +117,10 @@ def check_links():
 def check_options():
     """Every --option of a command of evenkeel in a document is one that the command line has."""
     known = set(re.findall(r"--[a-z][a-z0-9-]*", (DOCS / "cli.md").read_text(encoding="utf-8")))
+    commands = "train|eval|recalibrate|inspect|diff|fold|explain|predict|convert|data|plan|report|lab"
     for file in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            for command in re.findall(r"\bevenkeel (?:train|eval|recalibrate|inspect|diff|fold|explain|predict|convert|data|plan|report|lab)\b([^`|;#]*)", line):
+            for command in re.findall(rf"\bevenkeel (?:{commands})\b([^`|;#]*)", line):
                 for option in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", command):
                     if option not in known:
                         fail(f"{file.relative_to(ROOT)}:{number}: evenkeel has no option {option}")
