@@ -49,7 +49,7 @@ if(EVENKEEL_TESTS AND TARGET evenkeel)
   file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" tests/*_test.sh tests/*_test.py)
   # The browser: a part of its own (./test chromium).
   list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py tests/embedding_test.py tests/browser_test.py
-       tests/mpi_test.py tests/two_hosts_test.sh)
+       tests/mpi_test.py tests/two_hosts_test.sh tests/docs_test.py)
   foreach(script IN LISTS scripts)
     get_filename_component(name ${script} NAME_WE)
     if(script MATCHES "\\.py$")
@@ -61,6 +61,16 @@ if(EVENKEEL_TESTS AND TARGET evenkeel)
              WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
     set_tests_properties(${name} PROPERTIES
       ENVIRONMENT "EVENKEEL_PROGRAM=$<TARGET_FILE:evenkeel>;OMP_WAIT_POLICY=passive" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 600)
+  endforeach()
+  # In two parts, side by side.
+  foreach(part guide others)
+    set(pages others)
+    if(part STREQUAL "guide")
+      set(pages README.md guide.md)
+    endif()
+    add_test(NAME docs_${part} COMMAND python3 tests/docs_test.py $<TARGET_FILE:evenkeel> ${pages} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+    set_tests_properties(docs_${part} PROPERTIES
+      ENVIRONMENT "OMP_WAIT_POLICY=passive" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 900)
   endforeach()
 endif()
 if(EVENKEEL_TESTS AND NOT EVENKEEL_SANITIZE)

@@ -4,6 +4,8 @@ and files that are cited exist.
 
   tests/docs_test.py [PROGRAM [PAGE.md...]]     PROGRAM (else EVENKEEL_PROGRAM): the built evenkeel; exit 77: something it needs is not here
 
+Pages: README.md, those of PAGES, or "others": PAGES without the guide; without any, all of them.
+
 A block is executed when its fence says ```sh; "```sh exit=2" expects that exit code of its last command. All blocks of a page run in order
 in one empty folder; those of the README in a copy of the house as a reader has it after the build, whose `train` stops after two
 steps. "```sh needs=torch" is left out where no
@@ -115,9 +117,10 @@ def check_links():
 def check_options():
     """Every --option of a command of evenkeel in a document is one that the command line has."""
     known = set(re.findall(r"--[a-z][a-z0-9-]*", (DOCS / "cli.md").read_text(encoding="utf-8")))
+    commands = "train|eval|recalibrate|inspect|diff|fold|explain|predict|convert|data|plan|report|lab"
     for file in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            for command in re.findall(r"\bevenkeel (?:train|eval|recalibrate|inspect|diff|fold|explain|predict|convert|data|plan|report|lab)\b([^`|;#]*)", line):
+            for command in re.findall(rf"\bevenkeel (?:{commands})\b([^`|;#]*)", line):
                 for option in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", command):
                     if option not in known:
                         fail(f"{file.relative_to(ROOT)}:{number}: evenkeel has no option {option}")
@@ -218,7 +221,8 @@ def python_with(module):
 def run_blocks(path, program, prepare=lambda folder: None):
     folder = tempfile.mkdtemp(prefix="evenkeel-docs-")
     prepare(folder)
-    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8",
+                   "OMP_WAIT_POLICY": "passive"}  # other tests run beside this one
     count = 0
     try:
         for line, expected, module, commands, shown in blocks_of(path):
@@ -252,8 +256,11 @@ def main():
     check_links()
     check_options()
     check_the_comparison()
-    pages = sys.argv[2:] or [page for page in PAGES if (DOCS / page).exists()]
-    for path in (ROOT / "README.md", *(DOCS / page for page in pages)):
+    pages = sys.argv[2:] or ["README.md", *PAGES]
+    if pages == ["others"]:
+        pages = PAGES[1:]
+    paths = [ROOT / page if page == "README.md" else DOCS / page for page in pages]
+    for path in paths:
         check_cpp(path)
     print(f"docs_test: {equations} equations, {tests} tests named in the documents")
     program = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("EVENKEEL_PROGRAM", "")
@@ -266,11 +273,9 @@ def main():
         program = pathlib.Path(program).resolve()
         global written_here
         written_here = "AVX3" in subprocess.run([program, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
-        blocks = 0
-        if not sys.argv[2:]:
-            blocks = run_blocks(ROOT / "README.md", program, lambda folder: lay_out_house(folder, program))
-        blocks += sum(run_blocks(DOCS / page, program) for page in pages)
-        print(f"docs_test: {blocks} blocks of {'README.md, ' * (not sys.argv[2:])}{', '.join(pages)} run")
+        house = {"README.md": lambda folder: lay_out_house(folder, program)}
+        blocks = sum(run_blocks(path, program, house.get(path.name, lambda folder: None)) for path in paths)
+        print(f"docs_test: {blocks} blocks of {', '.join(pages)} run")
     if failures:
         return 1
     if missing:
