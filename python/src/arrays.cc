@@ -261,7 +261,8 @@ bool has_buffer(py::handle object) {
 void require_no_grad(py::handle object, const char* name) {
   const py::object flag = py::getattr(object, "requires_grad", py::none());
   if (flag.is_none() || !PyBool_Check(flag.ptr()) || flag.ptr() != Py_True) return;
-  refuse(name, "requires grad, and autograd does not see what is done here; give x.detach()");
+  refuse(name, "requires grad, and autograd does not see what is done here; give " + std::string(name) +
+                   ".detach(), or use evenkeel.torch");
 }
 
 }  // namespace
