@@ -25,7 +25,8 @@ pybind11_add_module(evenkeel_python MODULE NO_EXTRAS ${python_sources})
 evenkeel_compile_options(evenkeel_python)
 # Shadowed names and conversions in pybind11's own headers are not ours.
 target_include_directories(evenkeel_python SYSTEM PRIVATE ${pybind11_INCLUDE_DIRS})
-target_link_libraries(evenkeel_python PRIVATE ${evenkeel_inside} fmt::fmt)
+# With the program's option table and tables in print: options have one set of names, checks and messages (python/src/options.h).
+target_link_libraries(evenkeel_python PRIVATE evenkeel_cli ${evenkeel_inside} CLI11::CLI11 fmt::fmt)
 evenkeel_link_header_libraries(evenkeel_python)
 target_link_options(evenkeel_python PRIVATE "-Wl,--exclude-libs,ALL" "-Wl,--gc-sections")
 set(python_package "${PROJECT_BINARY_DIR}/python/evenkeel")

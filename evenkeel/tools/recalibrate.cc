@@ -150,7 +150,7 @@ const data::Dataset& Recalibration::test_set(data::Splits& splits, const data::D
   } else if (how_.split != "test" && splits.test.count > 0) {
     rest = model_->take(splits, "test", asked_);
   }
-  if (splits.one_set && how_.test.empty()) judged_on_ = o.judged_on = "the file";
+  if (splits.one_set && how_.test.empty()) judged_on_ = o.judged_on = asked_.examples ? "the data" : "the file";
   const bool on_itself = how_.test.empty() && how_.split == "test";
   return on_itself ? dataset : rest;
 }
