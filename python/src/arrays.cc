@@ -69,6 +69,16 @@ void require_aligned(const ArrayView& view) {
   refuse(view.name, "begins at an address that is no multiple of its element; give a copy (numpy.array(x))");
 }
 
+// Strides of the shape in C's order.
+void set_contiguous(ArrayView& view) {
+  view.strides.resize(view.shape.size());
+  int64_t step = 1;
+  for (size_t i = view.shape.size(); i-- > 0;) {
+    view.strides[i] = step;
+    step *= view.shape[i];
+  }
+}
+
 // --- the buffer protocol ---------------------------------------------------------------------------------------------
 
 DType buffer_type(const std::string& name, const Py_buffer& buffer) {
@@ -129,13 +139,14 @@ ArrayView view_of_buffer(py::handle object, const char* name) {
   view.data = raw->buf;
   view.dtype = buffer_type(view.name, *raw);
   view.writable = raw->readonly == 0;
-  for (int i = 0; i < raw->ndim; ++i) {
+  view.shape.assign(raw->shape, raw->shape + raw->ndim);
+  set_contiguous(view);
+  for (int i = 0; i < raw->ndim && raw->strides != nullptr; ++i) {  // null (ctypes): contiguous
     if (raw->strides[i] % raw->itemsize != 0 && raw->shape[i] > 1) {
       refuse(name, "has steps of " + std::to_string(raw->strides[i]) + " bytes between elements of " +
                        std::to_string(raw->itemsize) + " (a field of records?); give a copy (numpy.array(x))");
     }
-    view.shape.push_back(raw->shape[i]);
-    view.strides.push_back(raw->strides[i] / raw->itemsize);
+    view.strides[static_cast<size_t>(i)] = raw->strides[i] / raw->itemsize;
   }
   require_aligned(view);
   return view;
@@ -239,12 +250,8 @@ ArrayView view_of_dlpack(py::handle object, const char* name) {
   view.dtype = dlpack_type(name, tensor->dtype);
   view.data = static_cast<std::byte*>(tensor->data) + tensor->byte_offset;
   view.shape.assign(tensor->shape, tensor->shape + tensor->ndim);
-  view.strides.resize(view.shape.size());
-  int64_t step = 1;
-  for (size_t i = view.shape.size(); i-- > 0;) {
-    view.strides[i] = tensor->strides == nullptr ? step : tensor->strides[i];
-    step *= view.shape[i];
-  }
+  set_contiguous(view);
+  if (tensor->strides != nullptr) view.strides.assign(tensor->strides, tensor->strides + tensor->ndim);
   require_aligned(view);
   return view;
 }
@@ -261,7 +268,8 @@ bool has_buffer(py::handle object) {
 void require_no_grad(py::handle object, const char* name) {
   const py::object flag = py::getattr(object, "requires_grad", py::none());
   if (flag.is_none() || !PyBool_Check(flag.ptr()) || flag.ptr() != Py_True) return;
-  refuse(name, "requires grad, and autograd does not see what is done here; give x.detach()");
+  refuse(name, "requires grad, and autograd does not see what is done here; give " + std::string(name) +
+                   ".detach(), or use evenkeel.torch");
 }
 
 }  // namespace

@@ -1,7 +1,408 @@
+// The norm on arrays (python/evenkeel/_norm.py), and on addresses for callers that know their arrays (python/evenkeel/torch.py).
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cmath>
+#include <optional>
+#include <string_view>
+
+#include "evenkeel/core/error.h"
 #include "module.h"
+#include "norm_call.h"
+#include "norm_place.h"
+#include "norm_released.h"
+
+namespace py = pybind11;
 
 namespace evenkeel::python {
+namespace {
 
-void bind_norm(pybind11::module_&) {}
+constexpr std::array<std::string_view, 8> kActivations = {"identity", "relu", "leaky_relu", "sigmoid",
+                                                          "tanh",     "gelu", "gelu_tanh",  "silu"};
+
+int activation_index(const std::string& name) {
+  for (size_t i = 0; i < kActivations.size(); ++i) {
+    if (kActivations[i] == name) return static_cast<int>(i);
+  }
+  const std::string close = closest_match(name, kActivations);
+  throw UsageError("activation is \"" + name +
+                   "\"; expected identity, relu, leaky_relu, sigmoid, tanh, gelu, gelu_tanh or silu" +
+                   (close.empty() ? "" : ": did you mean " + close + "?"));
+}
+
+OnNonfinite on_nonfinite_of(const std::string& name) {
+  if (name == "stop") return OnNonfinite::kStop;
+  if (name == "skip") return OnNonfinite::kSkip;
+  if (name == "update") return OnNonfinite::kUpdate;
+  throw UsageError("on_nonfinite is \"" + name + "\"; expected stop, skip or update");
+}
+
+// --- arrays ----------------------------------------------------------------------------------------------------------
+
+// The arrays of one call, which all have the shape of x or one value per channel. Keeps the views for as long as the call runs.
+class Arrays {
+ public:
+  Arrays(py::handle x, const char* name, int axis) : x_(view_of(x, name)) {
+    const auto rank = static_cast<int>(x_.shape.size());
+    if (rank < 2) {
+      throw UsageError(x_.name + " has the shape " + x_.shape_text() +
+                       "; expected at least two axes: [N, C, *space], or [N, *space, C] with axis=-1");
+    }
+    if (axis != 1 && axis != -1 && axis != rank - 1) {
+      throw UsageError("axis is " + std::to_string(axis) + "; expected 1, or -1 for channels in the last axis");
+    }
+    axis_ = static_cast<size_t>(axis == 1 ? 1 : rank - 1);
+    type_ = norm_type(x_);
+    if (x_.count() == 0) {
+      throw UsageError(x_.name + " is empty (" + x_.shape_text() +
+                       "); expected at least one example, channel and position");
+    }
+    place_ = require_place(x_, axis_);
+    shape_ = descriptor_of(x_.shape, axis_);
+    shape_.type = type_;
+  }
+
+  // x or another input of its shape and type; None: left out.
+  NormInput input(py::handle object, const char* name) {
+    if (object.is_none()) return {};
+    const ArrayView view = like_x(view_of(object, name));
+    return {view.data, stride_of(view)};
+  }
+  NormOutput output(py::handle object, const char* name) {
+    if (object.is_none()) return {};
+    const ArrayView view = like_x(writable_view_of(object, name));
+    return {view.data, stride_of(view)};
+  }
+  NormInput x() const { return {x_.data, place_.example_stride}; }
+
+  ChannelValues channels(py::handle object, const char* name, bool writable = false) {
+    if (object.is_none()) return {};
+    const ArrayView view = writable ? writable_view_of(object, name) : view_of(object, name);
+    if (view.shape.size() != 1 || view.shape[0] != shape_.c) {
+      throw UsageError(view.name + " has the shape " + view.shape_text() + "; expected [" + std::to_string(shape_.c) +
+                       "], a value for each channel of x " + x_.shape_text());
+    }
+    norm_type(view);  // a float of any kind
+    if (writable && view.strides[0] == 0 && shape_.c > 1) {
+      throw UsageError(view.name + " is one value that is shown " + std::to_string(shape_.c) +
+                       " times; expected an array of its own");
+    }
+    keep_.push_back(view.owner);
+    return {view.data, view.dtype, view.strides[0]};
+  }
+
+  // Weights of examples [N] or of positions [N, *space], of any real type.
+  std::span<const float> weights(py::handle object) {
+    if (object.is_none()) return {};
+    const ArrayView view = view_of(object, "weights");
+    std::vector<int64_t> positions{x_.shape};
+    positions.erase(positions.begin() + static_cast<std::ptrdiff_t>(axis_));
+    if (view.shape != positions && (view.shape.size() != 1 || view.shape[0] != shape_.n)) {
+      ArrayView wanted;
+      wanted.shape = positions;
+      throw UsageError("weights has the shape " + view.shape_text() + "; expected [" + std::to_string(shape_.n) +
+                       "], one for each example, or " + wanted.shape_text() + ", one for each position");
+    }
+    require_contiguous(view);
+    weights_.resize(static_cast<size_t>(view.count()));
+    for (size_t i = 0; i < weights_.size(); ++i) weights_[i] = weight_at(view, i);
+    return weights_;
+  }
+
+  // The descriptor, once all arrays are known: in a layout that describes each of them.
+  NormDescriptor descriptor() const {
+    NormDescriptor d = shape_;
+    d.layout = place_.first ? NormLayout::kChannelsFirst : NormLayout::kChannelsLast;
+    return d;
+  }
+
+  void require_a_variance() const {
+    if (x_.count() > shape_.c) return;
+    throw UsageError("x " + x_.shape_text() +
+                     " has one value per channel, and its variance is 0 whatever it is; expected at "
+                     "least 2: take more examples, or normalize by running statistics with training=False");
+  }
+
+ private:
+  static float weight_at(const ArrayView& view, size_t i) {
+    switch (view.dtype) {
+      case DType::kF32:
+        return view.as<float>()[i];
+      case DType::kF64:
+        return static_cast<float>(view.as<double>()[i]);
+      case DType::kBool:
+      case DType::kU8:
+        return static_cast<float>(view.as<uint8_t>()[i]);
+      case DType::kI32:
+        return static_cast<float>(view.as<int32_t>()[i]);
+      case DType::kI64:
+        return static_cast<float>(view.as<int64_t>()[i]);
+      default:
+        break;
+    }
+    throw UsageError(std::string("weights has elements of ") + name_of(view.dtype) +
+                     "; expected fp32, fp64, bool or int64");
+  }
+
+  ArrayView like_x(ArrayView view) {
+    if (view.shape != x_.shape) {
+      throw UsageError(view.name + " has the shape " + view.shape_text() + "; expected that of " + x_.name + ", " +
+                       x_.shape_text());
+    }
+    if (view.dtype != x_.dtype) {
+      throw UsageError(view.name + " has elements of " + name_of(view.dtype) + "; expected those of " + x_.name + ", " +
+                       name_of(x_.dtype));
+    }
+    const Place place = require_place(view, axis_);
+    if (!(place.first && place_.first) && !(place.last && place_.last)) {
+      throw UsageError(view.name + " and " + x_.name +
+                       " lie differently in memory, one channels first, the other channels last; give them "
+                       "in one layout (a copy in that of " +
+                       x_.name + ")");
+    }
+    place_.first = place_.first && place.first;
+    place_.last = place_.last && place.last;
+    keep_.push_back(view.owner);
+    return view;
+  }
+  int64_t stride_of(const ArrayView& view) const { return view.shape[0] > 1 ? view.strides[0] : 0; }
+
+  ArrayView x_;
+  size_t axis_ = 1;
+  NormType type_ = NormType::kF32;
+  Place place_;
+  NormDescriptor shape_;
+  std::vector<std::shared_ptr<void>> keep_;
+  std::vector<float> weights_;
+};
+
+// First byte and the one behind the last of c values, whatever the sign of their stride.
+std::pair<uintptr_t, uintptr_t> bytes_of(const ChannelValues& values, int64_t channels) {
+  const auto start = reinterpret_cast<uintptr_t>(values.data);
+  const int64_t reach = (channels - 1) * values.stride * static_cast<int64_t>(size_bytes(values.dtype));
+  const uintptr_t other = start + static_cast<uintptr_t>(reach);
+  return {std::min(start, other), std::max(start, other) + size_bytes(values.dtype)};
+}
+
+// Running statistics are assigned behind the kernels, which know nothing of it.
+void require_apart(const ForwardCall& call, const NormOutput& y) {
+  const int64_t c = call.shape.c;
+  const auto mean = bytes_of(call.running.mean, c), var = bytes_of(call.running.var, c);
+  const int64_t example = call.shape.c * call.shape.d * call.shape.h * call.shape.w;
+  const int64_t stride = y.example_stride == 0 ? example : y.example_stride;
+  const auto begin = reinterpret_cast<uintptr_t>(y.data);
+  const auto elements = static_cast<uintptr_t>((call.shape.n - 1) * stride + example);
+  const auto end = begin + elements * (call.shape.type == NormType::kF64   ? 8u
+                                       : call.shape.type == NormType::kF32 ? 4u
+                                                                           : 2u);
+  const auto shared = [](const auto& a, const auto& b) { return a.first < b.second && b.first < a.second; };
+  if (shared(mean, var)) throw UsageError("running_mean and running_var share memory; expected two arrays");
+  const std::pair out{begin, end};
+  if (shared(mean, out) || shared(var, out))
+    throw UsageError("out overlaps the running statistics; expected arrays that share nothing");
+}
+
+struct ForwardArguments {
+  py::object x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights;
+};
+
+void read_running(Arrays& arrays, const ForwardArguments& a, std::optional<double> weight, const std::string& guard,
+                  ForwardCall& call) {
+  RunningStatistics& running = call.running;
+  if (a.running_mean.is_none() != a.running_var.is_none()) {
+    throw UsageError(std::string(a.running_mean.is_none() ? "running_var" : "running_mean") + " is given without " +
+                     (a.running_mean.is_none() ? "running_mean" : "running_var") + "; expected both, or neither");
+  }
+  running.mean = arrays.channels(a.running_mean, "running_mean", call.training);
+  running.var = arrays.channels(a.running_var, "running_var", call.training);
+  running.on_nonfinite = on_nonfinite_of(guard);
+  if (!call.training) {
+    if (!running.mean) {
+      throw UsageError(
+          "running_mean and running_var are not given; expected both with training=False, or training=True to "
+          "normalize "
+          "by the statistics of x");
+    }
+    return;
+  }
+  call.update = static_cast<bool>(running.mean);
+  if (weight && !(*weight >= 0 && *weight <= 1)) {
+    throw UsageError("new_batch_weight is " + std::string(py::str(py::float_(*weight))) +
+                     "; expected a number from 0 to 1, or None for the plain average");
+  }
+  running.weight = weight.value_or(-1);
+  if (!weight && call.update && a.num_batches.is_none()) {
+    throw UsageError(
+        "new_batch_weight is None, the plain average of all batches, without num_batches_tracked; expected an array "
+        "of one int64, the number of batches before this one");
+  }
+}
+
+// The counter of batches, or null. `keep` holds it.
+int64_t* read_counter(py::handle object, ArrayView& keep) {
+  if (object.is_none()) return nullptr;
+  keep = writable_view_of(object, "num_batches_tracked");
+  require_dtype(keep, DType::kI64);
+  if (keep.count() != 1)
+    throw UsageError("num_batches_tracked has the shape " + keep.shape_text() + "; expected a single value");
+  return static_cast<int64_t*>(keep.data);
+}
+
+py::object bytes_for(size_t size) {
+  return py::reinterpret_steal<py::object>(PyByteArray_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+}
+template <class T>
+std::span<T> as_span(const py::object& bytes) {
+  return {reinterpret_cast<T*>(PyByteArray_AS_STRING(bytes.ptr())),
+          static_cast<size_t>(PyByteArray_GET_SIZE(bytes.ptr())) / sizeof(T)};
+}
+
+// y = out is assigned. With `save`: (scale, mask or None), what backward needs beside x.
+py::object forward(const ForwardArguments& a, int axis, bool training, std::optional<double> weight, double eps,
+                   const std::string& activation, double slope, const std::string& guard, int threads, bool save) {
+  Arrays arrays(a.x, "x", axis);
+  ForwardCall call;
+  call.training = training;
+  call.residual = arrays.input(a.residual, "residual");
+  call.y = arrays.output(a.out, "out");
+  call.gamma = arrays.channels(a.gamma, "gamma");
+  call.beta = arrays.channels(a.beta, "beta");
+  call.shape = arrays.descriptor();
+  call.x = arrays.x();
+  read_running(arrays, a, weight, guard, call);
+  ArrayView counter;
+  if (training) call.running.num_batches = read_counter(a.num_batches, counter);
+  call.update = call.update || call.running.num_batches != nullptr;
+  call.weights = arrays.weights(a.weights);
+  if (training) arrays.require_a_variance();
+  if (!training && !call.weights.empty())
+    throw UsageError("weights is given with training=False, whose statistics are given; expected none");
+  call.eps = eps;
+  call.activation = static_cast<NormActivation>(activation_index(activation));
+  call.slope = static_cast<float>(slope);
+  call.threads = threads;
+  if (training && call.running.mean) require_apart(call, call.y);
+  py::object scale = py::none(), mask = py::none();
+  if (save) {
+    if (call.y.data == call.x.data)
+      throw UsageError("out is x, which backward needs; expected another array, or batch_norm without its gradient");
+    scale = bytes_for(static_cast<size_t>(call.shape.c) * sizeof(NormScale));
+    call.scale = as_span<NormScale>(scale);
+    if (has_mask(call.activation, call.residual.data != nullptr, call.weights, call.shape.n)) {
+      mask = bytes_for(norm_mask_bytes(call.shape));
+      call.mask = as_span<uint8_t>(mask);
+    }
+  }
+  run_released([&] { run(call); }, "out");
+  return save ? py::object(py::make_tuple(scale, mask)) : py::none();
+}
+
+struct BackwardArguments {
+  py::object x, dy, gamma, beta, scale, mask, residual, weights, dx, dresidual, dgamma, dbeta;
+};
+
+void backward(const BackwardArguments& a, int axis, bool batch_statistics, const std::string& activation, double slope,
+              int threads) {
+  Arrays arrays(a.x, "x", axis);
+  BackwardCall call;
+  call.dy = arrays.input(a.dy, "dy");
+  call.residual = arrays.input(a.residual, "residual");
+  call.dx = arrays.output(a.dx, "dx");
+  call.dresidual = arrays.output(a.dresidual, "dresidual");
+  call.gamma = arrays.channels(a.gamma, "gamma");
+  call.beta = arrays.channels(a.beta, "beta");
+  call.dgamma = arrays.channels(a.dgamma, "dgamma", true);
+  call.dbeta = arrays.channels(a.dbeta, "dbeta", true);
+  call.shape = arrays.descriptor();
+  call.x = arrays.x();
+  call.scale = as_span<NormScale>(a.scale);
+  if (!a.mask.is_none()) call.mask = as_span<uint8_t>(a.mask);
+  call.weights = arrays.weights(a.weights);
+  call.activation = static_cast<NormActivation>(activation_index(activation));
+  call.slope = static_cast<float>(slope);
+  call.batch_statistics = batch_statistics;
+  call.threads = threads;
+  run_released([&] { run(call); }, "dx");
+}
+
+// --- moments ---------------------------------------------------------------------------------------------------------
+
+// count, mean or m2: [C] doubles of their own.
+std::span<double> doubles(py::handle object, const char* name, ArrayView& view, bool writable) {
+  view = writable ? writable_view_of(object, name) : view_of(object, name);
+  require_dtype(view, DType::kF64);
+  require_contiguous(view);
+  return {static_cast<double*>(view.data), static_cast<size_t>(view.count())};
+}
+
+void moments(py::handle x, py::handle table, int axis, int threads) {
+  Arrays arrays(x, "x", axis);
+  ArrayView view;
+  const std::span<double> to = doubles(table, "moments", view, true);
+  const NormDescriptor d = arrays.descriptor();
+  const auto channels = static_cast<size_t>(d.c);
+  if (to.size() != 3 * channels)
+    throw UsageError("moments has the shape " + view.shape_text() + "; expected [3, channels]");
+  std::vector<NormMoments> found(channels);
+  run_released([&] { norm_moments(d, arrays.x(), found, {.threads = threads}); }, "moments");
+  for (size_t c = 0; c < channels; ++c) {
+    to[c] = found[c].count;
+    to[channels + c] = found[c].mean;
+    to[2 * channels + c] = found[c].m2;
+  }
+}
+
+// Tables [3, C]: counts, means, m2. merged may be a or b.
+void merge(py::handle a, py::handle b, py::handle merged) {
+  ArrayView view_a, view_b, view_to;
+  const std::span<double> left = doubles(a, "a", view_a, false), right = doubles(b, "b", view_b, false);
+  const std::span<double> to = doubles(merged, "merged", view_to, true);
+  if (left.size() != right.size() || to.size() != left.size() || left.size() % 3 != 0) {
+    throw UsageError("the moments have " + std::to_string(left.size() / 3) + " and " +
+                     std::to_string(right.size() / 3) + " channels; expected as many in both");
+  }
+  const size_t channels = left.size() / 3;
+  for (size_t c = 0; c < channels; ++c) {
+    const auto at = [&](std::span<const double> from) {
+      return NormMoments{from[c], from[channels + c], from[2 * channels + c]};
+    };
+    const NormMoments m = norm_merge(at(left), at(right));
+    to[c] = m.count;
+    to[channels + c] = m.mean;
+    to[2 * channels + c] = m.m2;
+  }
+}
+
+// (type, shape, strides, writable, address), for tests and for the curious.
+py::tuple describe(py::handle object) {
+  const ArrayView view = view_of(object, "x");
+  return py::make_tuple(name_of(view.dtype), py::tuple(py::cast(view.shape)), py::tuple(py::cast(view.strides)),
+                        view.writable, reinterpret_cast<uintptr_t>(view.data));
+}
+
+}  // namespace
+
+void bind_norm(py::module_& m) {
+  m.def("norm_forward",
+        [](py::object x, py::object out, py::object gamma, py::object beta, py::object running_mean,
+           py::object running_var, py::object num_batches, py::object residual, py::object weights, int axis,
+           bool training, std::optional<double> weight, double eps, const std::string& activation, double slope,
+           const std::string& guard, int threads, bool save) {
+          return forward({x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights}, axis,
+                         training, weight, eps, activation, slope, guard, threads, save);
+        });
+  m.def("norm_backward", [](py::object x, py::object dy, py::object gamma, py::object beta, py::object scale,
+                            py::object mask, py::object residual, py::object weights, py::object dx,
+                            py::object dresidual, py::object dgamma, py::object dbeta, int axis, bool batch_statistics,
+                            const std::string& activation, double slope, int threads) {
+    backward({x, dy, gamma, beta, scale, mask, residual, weights, dx, dresidual, dgamma, dbeta}, axis, batch_statistics,
+             activation, slope, threads);
+  });
+  m.def("norm_moments", &moments);
+  m.def("norm_merge", &merge);
+  m.def("activation_index", &activation_index);
+  m.def("describe_array", &describe);
+  m.def("is_array", [](py::object object) { return is_array(object); });
+}
 
 }  // namespace evenkeel::python

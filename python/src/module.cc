@@ -50,6 +50,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = EVENKEEL_VERSION;
   evenkeel::python::bind_errors(m);
   evenkeel::python::bind_norm(m);
+  evenkeel::python::bind_norm_at(m);
   evenkeel::python::bind_network(m);
   evenkeel::python::bind_tools(m);
 }
