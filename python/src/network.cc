@@ -206,13 +206,13 @@ void Network::start_from(TrainSettings& settings, const std::string& folder) {
 }
 
 py::dict Network::fit(const py::object& data, const py::object& validation, const py::object& test,
-                      const std::string& folder, const py::object& on_epoch, const py::dict& options) {
+                      const std::string& scratch, const std::string& run, const py::object& on_epoch, const py::dict& options) {
   if (onnx_) own("fit()");
   const auto lock = alone();
   cli::Arguments asked = arguments_of("fit()", "train", options, {});
   TrainSettings settings = asked.train;
-  settings.out = folder + "/run";
-  start_from(settings, folder);
+  settings.out = run;
+  start_from(settings, scratch);
   if (py::isinstance<py::str>(data)) {
     settings.data = py::str(data);
   } else {
@@ -273,7 +273,7 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
                   "examples_per_s"_a = result.images_per_s, "parameters"_a = result.parameters, "notes"_a = said);
 }
 
-EvalResult Network::run(const data::Dataset& dataset, const EvalSettings& settings) {
+EvalResult Network::answers(const data::Dataset& dataset, const EvalSettings& settings) {
   if (!onnx_) return evenkeel::evaluate(*model_, dataset, settings);
   return tools::evaluate(onnx_->model, onnx_->form, dataset, onnx_->shell.standardization, settings);
 }
@@ -310,7 +310,7 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
       const data::Standardization kept = shell.standardization;
       const std::optional<data::ValueRange> range = shell.input_range;
       dataset = tools::take_split(splits, asked.split, asked, shell);
-      EvalResult own_result = run(
+      EvalResult own_result = answers(
           dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
                     .batch_size = asked.batch_size,
                     .threads = asked.threads,
@@ -320,7 +320,7 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
       shell.input_range = range;
       return own_result;
     }
-    return run(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
+    return answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
                          .batch_size = asked.batch_size,
                          .threads = asked.threads,
                          .corrupt = asked.corrupt,
@@ -370,14 +370,14 @@ py::object Network::scores(const py::object& x, bool logits, int64_t batch_size,
       classes = onnx_->form.classes;
       data::fit_to(dataset, onnx_->shell.input_range);
       if (!logits)
-        return run(dataset, {.batch_size = batch_size, .threads = threads}).probabilities;
+        return answers(dataset, {.batch_size = batch_size, .threads = threads}).probabilities;
       if (onnx_->form.scores != tools::Scores::kLogits)
         throw UsageError("logits(): the model gives probabilities; use predict_proba()");
       return logits_of(onnx_->model, onnx_->form, dataset, onnx_->shell.standardization, batch_size, threads);
     }
     classes = model_->spec.classes;
     data::fit_to(dataset, model_->input_range);
-    if (!logits) return run(dataset, {.batch_size = batch_size, .threads = threads}).probabilities;
+    if (!logits) return answers(dataset, {.batch_size = batch_size, .threads = threads}).probabilities;
     const onnx::Model model = tools::to_onnx(*model_, {.standardization = false});
     const tools::ClassifierForm form = tools::classifier_form(model, {.example = dataset.example_shape});
     return logits_of(model, form, dataset, model_->standardization, batch_size, threads);

@@ -25,9 +25,10 @@ class Network {
   static std::unique_ptr<Network> load(const std::string& path, const pybind11::dict& options);
 
   // Trains on `data`, a name or (x, y). Called with the GIL; lets go of it while it works. on_epoch: None, or called with the dict of an epoch.
-  // folder: of the run; also for what is needed on the way. Raises KeyboardInterrupt after the step in work.
+  // run: its folder; scratch: for what is needed on the way.
+  // Raises KeyboardInterrupt after the step in work.
   pybind11::dict fit(const pybind11::object& data, const pybind11::object& validation, const pybind11::object& test,
-                     const std::string& folder, const pybind11::object& on_epoch, const pybind11::dict& options);
+                     const std::string& scratch, const std::string& run, const pybind11::object& on_epoch, const pybind11::dict& options);
   pybind11::dict evaluate(const pybind11::object& data, const std::string& statistics, const pybind11::dict& options);
   // [n][classes]: probabilities, or with `logits` what they are made from.
   pybind11::object scores(const pybind11::object& x, bool logits, int64_t batch_size, int threads);
@@ -46,7 +47,7 @@ class Network {
   data::Dataset examples(const pybind11::handle& x, const char* x_name, const pybind11::handle& y, const char* y_name);
   void require_fit(const data::Dataset& dataset, const char* name) const;
   void start_from(TrainSettings& settings, const std::string& folder);
-  EvalResult run(const data::Dataset& dataset, const EvalSettings& settings);
+  EvalResult answers(const data::Dataset& dataset, const EvalSettings& settings);
 
   std::string architecture_;
   std::optional<Model> model_;

@@ -16,7 +16,7 @@ namespace {
 const std::set<std::string>& kept_back() {
   static const std::set<std::string> kNames = {"data",  "model",   "from",  "json",    "csv",  "html",      "quiet",
                                                "help",  "version", "color", "verbose", "resume", "dry-run", "no-report",
-                                               "tensorboard", "fail-on", "random", "predictions"};
+"tensorboard", "fail-on", "random", "predictions"};
   return kNames;
 }
 
