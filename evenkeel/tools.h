@@ -29,7 +29,8 @@ struct ToolOptions {
   std::vector<int64_t> input = {};
   int64_t classes = 0;
 
-  std::string data = {};   // as `evenkeel train --data` names it; "": none, or for recalibrate_model what the model was trained on
+  std::string data =
+      {};  // as `evenkeel train --data` names it; "": none, or for recalibrate_model what the model was trained on
   std::string split = {};  // "train", "validation" or "test"; "": the tool's own default
   std::string label = {};  // the column of the class in a CSV file; "": as in training
   // Values become (x / scale - mean) / std, one number per channel or one for all. Nothing given: as the model file says.
@@ -55,14 +56,15 @@ struct NormReport {
   std::string name;
   int64_t channels = 0;
   double eps = 1e-5;
-  bool eps_known = true;                     // false: the file does not say, and the usual one is assumed
-  std::optional<double> new_batch_weight;    // PyTorch's momentum, 1 - Keras' momentum; none: a plain average, or not in the file
-  std::string conventions;                   // weight and kind of the running variance, in words
-  bool training_mode = false;                // it normalizes by the batch whenever the file is run
-  std::optional<int64_t> batches;            // num_batches_tracked
-  std::vector<double> gamma, beta;           // [channels]; empty: 1 and 0
-  std::vector<double> mean, var;             // the running statistics, [channels]; empty: not in the file
-  std::vector<std::string> fed_by, feeds;    // "Conv 'conv1'"; empty where the format does not tell
+  bool eps_known = true;  // false: the file does not say, and the usual one is assumed
+  std::optional<double>
+      new_batch_weight;            // PyTorch's momentum, 1 - Keras' momentum; none: a plain average, or not in the file
+  std::string conventions;         // weight and kind of the running variance, in words
+  bool training_mode = false;      // it normalizes by the batch whenever the file is run
+  std::optional<int64_t> batches;  // num_batches_tracked
+  std::vector<double> gamma, beta;         // [channels]; empty: 1 and 0
+  std::vector<double> mean, var;           // the running statistics, [channels]; empty: not in the file
+  std::vector<std::string> fed_by, feeds;  // "Conv 'conv1'"; empty where the format does not tell
 };
 
 struct NormFinding {
@@ -114,8 +116,9 @@ struct FoldReport {
   };
   std::vector<Folded> folded;
   std::vector<Left> left;
-  bool proved = false;   // both models were run on the same inputs
-  double worst = 0;      // the largest difference of an output or a folded layer, as a share of its largest value; 0 unless proved
+  bool proved = false;  // both models were run on the same inputs
+  double worst =
+      0;  // the largest difference of an output or a folded layer, as a share of its largest value; 0 unless proved
   bool written = false;  // false: FoldOptions::write, or `worst` is above the tolerance
 };
 // Folds the batch norms of `in` (ONNX; a model of evenkeel or a state dict becomes ONNX) into their neighbours where that is exact, and writes
@@ -134,8 +137,8 @@ struct RecalibrateOptions : ToolOptions {
   std::string adapt = {};
   int64_t adapt_epochs = 1;
   double adapt_rate = 1e-3;
-  bool undo = false;   // bring back what the file keeps from before
-  bool write = true;   // false: say what would change
+  bool undo = false;  // bring back what the file keeps from before
+  bool write = true;  // false: say what would change
 };
 struct RecalibrateReport {
   struct Score {
@@ -161,7 +164,7 @@ struct DiffReport {
   struct Norm {
     std::string name, other;  // in a, in b
     int64_t channels = 0;
-    double effect = 0;  // on the output of the norm, as a share of its deviation
+    double effect = 0;                                         // on the output of the norm, as a share of its deviation
     double gamma = 0, beta = 0, mean = 0, var = 0, scale = 0;  // ||b - a|| / ||a||
     bool eps_differs = false;
   };

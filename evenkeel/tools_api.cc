@@ -73,8 +73,8 @@ ModelReport report_of(tools::Inspected inspected) {
   for (tools::NormRecord& norm : inspected.table.norms) report.norms.push_back(report_of(norm));
   for (tools::Finding& finding : inspected.findings) {
     const tools::LintRule& rule = tools::lint_rule(finding.code);
-    report.findings.push_back({finding.code, tools::name_of(finding.severity), finding.norm, rule.title,
-                               finding.reason, rule.remedy, finding.channels});
+    report.findings.push_back({finding.code, tools::name_of(finding.severity), finding.norm, rule.title, finding.reason,
+                               rule.remedy, finding.channels});
   }
   report.notes = inspected.table.notes;
   report.examples = inspected.examples;

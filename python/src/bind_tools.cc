@@ -60,9 +60,8 @@ void take_data(const py::object& data, const py::object& test, bool labels_judge
 // Collects what a tool says on its way; Python warns when it is done.
 std::shared_ptr<std::vector<std::string>> listen(tools::Asked& asked) {
   auto said = std::make_shared<std::vector<std::string>>();
-  asked.on_note = asked.on_warning = [said](const std::string& sentence) {
-    said->push_back(in_python_words(sentence));
-  };
+  asked.on_note =
+      asked.on_warning = [said](const std::string& sentence) { said->push_back(in_python_words(sentence)); };
   return said;
 }
 
@@ -81,8 +80,8 @@ py::dict inspect(const py::object& model, const py::object& data, const py::dict
   });
   py::list norms;
   for (const tools::NormRecord& norm : found.table.norms) {
-    norms.append(py::dict("gamma"_a = column(norm.gamma), "beta"_a = column(norm.beta), "running_mean"_a = column(norm.mean),
-                          "running_var"_a = column(norm.var)));
+    norms.append(py::dict("gamma"_a = column(norm.gamma), "beta"_a = column(norm.beta),
+                          "running_mean"_a = column(norm.mean), "running_var"_a = column(norm.var)));
   }
   return py::dict("json"_a = dumped(cli::inspect_json(found)), "text"_a = cli::inspect_text(found, {}, true),
                   "warnings"_a = *said, "values"_a = norms);

@@ -132,14 +132,14 @@ std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& 
     const auto take = [&](const char* name, double usual, std::vector<double>& values) {
       if (!stated.contains(name)) return;
       if (asked.weights.architecture.empty()) {
-        throw UsageError(fmt::format("{}: '{}' has its standardization in it; {} is for files of weights alone", name,
-                                     path, name));
+        throw UsageError(
+            fmt::format("{}: '{}' has its standardization in it; {} is for files of weights alone", name, path, name));
       }
       for (size_t c = 0; c < values.size(); ++c) values[c] = usual;
       const py::sequence given = stated[name];
       if (py::len(given) != values.size()) {
-        throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels", name,
-                                     py::len(given), values.size()));
+        throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels", name, py::len(given),
+                                     values.size()));
       }
       for (size_t c = 0; c < values.size(); ++c) values[c] = given[c].cast<double>();
     };
@@ -164,8 +164,8 @@ Model& Network::own(const char* what) {
                     what, architecture_));
   }
   if (!model_) {
-    throw UsageError(
-        fmt::format("{}: the network has no shape yet; make it with input_shape and classes, or call fit() first", what));
+    throw UsageError(fmt::format(
+        "{}: the network has no shape yet; make it with input_shape and classes, or call fit() first", what));
   }
   return *model_;
 }
@@ -206,7 +206,8 @@ void Network::start_from(TrainSettings& settings, const std::string& folder) {
 }
 
 py::dict Network::fit(const py::object& data, const py::object& validation, const py::object& test,
-                      const std::string& scratch, const std::string& run, const py::object& on_epoch, const py::dict& options) {
+                      const std::string& scratch, const std::string& run, const py::object& on_epoch,
+                      const py::dict& options) {
   if (onnx_) own("fit()");
   const auto lock = alone();
   cli::Arguments asked = arguments_of("fit()", "train", options, {});
@@ -310,21 +311,21 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
       const data::Standardization kept = shell.standardization;
       const std::optional<data::ValueRange> range = shell.input_range;
       dataset = tools::take_split(splits, asked.split, asked, shell);
-      EvalResult own_result = answers(
-          dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
-                    .batch_size = asked.batch_size,
-                    .threads = asked.threads,
-                    .corrupt = asked.corrupt,
-                    .seed = tools::seed_of(asked, shell)});
+      EvalResult own_result =
+          answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
+                            .batch_size = asked.batch_size,
+                            .threads = asked.threads,
+                            .corrupt = asked.corrupt,
+                            .seed = tools::seed_of(asked, shell)});
       shell.standardization = kept;
       shell.input_range = range;
       return own_result;
     }
     return answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
-                         .batch_size = asked.batch_size,
-                         .threads = asked.threads,
-                         .corrupt = asked.corrupt,
-                         .seed = asked.seed.value_or(1)});
+                             .batch_size = asked.batch_size,
+                             .threads = asked.threads,
+                             .corrupt = asked.corrupt,
+                             .seed = asked.seed.value_or(1)});
   });
   return py::dict("loss"_a = result.loss, "accuracy"_a = result.accuracy, "examples"_a = result.examples,
                   "statistics"_a = statistics);
@@ -369,8 +370,7 @@ py::object Network::scores(const py::object& x, bool logits, int64_t batch_size,
       onnx_->complete(asked, dataset);
       classes = onnx_->form.classes;
       data::fit_to(dataset, onnx_->shell.input_range);
-      if (!logits)
-        return answers(dataset, {.batch_size = batch_size, .threads = threads}).probabilities;
+      if (!logits) return answers(dataset, {.batch_size = batch_size, .threads = threads}).probabilities;
       if (onnx_->form.scores != tools::Scores::kLogits)
         throw UsageError("logits(): the model gives probabilities; use predict_proba()");
       return logits_of(onnx_->model, onnx_->form, dataset, onnx_->shell.standardization, batch_size, threads);

@@ -28,7 +28,8 @@ class Network {
   // run: its folder; scratch: for what is needed on the way.
   // Raises KeyboardInterrupt after the step in work.
   pybind11::dict fit(const pybind11::object& data, const pybind11::object& validation, const pybind11::object& test,
-                     const std::string& scratch, const std::string& run, const pybind11::object& on_epoch, const pybind11::dict& options);
+                     const std::string& scratch, const std::string& run, const pybind11::object& on_epoch,
+                     const pybind11::dict& options);
   pybind11::dict evaluate(const pybind11::object& data, const std::string& statistics, const pybind11::dict& options);
   // [n][classes]: probabilities, or with `logits` what they are made from.
   pybind11::object scores(const pybind11::object& x, bool logits, int64_t batch_size, int threads);

@@ -14,9 +14,9 @@ namespace {
 
 // What Python says in another way, or not at all: the data and the model are arguments, results are objects, threads are not pinned.
 const std::set<std::string>& kept_back() {
-  static const std::set<std::string> kNames = {"data",  "model",   "from",  "json",    "csv",  "html",      "quiet",
-                                               "help",  "version", "color", "verbose", "resume", "dry-run", "no-report",
-"tensorboard", "fail-on", "random", "predictions"};
+  static const std::set<std::string> kNames = {
+      "data",  "model",   "from",   "json",    "csv",       "html",        "quiet",   "help",   "version",
+      "color", "verbose", "resume", "dry-run", "no-report", "tensorboard", "fail-on", "random", "predictions"};
   return kNames;
 }
 
