@@ -44,3 +44,10 @@ set(EVENKEEL_PYTHON_FOLDER "lib/python3/dist-packages" CACHE STRING "Where the P
 list(TRANSFORM python_files PREPEND "${PROJECT_SOURCE_DIR}/python/evenkeel/")
 install(FILES ${python_files} DESTINATION "${EVENKEEL_PYTHON_FOLDER}/evenkeel" COMPONENT python)
 install(TARGETS evenkeel_python LIBRARY DESTINATION "${EVENKEEL_PYTHON_FOLDER}/evenkeel" COMPONENT python)
+
+if(EVENKEEL_TESTS)
+  # -B: no compiled files in the source folder, where the links of the package lead.
+  add_test(NAME python_test COMMAND "${Python3_EXECUTABLE}" -B python/tests/run.py WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(python_test PROPERTIES
+    ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/python;OMP_WAIT_POLICY=passive" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 600)
+endif()
