@@ -34,7 +34,7 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext):
         if shutil.which("cmake") is None:
             give_up("CMake is not installed.")
-        folder = pathlib.Path(self.build_temp).resolve() / "cmake"
+        folder = pathlib.Path(self.build_temp).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         options = {
             "CMAKE_BUILD_TYPE": "Release",

@@ -12,11 +12,13 @@ import argparse
 import json
 import pathlib
 import platform
-import statistics
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
+# In the place of bench/, whose statistics.py would stand for Python's own.
+sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent / "tests")
+
+import statistics
 
 import torch
 from torch import nn

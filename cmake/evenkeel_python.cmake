@@ -49,5 +49,5 @@ if(EVENKEEL_TESTS)
   # -B: no compiled files in the source folder, where the links of the package lead.
   add_test(NAME python_test COMMAND "${Python3_EXECUTABLE}" -B python/tests/run.py WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(python_test PROPERTIES
-    ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/python;OMP_WAIT_POLICY=passive" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 600)
+    ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/python;EVENKEEL_PROGRAM=$<TARGET_FILE:evenkeel>;OMP_WAIT_POLICY=passive" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 600)
 endif()
