@@ -25,7 +25,8 @@ pybind11_add_module(evenkeel_python MODULE NO_EXTRAS ${python_sources})
 evenkeel_compile_options(evenkeel_python)
 # Shadowed names and conversions in pybind11's own headers are not ours.
 target_include_directories(evenkeel_python SYSTEM PRIVATE ${pybind11_INCLUDE_DIRS})
-target_link_libraries(evenkeel_python PRIVATE ${evenkeel_inside} fmt::fmt)
+# With the program's option table and tables in print: options have one set of names, checks and messages (python/src/options.h).
+target_link_libraries(evenkeel_python PRIVATE evenkeel_cli ${evenkeel_inside} CLI11::CLI11 fmt::fmt)
 evenkeel_link_header_libraries(evenkeel_python)
 target_link_options(evenkeel_python PRIVATE "-Wl,--exclude-libs,ALL" "-Wl,--gc-sections")
 set(python_package "${PROJECT_BINARY_DIR}/python/evenkeel")
@@ -48,5 +49,5 @@ if(EVENKEEL_TESTS)
   # -B: no compiled files in the source folder, where the links of the package lead.
   add_test(NAME python_test COMMAND "${Python3_EXECUTABLE}" -B python/tests/run.py WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(python_test PROPERTIES
-    ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/python;OMP_WAIT_POLICY=passive" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 600)
+    ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/python;EVENKEEL_PROGRAM=$<TARGET_FILE:evenkeel>;OMP_WAIT_POLICY=passive" LABELS command_line SKIP_RETURN_CODE 77 TIMEOUT 600)
 endif()

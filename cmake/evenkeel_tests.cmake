@@ -49,7 +49,8 @@ if(EVENKEEL_TESTS AND TARGET evenkeel)
   file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" tests/*_test.sh tests/*_test.py)
   # The browser: a part of its own (./test chromium).
   list(REMOVE_ITEM scripts tests/install_test.sh tests/examples_test.py tests/embedding_test.py tests/browser_test.py
-       tests/mpi_test.py tests/two_hosts_test.sh tests/docs_test.py tests/pip_test.sh)
+       tests/mpi_test.py tests/two_hosts_test.sh tests/docs_test.py tests/pip_test.sh
+       tests/packages_test.sh)
   foreach(script IN LISTS scripts)
     get_filename_component(name ${script} NAME_WE)
     if(script MATCHES "\\.py$")

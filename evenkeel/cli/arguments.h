@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "evenkeel/cli/terminal.h"
-#include "evenkeel/data/preprocess.h"
-#include "evenkeel/train/adapt.h"
+#include "evenkeel/tools/asked.h"
+#include "evenkeel/tools/diff_models.h"
+#include "evenkeel/tools/fold_model.h"
+#include "evenkeel/tools/recalibrate.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/trainer.h"
 
@@ -34,29 +36,8 @@ struct PlanArguments {
 };
 
 // What `evenkeel recalibrate` is asked for, beside model and data.
-struct RecalibrateArguments {
-  RunningStatistics kind = RunningStatistics::kPopulation;
-  std::optional<bool> biased;         // none: as the model has it
-  bool short_biased = false;          // --biased: the same as --running-variance biased
-  std::optional<int64_t> batch_size;  // none: as in training
-  int64_t examples = 0;               // 0: all
-  bool in_order = false;
-  data::Augment augment;
-  std::string split = "train";
-  std::string out;   // "": beside the model
-  std::string test;  // data to judge by; "": the test split of the data
-  double blend = 1;  // share of the new statistics
-  bool undo = false, dry_run = false;
-  std::optional<AdaptGoal> adapt;  // of gamma and beta
-  int64_t adapt_epochs = AdaptSettings{}.epochs;
-  double adapt_rate = AdaptSettings{}.learning_rate;
-};
-
-// What a file of weights alone (a state dict) leaves open. Of every command that takes a model.
-struct WeightsArguments {
-  std::string architecture;  // a name of the zoo, or a TOML file; "": the model file has it
-  std::optional<Shape> input;
-  std::optional<int64_t> classes;
+struct RecalibrateArguments : tools::RecalibrateAsked {
+  bool short_biased = false;  // --biased: the same as --running-variance biased
 };
 
 // What `evenkeel convert` is asked for, beside the model and its weights.
@@ -70,14 +51,10 @@ struct ConvertArguments {
 // What inspect, diff, fold and explain are asked for, beside model, data, seed and threads.
 struct ToolArguments {
   bool csv = false;
-  std::string html;                 // inspect: a file to write; "": none
-  std::string fail_on;              // inspect: "warning", "error"; "": nothing
-  std::string other;                // diff: the second model
-  std::optional<int64_t> random;    // diff: so many random inputs
-  std::string out;                  // fold: the file to write
-  int64_t verify = 8;               // fold: inputs of the proof; 0: none
-  std::optional<double> tolerance;  // fold, diff
-  bool dry_run = false, force_inference = false;
+  std::string html;     // inspect: a file to write; "": none
+  std::string fail_on;  // inspect: "warning", "error"; "": nothing
+  tools::FoldAsked fold;
+  tools::DiffAsked diff;
   std::vector<std::string> codes;  // explain
 };
 
@@ -99,7 +76,9 @@ struct LabArguments {
   std::string out;  // "": runs/lab, runs/lab-quick or runs/lab-full
 };
 
-struct Arguments {
+// Model and data of the commands that take one stand in Asked: eval, predict, recalibrate, inspect, fold, diff, convert. plan takes a name of the
+// zoo or a TOML file as `model`, too.
+struct Arguments : tools::Asked {
   std::string command;             // "train", "data info", ...; "" when only options of the program itself were given
   std::set<std::string> given;     // long names of the options that were there
   std::vector<std::string> words;  // the command line as typed, without the program's name
@@ -108,24 +87,13 @@ struct Arguments {
   TrainSettings train;
   PlanArguments plan;
   RecalibrateArguments recalibrate;
-  WeightsArguments weights;
   ConvertArguments convert;
   ToolArguments tools;
   ReportArguments report;
   LabArguments lab;
   bool no_report = false, train_tensorboard = false;  // train: what is written at its end
 
-  std::string model;  // eval, predict: the model file, or the folder of a run; plan: or a name, or a TOML file
-  std::string data;   // eval: "" = what the model was trained on; data info, plan: the set
-  std::optional<std::string> label, weight;
-  std::optional<double> validation;
-  std::optional<uint64_t> seed;  // eval
-  std::string split = "test";
   EvalMode statistics = EvalMode::kRunning;
-  int64_t batch_size = 256;
-  int threads = 0;  // eval, predict, plan; 0: the cores this process may use
-  data::Preprocess preprocess;
-  data::Corrupt corrupt;
   std::string predictions;         // eval: a CSV file to write
   std::vector<std::string> files;  // predict
   std::string labels;              // predict: a file of class names; "": those of the model

@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "evenkeel/cli/options.h"
+#include "evenkeel/core/numbers.h"
 
 namespace evenkeel::cli {
 
@@ -34,18 +34,6 @@ template <class Field>
 std::optional<ValueOf<Field>> read_field(Field field, const Arguments& arguments) {
   Arguments copy = arguments;  // fields are given as references to change; once per option and help text
   return std::optional<ValueOf<Field>>(field(copy));
-}
-
-// Whole text as a number, in the C locale; nothing when it is none.
-template <class T>
-std::optional<T> number_from(const std::string& text) {
-  const char* first = text.data();
-  const char* const last = first + text.size();
-  if (first != last && *first == '+') ++first;
-  T value{};
-  const auto [end, error] = std::from_chars(first, last, value);
-  if (error != std::errc() || end != last || first == last) return std::nullopt;
-  return value;
 }
 
 template <class Field>

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "evenkeel/cli/arguments.h"
-#include "evenkeel/model_io/onnx_model.h"
-#include "evenkeel/train/model_file.h"
+#include "evenkeel/tools/asked.h"
+#include "evenkeel/tools/statistics_words.h"
 #include "evenkeel/train/statistics.h"
 
 namespace evenkeel::cli {
@@ -47,27 +47,18 @@ void print_note(const std::string& message);
 // The same after "warning: "; nothing with --quiet.
 void print_warning(const Arguments& arguments, const std::string& message);
 
-// The model of a file or of the folder of a run.
-Model load_model_of(const std::string& path);
-// The same for arguments.model, which may also hold weights alone, for --architecture. Throws UsageError that names the option and the models
-// of the zoo that fit when it is missing.
-Model load_model_of(const Arguments& arguments);
-// Throws UsageError when --architecture, --input or --classes are given and none of these files holds weights alone.
-void refuse_needless_architecture(const Arguments& arguments, const std::vector<std::string>& models);
-// Throws UsageError when `out`, which `option` names, is one of the files that are read.
-void refuse_to_replace(const std::string& out, const std::string& option, const std::vector<std::string>& inputs);
-// The path that load_model_of reads.
-std::string model_path_of(const std::string& path);
+using tools::load_model_of;
+using tools::model_path_of;
+using tools::refuse_needless_architecture;
+using tools::refuse_to_replace;
 
-// How the running statistics of a model were made, and the distances between two sets of statistics: shared by eval, recalibrate, inspect
-// (norms.cc).
-nlohmann::ordered_json json_of_statistics(const Model& model);
-// Of an ONNX model, as far as it says: the same keys, null where it does not; "of the file" where it says nothing.
-nlohmann::ordered_json json_of_statistics(const onnx::Model& model);
-std::string statistics_text(const onnx::Model& model);
+using tools::has_norm;
+using tools::json_of_statistics;
+using tools::statistics_text;  // of an ONNX model; evenkeel::statistics_text is of ours
+
+// The distances between two sets of statistics: shared by eval, recalibrate and inspect (norms.cc).
 nlohmann::ordered_json json_of(const std::vector<NormDistance>& distances);
 std::string text_of(const std::vector<NormDistance>& distances);  // a table
-bool has_norm(const Model& model);
 
 // The name of a class, or its number where there is no name.
 std::string class_name(const std::vector<std::string>& names, int64_t index);

@@ -10,7 +10,7 @@ namespace evenkeel::cli {
 
 int run_convert(const Arguments& arguments) {
   const ConvertArguments& asked = arguments.convert;
-  const WeightsArguments& weights = arguments.weights;
+  const tools::WeightsAsked& weights = arguments.weights;
   const std::string in = model_path_of(arguments.model);
   tools::ConvertOptions options;
   options.weights = {weights.architecture, weights.input, weights.classes, asked.mean, asked.std};

@@ -1,5 +1,5 @@
 // evenkeel diff
-#include "evenkeel/tools/diff.h"
+#include "evenkeel/tools/diff_models.h"
 
 #include <fmt/format.h>
 
@@ -9,27 +9,14 @@
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/inspect.h"
 #include "evenkeel/cli/process.h"
+#include "evenkeel/cli/results.h"
 #include "evenkeel/cli/tool_models.h"
 #include "evenkeel/core/error.h"
 
 namespace evenkeel::cli {
 namespace {
 
-constexpr int64_t kExamples = 256;  // of --data
-constexpr size_t kMostNorms = 20;   // shown without --verbose
-
-std::optional<tools::Comparison> compare_outputs(const Arguments& arguments) {
-  if (arguments.data.empty() && !arguments.tools.random) return std::nullopt;
-  if (!arguments.data.empty() && arguments.tools.random)
-    throw UsageError("--data and --random do not go together: leave one of them out");
-  tools::CompareOptions options{.inputs = arguments.tools.random.value_or(kExamples),
-                                .seed = arguments.seed.value_or(1),
-                                .threads = take_threads(arguments.threads)};
-  const std::vector<float> examples = examples_of(arguments, kExamples);
-  options.examples = examples;
-  return tools::compare(load_as_onnx(arguments.model, arguments), load_as_onnx(arguments.tools.other, arguments),
-                        options);
-}
+constexpr size_t kMostNorms = 20;  // shown without --verbose
 
 nlohmann::ordered_json json_of(const tools::ValueChange& change) {
   return {{"relative", change.relative}, {"largest", change.largest}, {"channel", change.channel}};
@@ -83,40 +70,43 @@ std::string only_text(const std::vector<std::string>& names, const char* where) 
 
 }  // namespace
 
-int run_diff(const Arguments& arguments) {
-  const std::string a = model_path_of(arguments.model), b = model_path_of(arguments.tools.other);
-  refuse_needless_architecture(arguments, {a, b});
-  const tools::NormDiff diff = tools::diff_norms(tools::read_norm_table(a), tools::read_norm_table(b));
-  const std::optional<tools::Comparison> outputs = compare_outputs(arguments);
-  // Outputs that were compared say it all: a fold changes norms and nothing else.
-  bool within = true;
-  if (arguments.tools.tolerance) {
-    within = outputs
-                 ? outputs->worst() <= *arguments.tools.tolerance
-                 : diff.largest_effect() <= *arguments.tools.tolerance && diff.only_a.empty() && diff.only_b.empty();
-  }
+nlohmann::ordered_json diff_json(const tools::ModelDiff& diff, const Arguments& arguments) {
+  nlohmann::ordered_json json = json_result();
+  const std::optional<tools::Comparison>& outputs = diff.outputs;
+  json["a"] = model_path_of(arguments);
+  json["b"] =
+      arguments.tools.diff.other_tensors ? arguments.tools.diff.other : model_path_of(arguments.tools.diff.other);
+  json["norms"] = json_of(diff.norms);
+  json["only_in_a"] = diff.norms.only_a;
+  json["only_in_b"] = diff.norms.only_b;
+  json["notes"] = diff.norms.notes;
+  json["inputs"] = outputs ? outputs->inputs : 0;
+  json["outputs"] = outputs ? cli::json_of(outputs->outputs) : nlohmann::ordered_json();
+  json["within_tolerance"] =
+      arguments.tools.diff.tolerance ? nlohmann::ordered_json(diff.within) : nlohmann::ordered_json();
+  return json;
+}
 
-  if (arguments.json) {
-    nlohmann::ordered_json json = json_result();
-    json["a"] = a;
-    json["b"] = b;
-    json["norms"] = json_of(diff);
-    json["only_in_a"] = diff.only_a;
-    json["only_in_b"] = diff.only_b;
-    json["notes"] = diff.notes;
-    json["inputs"] = outputs ? outputs->inputs : 0;
-    json["outputs"] = outputs ? cli::json_of(outputs->outputs) : nlohmann::ordered_json();
-    json["within_tolerance"] = arguments.tools.tolerance ? nlohmann::ordered_json(within) : nlohmann::ordered_json();
-    print_json(json);
-  } else {
-    std::string text = text_of(diff, arguments.verbose) + only_text(diff.only_a, "A") + only_text(diff.only_b, "B");
-    if (outputs) {
-      text += fmt::format("\noutputs on {} inputs\n", outputs->inputs);
-      text += cli::text_of(outputs->outputs, "output", outputs->outputs.size());
-    }
-    print(text);
+std::string diff_text(const tools::ModelDiff& diff, const Arguments& arguments) {
+  std::string text =
+      text_of(diff.norms, arguments.verbose) + only_text(diff.norms.only_a, "A") + only_text(diff.norms.only_b, "B");
+  if (diff.outputs) {
+    text += fmt::format("\noutputs on {} inputs\n", diff.outputs->inputs);
+    text += cli::text_of(diff.outputs->outputs, "output", diff.outputs->outputs.size());
   }
-  return within ? kExitGood : kExitFindings;
+  return text;
+}
+
+int run_diff(const Arguments& arguments) {
+  Arguments asked = arguments;
+  if (asked.has_data() || asked.tools.diff.random) asked.threads = take_threads(asked.threads);
+  const tools::ModelDiff diff = tools::diff_models(asked, asked.tools.diff);
+  if (arguments.json) {
+    print_json(diff_json(diff, arguments));
+  } else {
+    print(diff_text(diff, arguments));
+  }
+  return diff.within ? kExitGood : kExitFindings;
 }
 
 }  // namespace evenkeel::cli

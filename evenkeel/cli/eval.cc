@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "evenkeel/cli/commands.h"
-#include "evenkeel/cli/model_data.h"
-#include "evenkeel/cli/onnx_subject.h"
+#include "evenkeel/tools/model_data.h"
+#include "evenkeel/tools/onnx_subject.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/atomic_file.h"
@@ -130,8 +130,8 @@ Report report_of(Model& model, const Arguments& arguments) {
   if (arguments.statistics != EvalMode::kRunning && !has_norm(model))
     print_warning(arguments, "--statistics has no effect: the network has no batch norm");
   Report report;
-  report.dataset = load_split(arguments, model, arguments.split);
-  report.rows = rows_of(arguments, report.dataset, seed_of(arguments, model),
+  report.dataset = tools::load_split(arguments, model, arguments.split);
+  report.rows = rows_of(arguments, report.dataset, tools::seed_of(arguments, model),
                         [&](const EvalSettings& settings) { return evaluate(model, report.dataset, settings); });
   report.apart = distances_of(report.rows, model);
   if (has_norm(model)) report.statistics = statistics_text(model);
@@ -139,9 +139,9 @@ Report report_of(Model& model, const Arguments& arguments) {
   return report;
 }
 
-Report report_of(OnnxSubject& subject, const Arguments& arguments) {
+Report report_of(tools::OnnxSubject& subject, const Arguments& arguments) {
   Report report;
-  data::Splits splits = load_splits(arguments, subject.shell);
+  data::Splits splits = tools::load_splits(arguments, subject.shell);
   subject.bind(arguments, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
   report.dataset = subject.take(splits, arguments.split, arguments);
   report.rows = rows_of(arguments, report.dataset, arguments.seed.value_or(1), [&](const EvalSettings& settings) {
@@ -159,11 +159,11 @@ int run_eval(const Arguments& arguments) {
   if (!arguments.predictions.empty()) {
     refuse_to_replace(arguments.predictions, "--predictions", {model_path_of(arguments.model), arguments.data});
   }
-  const bool is_foreign = is_onnx(arguments.model);
-  OnnxSubject subject;
+  const bool is_foreign = tools::is_onnx(arguments);
+  tools::OnnxSubject subject;
   Model own;
   if (is_foreign) {
-    subject = OnnxSubject::load(arguments);
+    subject = tools::OnnxSubject::load(arguments);
   } else {
     own = load_model_of(arguments);
   }

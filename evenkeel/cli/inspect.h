@@ -1,28 +1,16 @@
-// What `evenkeel inspect` found, and its three forms in print (inspect_print.cc).
+// The three forms of what `evenkeel inspect` found (inspect_print.cc).
 #pragma once
 
 #include <nlohmann/json.hpp>
 
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "evenkeel/cli/terminal.h"
-#include "evenkeel/tools/lint_data.h"
+#include "evenkeel/tools/inspect.h"
 
 namespace evenkeel::cli {
 
-struct Inspected {
-  std::string path;
-  tools::NormTable table;
-  std::vector<tools::Finding> findings;
-  nlohmann::ordered_json running_statistics;  // an object, of ONNX models and those of evenkeel; else null
-  std::string statistics_text;                // likewise
-  // With --data:
-  int64_t examples = 0;
-  std::vector<tools::NormObservation> observations;
-  std::optional<tools::Accuracies> accuracies;
-};
+using tools::Inspected;
 
 nlohmann::ordered_json inspect_json(const Inspected& inspected);
 std::string inspect_csv(const Inspected& inspected);

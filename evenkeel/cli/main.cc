@@ -19,6 +19,13 @@
 namespace evenkeel::cli {
 namespace {
 
+// What the tools have to say on their way goes to standard error.
+void listen(Arguments& arguments) {
+  if (arguments.quiet) return;
+  arguments.on_note = print_note;
+  arguments.on_warning = [](const std::string& sentence) { print_note("warning: " + sentence); };
+}
+
 int dispatch(const Arguments& arguments) {
   if (arguments.help || arguments.command == "help") return run_help(arguments);
   if (arguments.version) return run_version(arguments);
@@ -82,6 +89,7 @@ int run(const std::vector<std::string>& words) {
     // mpirun gives rank 0 a terminal of its own, also when what it prints goes to a file.
     if (comm->size() > 1 && arguments.color == ColorChoice::kAuto) arguments.color = ColorChoice::kNever;
     color = arguments.color;
+    listen(arguments);
     if (leaves_to_rank_0(arguments, *comm)) return kExitGood;
     comm = &world();
     const int code = dispatch(arguments);

@@ -320,6 +320,7 @@ Arguments parse(const std::vector<std::string>& words) {
 void settle(Arguments& arguments) {
   TrainSettings& train = arguments.train;
   train.load.seed = train.seed;
+  arguments.layout_stated = arguments.given.contains("layout");
   // 0.01 is AdamW's; in the others it would be a penalty that nobody asked for.
   if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW)
     train.optimizer.weight_decay = 0;

@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "evenkeel/cli/commands.h"
-#include "evenkeel/cli/model_data.h"
-#include "evenkeel/cli/onnx_subject.h"
+#include "evenkeel/tools/model_data.h"
+#include "evenkeel/tools/onnx_subject.h"
 #include "evenkeel/cli/process.h"
 #include "evenkeel/cli/terminal.h"
 #include "evenkeel/core/error.h"
@@ -97,11 +97,11 @@ Shape example_wanted(const Arguments& arguments, const onnx::Model& model) {
 
 int run_predict(const Arguments& arguments) {
   const int threads = take_threads(arguments.threads);
-  const bool is_foreign = is_onnx(arguments.model);
-  OnnxSubject subject;
+  const bool is_foreign = tools::is_onnx(arguments);
+  tools::OnnxSubject subject;
   Model own;
   if (is_foreign) {
-    subject = OnnxSubject::load(arguments);
+    subject = tools::OnnxSubject::load(arguments);
     subject.bind(arguments, example_wanted(arguments, subject.model));
   } else {
     own = load_model_of(arguments);
@@ -115,8 +115,8 @@ int run_predict(const Arguments& arguments) {
   data::Dataset dataset =
       data::load_examples(arguments.files, model.spec.input,
                           {.range = stated ? std::nullopt : model.input_range, .feature_names = model.feature_names},
-                          preprocess_of(arguments, model));
-  state_preprocessing(arguments, dataset, model);
+                          tools::preprocess_of(arguments, model));
+  tools::state_preprocessing(arguments, dataset, model);
   const EvalSettings settings{.batch_size = arguments.batch_size, .threads = threads};
   if (is_foreign) subject.complete(arguments, dataset);
   const EvalResult result = is_foreign

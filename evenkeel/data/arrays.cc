@@ -36,41 +36,6 @@ Shape example_shape_of(const NpyArray& array, const std::string& path, Layout la
   return shape;
 }
 
-// An array and what it is called in messages.
-struct NamedArray {
-  NpyArray array;
-  std::string name;
-};
-
-Dataset dataset_of(const std::string& name, const NamedArray& x, const NamedArray& y, const LoadOptions& options) {
-  Dataset all;
-  all.name = name;
-  all.example_shape = example_shape_of(x.array, x.name, options.preprocess.layout);
-  all.count = x.array.shape[0];
-  all.labels = npy_labels(y.array, y.name, kMostLabels);
-  const auto labels = static_cast<int64_t>(all.labels.size());
-  if (labels != all.count) {
-    throw FormatError(x.name + " holds " + std::to_string(all.count) + " examples and " + y.name + " holds " +
-                      std::to_string(labels) + " labels, expected as many of one as of the other");
-  }
-  if (all.count == 0) throw FormatError(x.name + ": holds 0 examples, expected at least two");
-  require_dense_labels(y.name, all.labels, options.known_classes);
-  const int64_t classes = *std::max_element(all.labels.begin(), all.labels.end()) + 1;
-  all.class_names = numbered_classes(std::max<int64_t>(classes, options.known_classes));
-
-  Shape shape = all.example_shape;
-  shape.insert(shape.begin(), all.count);
-  const bool as_bytes = all.is_image() && holds_pixels(x.array);
-  all.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
-  const ArrayReader reader{x.array, x.name, options.preprocess.layout, all.count, all.example_shape};
-  if (as_bytes) {
-    reader.bytes(all.values.values<uint8_t>());
-  } else {
-    reader.floats(all.values.values<float>());
-  }
-  return all;
-}
-
 using Names = std::array<std::string_view, 4>;  // examples and labels, and those of the test set or ""
 constexpr std::array<Names, 8> kKnownNames = {{{"x_train", "y_train", "x_test", "y_test"},
                                                {"train_images", "train_labels", "test_images", "test_labels"},
@@ -104,6 +69,41 @@ std::string members_text(const ZipFile& zip) {
 }
 
 }  // namespace
+
+Dataset dataset_of(const std::string& name, const NamedArray& x, const LoadOptions& options) {
+  Dataset all;
+  all.name = name;
+  all.example_shape = example_shape_of(x.array, x.name, options.preprocess.layout);
+  all.count = x.array.shape[0];
+  all.labels.assign(static_cast<size_t>(all.count), -1);
+  all.class_names = numbered_classes(options.known_classes);
+  Shape shape = all.example_shape;
+  shape.insert(shape.begin(), all.count);
+  const bool as_bytes = all.is_image() && holds_pixels(x.array);
+  all.values = Tensor(as_bytes ? DType::kU8 : DType::kF32, shape);
+  const ArrayReader reader{x.array, x.name, options.preprocess.layout, all.count, all.example_shape};
+  if (as_bytes) {
+    reader.bytes(all.values.values<uint8_t>());
+  } else {
+    reader.floats(all.values.values<float>());
+  }
+  return all;
+}
+
+Dataset dataset_of(const std::string& name, const NamedArray& x, const NamedArray& y, const LoadOptions& options) {
+  Dataset all = dataset_of(name, x, options);
+  all.labels = npy_labels(y.array, y.name, kMostLabels);
+  const auto labels = static_cast<int64_t>(all.labels.size());
+  if (labels != all.count) {
+    throw FormatError(x.name + " holds " + std::to_string(all.count) + " examples and " + y.name + " holds " +
+                      std::to_string(labels) + " labels, expected as many of one as of the other");
+  }
+  if (all.count == 0) throw FormatError(x.name + ": holds 0 examples, expected at least two");
+  require_dense_labels(y.name, all.labels, options.known_classes);
+  const int64_t classes = *std::max_element(all.labels.begin(), all.labels.end()) + 1;
+  all.class_names = numbered_classes(std::max<int64_t>(classes, options.known_classes));
+  return all;
+}
 
 void ArrayReader::bytes(std::span<uint8_t> out) const {
   const bool turn = layout == Layout::kChannelsLast && shape.size() == 3 && shape[0] > 1;

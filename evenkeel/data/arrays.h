@@ -10,6 +10,18 @@
 
 namespace evenkeel::data {
 
+// An array and what it is called in messages.
+struct NamedArray {
+  NpyArray array;
+  std::string name;
+};
+
+// Examples and labels as a data set; its values are a copy. name becomes Dataset::name. Of the options it takes layout and known_classes. Throws
+// FormatError when x is no batch of examples, y are no labels or not as many; UsageError on channels last that nobody stated.
+Dataset dataset_of(const std::string& name, const NamedArray& x, const NamedArray& y, const LoadOptions& options);
+// Without labels: all are -1.
+Dataset dataset_of(const std::string& name, const NamedArray& x, const LoadOptions& options);
+
 // Reads examples and labels. name becomes Dataset::name. Of the options it takes layout and known_classes.
 // Throws FormatError on bad bytes, and when there are not as many labels as examples; UsageError on channels last that nobody stated.
 Dataset read_npy_pair(const std::string& name, const std::string& x_path, const std::string& y_path,

@@ -311,8 +311,18 @@ Fit fit_to(const Tensors& tensors, const Architecture& architecture, const Shape
   return fit;
 }
 
+Fit fit_to(const Tensors& tensors, const ModelSpec& spec) {
+  Fit fit;
+  fit.spec = spec;
+  fit.wanted = wanted_by(spec);
+  fit.tensors = unwrapped(tensors, fit.wanted);
+  fit.misfit = misfit_of(fit.tensors, fit.wanted);
+  return fit;
+}
+
 // The fit with the fewest differences. Throws what the architecture says of the first input when it can take none.
 Fit best_fit(const Tensors& tensors, const StateDictOptions& options) {
+  if (options.spec != nullptr) return fit_to(tensors, *options.spec);
   const Architecture architecture(options);
   if (!architecture.open_input()) return fit_to(tensors, architecture, {});
   std::optional<Fit> best;

@@ -20,6 +20,8 @@ struct StateDictOptions {
   std::optional<int64_t> classes = {};  // none: as many as the last layer in the file has
   // Of pixels / 255, which becomes (x - mean) / std: one number per channel, or one for all; empty: 0 and 1.
   std::vector<double> mean = {}, std = {};
+  const ModelSpec* spec =
+      nullptr;  // the network itself: architecture, which is then its name in messages, input and classes are not looked at
 };
 
 // True for weights that carry no architecture of evenkeel's: what needs StateDictOptions.

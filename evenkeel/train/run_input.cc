@@ -19,7 +19,7 @@ RunInput load_input(const TrainSettings& settings, int threads) {
     input.from = load_model(settings.from);
     load.feature_names = input.from->feature_names;
   }
-  splits = data::load(settings.data, load);
+  splits = settings.make_splits ? settings.make_splits() : data::load(settings.data, load);
   data::require_learnable(splits.train);
   if (settings.overfit > 0) {
     for (data::Dataset* split : {&splits.train, &splits.validation, &splits.test})

@@ -33,6 +33,8 @@ enum class OnNonfinite { kStop, kSkip };
 
 struct TrainSettings {
   std::string data = "fashion-mnist";
+  // In place of reading `data`, which is then only their name in messages: called once, before the first step.
+  std::function<data::Splits()> make_splits;
   data::LoadOptions load;     // label and weight column, validation fraction; its seed is `seed`
   std::string model = "cnn";  // a name of the zoo or a TOML file
   // A model file to start from: its weights and running statistics in place of initial values, as far as names and shapes agree, and its

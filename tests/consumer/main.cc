@@ -7,6 +7,7 @@
 
 #include "evenkeel/model.h"
 #include "evenkeel/network.h"
+#include "evenkeel/tools.h"
 #include "evenkeel/version.h"
 
 namespace {
@@ -27,7 +28,8 @@ bool trains(const char* table, const char* folder) {
   const evenkeel::TrainReport report = evenkeel::train_network(options);
   const evenkeel::SavedModel model(report.model_path);
   return require(report.steps == 4 && std::isfinite(report.train_loss), "the training did not do its 4 steps") &&
-         require(model.parameter_count() == report.parameters, "the saved model has other parameters");
+         require(model.parameter_count() == report.parameters, "the saved model has other parameters") &&
+         require(!evenkeel::inspect_model(report.model_path).norms.empty(), "the saved model has no batch norm");
 }
 
 }  // namespace

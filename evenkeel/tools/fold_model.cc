@@ -1,0 +1,81 @@
+#include "evenkeel/tools/fold_model.h"
+
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "evenkeel/core/error.h"
+#include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/tools/as_onnx.h"
+#include "evenkeel/tools/onnx_subject.h"
+
+namespace evenkeel::tools {
+namespace {
+
+std::optional<Comparison> prove(const onnx::Model& before, const onnx::Model& after, const FoldRecord& record,
+                                const Asked& asked, const FoldAsked& how) {
+  if (how.verify == 0) return std::nullopt;
+  CompareOptions options{.inputs = how.verify, .seed = asked.seed.value_or(1), .threads = asked.threads};
+  onnx::Model reference = before;
+  if (how.force_inference) {
+    options.norms = inference::NormMode::kStored;
+    end_dropout(reference);
+  }
+  for (const FoldedNorm& norm : record.folded)
+    options.values.insert(options.values.end(), norm.outputs.begin(), norm.outputs.end());
+  const std::vector<float> examples = examples_of(asked, how.verify);
+  options.examples = examples;
+  try {
+    return compare(reference, after, options);
+  } catch (const BackendError& error) {
+    throw BackendError(
+        fmt::format("{}, so the fold cannot be proved; `--verify 0` folds without a proof", error.what()));
+  }
+}
+
+// NaN is equal to nothing: outputs that are none of them numbers prove nothing.
+void require_finite(const Comparison& proof) {
+  for (const Difference& d : proof.outputs) {
+    if (d.not_finite == 0) continue;
+    throw Error(
+        fmt::format("output '{}' of the model is not finite in {} of {} values before anything is folded, so that "
+                    "nothing can be proved and nothing was "
+                    "written; `evenkeel inspect` names norms with bad statistics, `--verify 0` folds without a proof",
+                    d.name, d.not_finite, d.count),
+        kExitNotFinite);
+  }
+}
+
+// What goes into the file: the record, and of the proof what bears repeating.
+std::string metadata_of(const FoldRecord& record, const std::optional<Comparison>& proof, double tolerance) {
+  nlohmann::ordered_json json = json_of(record);
+  json["proof"] = nullptr;
+  if (proof) json["proof"] = {{"inputs", proof->inputs}, {"tolerance", tolerance}, {"worst", proof->worst_of_all()}};
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace
+
+FoldedModel fold_model(const Asked& asked, const FoldAsked& how) {
+  const std::string path = model_path_of(asked);
+  if (how.out.empty() && !how.dry_run) throw UsageError("fold needs --out FILE, or --dry-run to write nothing");
+  if (!how.out.empty()) refuse_to_replace(how.out, "--out", {path});
+  if (!how.out.empty() && !how.out.ends_with(".onnx")) {
+    throw UsageError(
+        fmt::format("--out: found {}, but what is written is an ONNX model: give a name that ends in .onnx", how.out));
+  }
+  refuse_needless_architecture(asked, {path});
+  const onnx::Model before = load_as_onnx(asked);
+  warn_of_standardizing_twice(asked, before);
+  FoldedModel folded{.model = before, .record = {}, .proof = {}};
+  folded.record = fold(folded.model, {.force_inference = how.force_inference});
+  folded.proof = prove(before, folded.model, folded.record, asked, how);
+  if (folded.proof) require_finite(*folded.proof);
+  folded.good = !folded.proof || folded.proof->worst_of_all() <= how.tolerance;
+  folded.written = folded.good && !how.dry_run;
+  if (folded.good) folded.model.metadata[kFoldMetadata] = metadata_of(folded.record, folded.proof, how.tolerance);
+  if (folded.written) onnx::save(how.out, folded.model);
+  return folded;
+}
+
+}  // namespace evenkeel::tools

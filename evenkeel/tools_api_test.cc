@@ -1,0 +1,167 @@
+#include "evenkeel/tools.h"
+
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "evenkeel/model.h"
+#include "evenkeel/network.h"
+
+namespace evenkeel {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+// A folder with a table of two classes that one number tells apart, and an `mlp` that was trained on it.
+class ToolsApi : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = std::filesystem::temp_directory_path() / ("tools_api_" + std::to_string(getpid()));
+    std::filesystem::create_directories(folder_);
+    std::ofstream table(folder_ / "table.csv");
+    table << "a,b,class\n";
+    for (int i = 0; i < 200; ++i)
+      table << 0.1 * (i % 17) << "," << 0.3 * (i % 11) << "," << (i % 17 > 8 ? "high" : "low") << "\n";
+    table.close();
+    TrainOptions options;
+    options.data = path("table.csv");
+    options.model = "mlp";
+    options.batch_size = 40;
+    options.epochs = 2;
+    options.threads = 1;
+    options.out = path("run");
+    train_network(options);
+  }
+  static void TearDownTestSuite() { std::filesystem::remove_all(folder_); }
+  static std::string path(const std::string& name) { return (folder_ / name).string(); }
+  static std::string model() { return path("run"); }
+
+  static std::filesystem::path folder_;
+};
+std::filesystem::path ToolsApi::folder_;
+
+TEST_F(ToolsApi, InspectHasEveryNormWithItsValues) {
+  const ModelReport report = inspect_model(model());
+  EXPECT_EQ(report.format, "evenkeel");
+  ASSERT_EQ(report.norms.size(), 2u);
+  EXPECT_EQ(report.norms[0].name, "bn1");
+  EXPECT_EQ(report.norms[0].channels, 512);
+  EXPECT_EQ(report.norms[0].var.size(), 512u);
+  EXPECT_THAT(report.norms[0].conventions, HasSubstr("weight of a new batch 0.1"));
+  ASSERT_FALSE(report.findings.empty());  // 8 batches are too few
+  EXPECT_EQ(report.findings[0].code, "EK109");
+  EXPECT_EQ(report.findings[0].title, explain("EK109").title);
+  EXPECT_EQ(report.examples, 0);
+}
+
+TEST_F(ToolsApi, InspectRunsTheModelOnData) {
+  ToolOptions options;
+  options.data = path("table.csv");
+  const ModelReport report = inspect_model(model(), options);
+  EXPECT_GT(report.examples, 0);
+  EXPECT_EQ(report.shifts.size(), 2u);
+  ASSERT_TRUE(report.accuracy_stored.has_value());
+  EXPECT_GT(*report.accuracy_stored, 0.5);
+}
+
+TEST_F(ToolsApi, InspectTakesTensorsInMemory) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> gamma = {1, 2}, beta = {0, 0}, mean = {0, nan}, var = {1, 1};
+  const ModelReport report = inspect_tensors({{"bn.weight", {2}, gamma},
+                                              {"bn.bias", {2}, beta},
+                                              {"bn.running_mean", {2}, mean},
+                                              {"bn.running_var", {2}, var}});
+  ASSERT_EQ(report.norms.size(), 1u);
+  EXPECT_THAT(report.norms[0].gamma, ElementsAre(1, 2));
+  ASSERT_FALSE(report.findings.empty());
+  EXPECT_EQ(report.findings[0].severity, "error");
+  EXPECT_THROW(inspect_tensors({{"bn.weight", {3}, gamma}}), std::runtime_error);
+}
+
+TEST_F(ToolsApi, FoldProvesAndWrites) {
+  const FoldReport report = fold_model(model(), path("folded.onnx"));
+  EXPECT_EQ(report.folded.size(), 2u);
+  EXPECT_TRUE(report.left.empty());
+  EXPECT_TRUE(report.proved && report.written);
+  EXPECT_LT(report.worst, 1e-4);  // the default tolerance
+  EXPECT_TRUE(inspect_model(path("folded.onnx")).norms.empty());
+}
+
+TEST_F(ToolsApi, FoldWritesNothingWhereTheProofFails) {
+  FoldOptions options;
+  options.tolerance = 0;  // rounding alone is more
+  const FoldReport report = fold_model(model(), path("unproved.onnx"), options);
+  EXPECT_GT(report.worst, 0);
+  EXPECT_FALSE(report.written);
+  EXPECT_FALSE(std::filesystem::exists(path("unproved.onnx")));
+}
+
+TEST_F(ToolsApi, RecalibrateWritesAndUndoBringsBack) {
+  RecalibrateOptions options;
+  const RecalibrateReport report = recalibrate_model(model(), path("new.safetensors"), options);
+  EXPECT_EQ(report.out, path("new.safetensors"));
+  EXPECT_THAT(report.running_statistics, HasSubstr("population"));
+  EXPECT_EQ(report.moved.size(), 2u);
+  EXPECT_GT(report.moved[0].log_var_ratio, 0);
+  ASSERT_TRUE(report.before && report.after);
+  EXPECT_GT(diff_models(model(), path("new.safetensors")).norms[0].effect, 0);
+
+  options.undo = true;
+  recalibrate_model(path("new.safetensors"), path("back.safetensors"), options);
+  EXPECT_EQ(diff_models(model(), path("back.safetensors")).norms[0].effect, 0);
+}
+
+TEST_F(ToolsApi, RecalibrateWithoutWritingLeavesNoFile) {
+  RecalibrateOptions options;
+  options.write = false;
+  const RecalibrateReport report = recalibrate_model(model(), path("none.safetensors"), options);
+  EXPECT_EQ(report.out, "");
+  EXPECT_FALSE(std::filesystem::exists(path("none.safetensors")));
+}
+
+TEST_F(ToolsApi, DiffComparesOutputsOnRandomInputs) {
+  const ConvertReport converted = convert_model(model(), path("model.onnx"));
+  EXPECT_EQ(converted.to, "an ONNX model");
+  DiffOptions options;
+  options.random = 4;
+  const DiffReport report = diff_models(model(), path("model.onnx"), options);
+  EXPECT_EQ(report.norms.size(), 2u);
+  EXPECT_EQ(report.inputs, 4);
+  ASSERT_EQ(report.outputs.size(), 1u);
+  EXPECT_EQ(report.outputs[0].max_abs, 0);  // both are run as the same ONNX
+}
+
+TEST_F(ToolsApi, WordsThatAreNoneAreRefusedWithASuggestion) {
+  const auto message_of = [](auto&& call) -> std::string {
+    try {
+      call();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  RecalibrateOptions options;
+  options.adapt = "gamma-bta";
+  EXPECT_THAT(message_of([&] { recalibrate_model(model(), "", options); }), HasSubstr("did you mean 'gamma-beta'"));
+  ToolOptions split;
+  split.split = "tset";
+  EXPECT_THAT(message_of([&] { inspect_model(model(), split); }), HasSubstr("did you mean 'test'"));
+  EXPECT_THAT(message_of([&] { inspect_model(path("absent.onnx")); }), HasSubstr("absent.onnx"));
+  EXPECT_THAT(message_of([] { explain("EK10l"); }), HasSubstr("EK101"));
+}
+
+TEST_F(ToolsApi, EveryRuleIsExplained) {
+  const std::vector<FindingRule> rules = explain_all();
+  EXPECT_GT(rules.size(), 10u);
+  for (const FindingRule& rule : rules) EXPECT_FALSE(rule.remedy.empty()) << rule.code;
+}
+
+}  // namespace
+}  // namespace evenkeel

@@ -1,0 +1,241 @@
+"""Networks of evenkeel: made from a zoo name or a TOML file, trained on arrays or data sets by name, asked, saved."""
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from evenkeel import _core
+
+Path = Union[str, "os.PathLike[str]"]
+Data = Tuple[Any, Any]
+
+
+def _plain(x: Any) -> Any:
+    """A tensor that autograd watches, without that."""
+    return x.detach() if getattr(x, "requires_grad", False) else x
+
+
+def _pair(data: Optional[Data], name: str) -> Optional[Data]:
+    if data is None:
+        return None
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise _core.UsageError(f"{name}: expected the examples and their labels, as (x, y)")
+    return _plain(data[0]), _plain(data[1])
+
+
+class History:
+    """What a training run did, epoch by epoch.
+
+    Attributes:
+        epochs: a dict per epoch: epoch, loss, accuracy (of training), validation_loss, validation_accuracy, test_loss, test_accuracy (None
+            without such data), seconds, examples_per_s, refused_batches.
+        steps, parameters: counts.
+        seconds: of the run.
+        notes: what was said on the way, a sentence each.
+        run: the folder of the run; None where it was a temporary one.
+
+    history.loss and the like are lists with a value per epoch.
+    """
+
+    def __init__(self, facts: Dict[str, Any], run: Optional[str]):
+        self.epochs: List[Dict[str, Any]] = list(facts["epochs"])
+        self.steps: int = facts["steps"]
+        self.parameters: int = facts["parameters"]
+        self.seconds: float = facts["seconds"]
+        self.notes: List[str] = list(facts["notes"])
+        self.run = run
+
+    def _column(self, key: str) -> List[Any]:
+        return [epoch[key] for epoch in self.epochs]
+
+    @property
+    def loss(self) -> List[float]:
+        return self._column("loss")
+
+    @property
+    def accuracy(self) -> List[float]:
+        return self._column("accuracy")
+
+    @property
+    def validation_loss(self) -> List[Optional[float]]:
+        return self._column("validation_loss")
+
+    @property
+    def validation_accuracy(self) -> List[Optional[float]]:
+        return self._column("validation_accuracy")
+
+    @property
+    def test_loss(self) -> List[Optional[float]]:
+        return self._column("test_loss")
+
+    @property
+    def test_accuracy(self) -> List[Optional[float]]:
+        return self._column("test_accuracy")
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __repr__(self) -> str:
+        last = f", loss {self.loss[-1]:.4f}, accuracy {self.accuracy[-1]:.4f}" if self.epochs else ""
+        return f"<History: {len(self.epochs)} epochs, {self.steps} steps{last}>"
+
+
+class Network:
+    """A network with batch norm.
+
+    Args:
+        architecture: a name of `evenkeel.zoo()` ("mlp", "cnn", "resnet20", ...) or the path of a TOML file.
+        input_shape: of one example: (channels, height, width), or (features,). With `classes`, or neither: the network is then made when
+            fit() sees its data.
+        classes: how many.
+        seed: of the initial values. fit() of a network that was neither trained nor loaded makes its own, from its own seed.
+
+    Examples are arrays whose first extent counts them, of NumPy, PyTorch or whoever speaks DLPack or the buffer protocol: images [N, H, W]
+    or [N, C, H, W], as whole numbers 0..255 or floats 0..1, and tables [N, F]. They are standardized by what fit() found in its data.
+    """
+
+    def __init__(self, architecture: Path, *, input_shape: Optional[Sequence[int]] = None, classes: Optional[int] = None,
+                 seed: int = 1):
+        shape = None if input_shape is None else [int(extent) for extent in input_shape]
+        self._core = _core.Network(os.fspath(architecture), shape, int(classes or 0), int(seed))
+
+    @classmethod
+    def load(cls, path: Path, architecture: Optional[Path] = None, **options: Any) -> "Network":
+        """The network of a model file or of the folder of a run.
+
+        Args:
+            path: a model of evenkeel (.safetensors, or the folder of a run), an ONNX file (to be evaluated and asked, not trained), or a
+                safetensors file of a PyTorch state dict, which needs `architecture`. Pickles are refused; the message says how to convert.
+            architecture: of a state dict: a zoo name or a TOML file.
+            options: of a state dict: `input` (3, 32, 32), `classes`, and `mean` and `std` of pixels / 255, a number per channel.
+        """
+        network = cls.__new__(cls)
+        if architecture is not None:
+            options["architecture"] = os.fspath(architecture)
+        network._core = _core.Network.load(os.fspath(path), options)
+        return network
+
+    def fit(self, x: Any, y: Any = None, *, validation: Any = None, test: Optional[Data] = None, epochs: int = 3,
+            batch_size: int = 128, optimizer: str = "adamw", learning_rate: float = 3e-3, seed: int = 1,
+            threads: Optional[int] = None, out: Optional[Path] = None,
+            on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None, **options: Any) -> History:
+        """Trains, from initial values or, where the network was trained or loaded, from those that it has.
+
+        Args:
+            x: examples; or, without y, a data set by name or path as `evenkeel train --data` takes it ("fashion-mnist", "table.csv").
+            y: labels [N], whole numbers from 0.
+            validation, test: (x, y), evaluated after every epoch. With a data set by name `validation` is the share of the training set.
+            out: the folder of the run, with log, checkpoints and model (`evenkeel report` draws it). None: a temporary one, removed at the end.
+            on_epoch: called after every epoch with its dict (see History). What it raises ends the run and is raised here.
+            options: any option of `evenkeel train`, with _ for -: schedule="cosine", augment="crop4,flip", norm="group",
+                freeze_norm=["bn1", "layer1.*"], running_statistics="population", ...
+
+        Ctrl-C raises KeyboardInterrupt after the step in work; the network then has the values of that step. Other threads of Python go on
+        while it trains. Raises evenkeel.UsageError where data and options do not fit, evenkeel.Error where a value is not finite: the
+        network is then as it was.
+        """
+        options.update(epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
+                       threads=threads)
+        if isinstance(x, (str, os.PathLike)):
+            if y is not None:
+                raise _core.UsageError("fit(): a data set by name has its labels; leave y out")
+            if test is not None:
+                raise _core.UsageError("fit(): a data set by name has its test set; leave test out")
+            data: Any = os.fspath(x)
+            options["validation"] = validation
+            validation = None
+        else:
+            if y is None:
+                raise _core.UsageError("fit(): y is missing: the label of every example")
+            data = (_plain(x), _plain(y))
+            validation = _pair(validation, "validation")
+        with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
+            run = os.path.join(scratch, "run") if out is None else os.path.abspath(os.fspath(out))
+            if out is None:
+                options.setdefault("record_layers", 0)
+            facts = self._core.fit(data, validation, _pair(test, "test"), scratch, run, on_epoch, options)
+        return History(facts, None if out is None else run)
+
+    def evaluate(self, x: Any, y: Any = None, *, statistics: str = "running", **options: Any) -> Dict[str, Any]:
+        """Loss and accuracy on examples, as a dict with "loss", "accuracy", "examples" and "statistics".
+
+        Args:
+            x, y: as for fit(); or a data set by name, whose test set it is unless split="train" says otherwise.
+            statistics: normalize by the "running" statistics or by those of each "batch".
+            options: of `evenkeel eval`: batch_size, threads, corrupt="contrast=0.3", mean, std, scale, split, ...
+        """
+        if isinstance(x, (str, os.PathLike)):
+            data: Any = os.fspath(x)
+        else:
+            if y is None:
+                raise _core.UsageError("evaluate(): y is missing: the label of every example")
+            data = (_plain(x), _plain(y))
+        return self._core.evaluate(data, statistics, options)
+
+    def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+        """The most likely class of each example: int64 [N]. Does not depend on the other examples, bit for bit."""
+        return self.predict_proba(x, batch_size=batch_size, threads=threads).argmax(axis=1)
+
+    def predict_proba(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+        """The probability of every class: float32 [N, classes]."""
+        return self._core.scores(_plain(x), False, batch_size, threads or 0)
+
+    def logits(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+        """What the probabilities are made from by softmax: float32 [N, classes]."""
+        return self._core.scores(_plain(x), True, batch_size, threads or 0)
+
+    def save(self, path: Path) -> None:
+        """Writes the network: .safetensors, which load() and the program read, or .onnx, for everybody else."""
+        self._core.save(os.fspath(path))
+
+    def state_dict(self) -> Dict[str, np.ndarray]:
+        """A copy of parameters and buffers by PyTorch's names: "conv1.weight" [out, in, k, k], "bn1.running_mean" [C], ..."""
+        return self._core.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes all values from arrays by PyTorch's names. Raises evenkeel.FormatError with all keys that are missing, left over or misshapen;
+        "module." in front of all of them is left out, and num_batches_tracked may be missing."""
+        self._core.load_state_dict({name: _plain(value) for name, value in state.items()})
+
+    @property
+    def input_shape(self) -> Optional[Tuple[int, ...]]:
+        """(C, H, W) or (F,); None as long as it is not known."""
+        return self._core.facts().get("input_shape") or None
+
+    @property
+    def classes(self) -> Optional[int]:
+        return self._core.facts().get("classes") or None
+
+    @property
+    def class_names(self) -> List[str]:
+        return self._core.facts().get("class_names", [])
+
+    def summary(self) -> str:
+        """Parameters by name and shape, and what is known of the training, as text."""
+        facts = self._core.facts()
+        lines = [repr(self)[1:-1]]
+        if facts.get("running_statistics"):
+            lines.append("running statistics: " + facts["running_statistics"])
+        tensors = facts.get("tensors", [])
+        width = max((len(name) for name, _ in tensors), default=0)
+        lines += [f"  {name:<{width}}  {list(shape)}" for name, shape in tensors]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        facts = self._core.facts()
+        name = facts.get("name") or facts["architecture"]
+        if "input_shape" not in facts:
+            return f"<evenkeel.Network {name}: to be made by fit()>"
+        if facts["onnx"]:
+            return f"<evenkeel.Network {name}: ONNX>"
+        shape = "x".join(str(extent) for extent in facts["input_shape"])
+        state = "" if facts["trained"] else ", initial values"
+        return f"<evenkeel.Network {name}: {shape} -> {facts['classes']} classes, {facts['parameters']} parameters{state}>"
+
+
+def zoo() -> List[str]:
+    """The names that Network() knows."""
+    return _core.zoo()

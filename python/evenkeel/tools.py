@@ -1,0 +1,215 @@
+"""Tools for trained models: on files, and on state dicts (a dict of names and arrays). `evenkeel.inspect` and the like."""
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import numpy as np
+
+from evenkeel import _core
+from evenkeel.network import _plain
+
+Path = Union[str, "os.PathLike[str]"]
+Model = Union[Path, Mapping[str, Any]]
+
+
+class Report:
+    """What a tool found: print() shows its table, to_dict() is what the program prints with --json, and the keys of that are attributes."""
+
+    def __init__(self, answer: Dict[str, Any]):
+        self._facts = json.loads(answer["json"])
+        self._text = answer["text"]
+        self.warnings: List[str] = list(answer["warnings"])
+        for warning in self.warnings:
+            warnings.warn(warning, stacklevel=3)
+
+    def __getattr__(self, name: str) -> Any:
+        facts = self.__dict__.get("_facts", {})
+        if name in facts:
+            return facts[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute '{name}'; it has {', '.join(facts)}")
+
+    def to_dict(self) -> Dict[str, Any]:
+        """A copy of all that was found, of plain Python types."""
+        return json.loads(json.dumps(self._facts))
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._facts.get('model', self._facts.get('a', 'a model'))}>"
+
+
+class Finding:
+    """A finding of the lint: code ("EK101", which explain() explains), severity ("info", "warning", "error"), norm (None: the model as a whole),
+    reason, channels (how many are concerned; 0: the norm as such), remedy."""
+
+    def __init__(self, facts: Dict[str, Any]):
+        self.code: str = facts["code"]
+        self.severity: str = facts["severity"]
+        self.norm: Optional[str] = facts["norm"]
+        self.reason: str = facts["reason"]
+        self.channels: int = facts["channels"]
+        self.remedy: str = facts["remedy"]
+
+    def __repr__(self) -> str:
+        return f"<{self.severity} {self.code} {self.norm or 'the model'}: {self.reason}>"
+
+
+class Norm:
+    """A batch norm: name, channels, eps, new_batch_weight (PyTorch's momentum; None: not in the file), conventions in words, num_batches_tracked,
+    training_mode, fed_by, feeds; gamma, beta, running_mean and running_var as float64 [channels], empty where the norm has none."""
+
+    def __init__(self, facts: Dict[str, Any], values: Dict[str, np.ndarray]):
+        self.name: str = facts["name"]
+        self.channels: int = facts["channels"]
+        self.eps: float = facts["eps"]
+        self.new_batch_weight: Optional[float] = facts["new_batch_weight"]
+        self.conventions: str = facts["conventions"]
+        self.num_batches_tracked: Optional[int] = facts["num_batches_tracked"]
+        self.training_mode: bool = facts["training_mode"]
+        self.fed_by: List[str] = facts["fed_by"]
+        self.feeds: List[str] = facts["feeds"]
+        self.gamma: np.ndarray = values["gamma"]
+        self.beta: np.ndarray = values["beta"]
+        self.running_mean: np.ndarray = values["running_mean"]
+        self.running_var: np.ndarray = values["running_var"]
+
+    def __repr__(self) -> str:
+        return f"<Norm {self.name}: {self.channels} channels>"
+
+
+class ModelReport(Report):
+    """What inspect() found: format, norms (of Norm), findings (of Finding), totals, notes, data."""
+
+    def __init__(self, answer: Dict[str, Any]):
+        super().__init__(answer)
+        self.norms: List[Norm] = [Norm(f, v) for f, v in zip(self._facts["norms"], answer["values"])]
+        self.findings: List[Finding] = [Finding(f) for f in self._facts["findings"]]
+
+    def __getitem__(self, name: str) -> Norm:
+        """The norm of that name."""
+        for norm in self.norms:
+            if norm.name == name:
+                return norm
+        raise KeyError(name)
+
+
+class StateDict(Dict[str, np.ndarray]):
+    """Arrays by name; .report says how they came about."""
+    report: Report
+
+
+def _model(model: Model) -> Any:
+    if isinstance(model, Mapping):
+        return {name: _plain(value) for name, value in model.items()}
+    return os.fspath(model)
+
+
+def _data(data: Any) -> Any:
+    """None, a name, or (x, y); x alone is (x, None)."""
+    if data is None or isinstance(data, str):
+        return data
+    if isinstance(data, os.PathLike):
+        return os.fspath(data)
+    if isinstance(data, (tuple, list)):
+        if len(data) != 2:
+            raise _core.UsageError("data: expected examples x, or the examples and their labels, as (x, y)")
+        return _plain(data[0]), _plain(data[1])
+    return _plain(data), None
+
+
+def _out(out: Optional[Path], model: Model) -> str:
+    if out is not None and isinstance(model, Mapping):
+        raise _core.UsageError("out: a state dict in memory is given back, not written; leave out away")
+    return "" if out is None else os.fspath(out)
+
+
+def _with_names_of(state: Mapping[str, np.ndarray], model: Mapping[str, Any]) -> Dict[str, np.ndarray]:
+    """The arrays under the names that `model` has for them: "module.bn1.weight"."""
+    first = next(iter(state))
+    prefix = next((name[:-len(first)] for name in model if name.endswith(first)), "")
+    return {prefix + name: value for name, value in state.items() if prefix + name in model or not name.endswith("num_batches_tracked")}
+
+
+def inspect(model: Model, data: Any = None, **options: Any) -> ModelReport:
+    """Every batch norm of a model, and what is suspicious about it.
+
+    Args:
+        model: an ONNX, safetensors or Keras (.h5) file, the folder of a run, or a state dict.
+        data: also run the model on a data set by name, or on (x, y) or x: how far are the stored statistics from the actual ones?
+        options: of `evenkeel inspect`: architecture="resnet20" (for a state dict with data), mean, std, corrupt, split, ...
+    """
+    return ModelReport(_core.inspect(_model(model), _data(data), options))
+
+
+def fold(model: Model, out: Optional[Path] = None, *, data: Any = None, **options: Any) -> Union[Report, StateDict]:
+    """Folds batch norms into their neighbours where that is exact, and proves it by running the model before and after.
+
+    Args:
+        model: an ONNX file, a model of evenkeel, or weights with architecture="resnet20": a file or a state dict.
+        out: the ONNX file to write; None: nothing is written.
+        data: inputs of the proof, as for inspect(); None: seeded random ones.
+        options: of `evenkeel fold`: verify (how many inputs; 0: no proof), tolerance, force_inference, architecture, ...
+
+    Returns the report: folded, left (with reasons) and proof. For a state dict: the tensors of the folded network by name, conv1.weight and
+    conv1.bias and no norms, with the report as `.report`. Raises evenkeel.Error, and writes nothing, where the outputs differ.
+    """
+    answer = _core.fold(_model(model), _data(data), _out(out, model), options)
+    report = Report(answer)
+    if answer["state"] is None:
+        return report
+    state = StateDict(answer["state"])
+    state.report = report
+    return state
+
+
+def recalibrate(model: Model, data: Any = None, out: Optional[Path] = None, *, test: Any = None,
+                **options: Any) -> Union[Report, StateDict]:
+    """Makes the running statistics anew from data, and says what that does to the accuracy.
+
+    Args:
+        model: a model of evenkeel, an ONNX file, or weights with architecture="resnet20": a file or a state dict.
+        data: a data set by name, or (x, y), or x alone: x [N, C, H, W] or [N, F]. None: what the model was trained on.
+        out: the file to write, in the format of the model; None: nothing is written.
+        test: (x, y) or a name: what the result is judged by. None: the test set of the data; (x, y) itself.
+        options: of `evenkeel recalibrate`: running_statistics="population_one_pass", batch_size, blend, augment, corrupt, mean, std,
+            adapt="gamma-beta", undo=True, ...
+
+    Returns the report: norms (how far each moved), before, after. For a state dict: a new one with the new running statistics, under the same
+    names, with the report as `.report`.
+    """
+    given = _model(model)
+    answer = _core.recalibrate(given, _data(data), _data(test), _out(out, model), options)
+    report = Report(answer)
+    if answer["state"] is None:
+        return report
+    state = StateDict(_with_names_of(answer["state"], given))
+    state.report = report
+    return state
+
+
+def diff(a: Model, b: Model, *, data: Any = None, random: int = 0, **options: Any) -> Report:
+    """What differs between the norms of two models, files or state dicts, of the same or of different formats.
+
+    Args:
+        data, random: also compare their outputs, on data as for inspect() or on so many random inputs.
+        options: of `evenkeel diff`: architecture, tolerance, ...
+
+    Returns a report: norms (the most changed first, with effect, gamma, beta, ...), only_in_a, only_in_b, outputs.
+    """
+    return Report(_core.diff(_model(a), _model(b), _data(data), int(random), options))
+
+
+def convert(model: Path, out: Path, **options: Any) -> Dict[str, Any]:
+    """Writes a model file as what the extension of `out` says: .onnx or .safetensors. Returns from, to, architecture, tensors (how many) and
+    left_out. Options: of `evenkeel convert`: architecture, input, classes, mean, std, training, no_standardization."""
+    return _core.convert(os.fspath(model), os.fspath(out), options)
+
+
+def explain(code: Optional[str] = None) -> Union[Dict[str, str], List[Dict[str, str]]]:
+    """What a finding means: code, severity, title, explanation, remedy. Without a code: all of them."""
+    rules = _core.explain(code or "")
+    return rules if code is None else rules[0]

@@ -1,0 +1,61 @@
+// What evenkeel.Network holds: a network of ours with its values, or an ONNX model.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "evenkeel/cli/arguments.h"
+#include "evenkeel/core/tensor.h"
+#include "evenkeel/data/dataset.h"
+#include "evenkeel/tools/onnx_subject.h"
+#include "evenkeel/train/evaluator.h"
+#include "evenkeel/train/model_file.h"
+
+namespace evenkeel::python {
+
+class Network {
+ public:
+  // A name of the zoo or a TOML file. Without shape and classes it is made when data say them.
+  Network(const std::string& architecture, const std::optional<Shape>& input, int64_t classes, uint64_t seed);
+  // A model file of any kind that is read, or the folder of a run.
+  static std::unique_ptr<Network> load(const std::string& path, const pybind11::dict& options);
+
+  // Trains on `data`, a name or (x, y). Called with the GIL; lets go of it while it works. on_epoch: None, or called with the dict of an epoch.
+  // run: its folder; scratch: for what is needed on the way.
+  // Raises KeyboardInterrupt after the step in work.
+  pybind11::dict fit(const pybind11::object& data, const pybind11::object& validation, const pybind11::object& test,
+                     const std::string& scratch, const std::string& run, const pybind11::object& on_epoch,
+                     const pybind11::dict& options);
+  pybind11::dict evaluate(const pybind11::object& data, const std::string& statistics, const pybind11::dict& options);
+  // [n][classes]: probabilities, or with `logits` what they are made from.
+  pybind11::object scores(const pybind11::object& x, bool logits, int64_t batch_size, int threads);
+
+  void save(const std::string& path);
+  pybind11::dict state_dict();
+  void load_state_dict(const pybind11::dict& state);
+  pybind11::dict facts();
+
+ private:
+  Network() = default;
+  // Throws UsageError while fit() works in another thread.
+  std::unique_lock<std::mutex> alone();
+  Model& own(const char* what);  // throws UsageError where there is none
+  int64_t known_classes() const;
+  data::Dataset examples(const pybind11::handle& x, const char* x_name, const pybind11::handle& y, const char* y_name);
+  void require_fit(const data::Dataset& dataset, const char* name) const;
+  void start_from(TrainSettings& settings, const std::string& folder);
+  EvalResult answers(const data::Dataset& dataset, const EvalSettings& settings);
+
+  std::string architecture_;
+  std::optional<Model> model_;
+  bool has_values_ = false;  // of a training or a file, not initial ones
+  std::optional<tools::OnnxSubject> onnx_;
+  bool bound_ = false;  // onnx_ has seen the shape of an example
+  std::mutex busy_;
+};
+
+}  // namespace evenkeel::python
