@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from evenkeel import _core
+
+if TYPE_CHECKING:
+    import numpy as np  # importing evenkeel does not take the time of importing NumPy
 
 Path = Union[str, "os.PathLike[str]"]
 Data = Tuple[Any, Any]
@@ -110,11 +111,15 @@ class Network:
             path: a model of evenkeel (.safetensors, or the folder of a run), an ONNX file (to be evaluated and asked, not trained), or a
                 safetensors file of a PyTorch state dict, which needs `architecture`. Pickles are refused; the message says how to convert.
             architecture: of a state dict: a zoo name or a TOML file.
-            options: of a state dict: `input` (3, 32, 32), `classes`, and `mean` and `std` of pixels / 255, a number per channel.
+            options: of a state dict: `input` (3, 32, 32), `classes`, and `mean` and `std` of pixels / 255, a number per
+                channel or one for all.
         """
         network = cls.__new__(cls)
         if architecture is not None:
             options["architecture"] = os.fspath(architecture)
+        for name in ("mean", "std"):
+            if isinstance(options.get(name), (int, float)):
+                options[name] = [options[name]]
         network._core = _core.Network.load(os.fspath(path), options)
         return network
 

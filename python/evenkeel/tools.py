@@ -4,12 +4,13 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from evenkeel import _core
 from evenkeel.network import _plain
+
+if TYPE_CHECKING:
+    import numpy as np  # importing evenkeel does not take the time of importing NumPy
 
 Path = Union[str, "os.PathLike[str]"]
 Model = Union[Path, Mapping[str, Any]]
@@ -97,7 +98,7 @@ class ModelReport(Report):
         raise KeyError(name)
 
 
-class StateDict(Dict[str, np.ndarray]):
+class StateDict(Dict[str, "np.ndarray"]):
     """Arrays by name; .report says how they came about."""
     report: Report
 
@@ -123,7 +124,7 @@ def _data(data: Any) -> Any:
 
 def _out(out: Optional[Path], model: Model) -> str:
     if out is not None and isinstance(model, Mapping):
-        raise _core.UsageError("out: a state dict in memory is given back, not written; leave out away")
+        raise _core.UsageError("out: a state dict in memory is given back, not written; leave it out")
     return "" if out is None else os.fspath(out)
 
 

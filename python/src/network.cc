@@ -135,13 +135,17 @@ std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& 
         throw UsageError(
             fmt::format("{}: '{}' has its standardization in it; {} is for files of weights alone", name, path, name));
       }
-      for (size_t c = 0; c < values.size(); ++c) values[c] = usual;
-      const py::sequence given = stated[name];
-      if (py::len(given) != values.size()) {
-        throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels", name, py::len(given),
-                                     values.size()));
+      const auto given = stated[name].cast<std::vector<double>>();
+      if (given.size() != 1 && given.size() != values.size()) {
+        throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels, or one for all", name,
+                                     given.size(), values.size()));
       }
-      for (size_t c = 0; c < values.size(); ++c) values[c] = given[c].cast<double>();
+      for (size_t c = 0; c < values.size(); ++c) {
+        values[c] = given.size() == 1 ? given[0] : given[c];
+        if (std::isfinite(values[c]) && (usual == 0 || values[c] > 0)) continue;
+        throw UsageError(
+            fmt::format("{}: found {}, expected {}", name, values[c], usual == 0 ? "a number" : "a number above 0"));
+      }
     };
     take("mean", 0, model.standardization.mean);
     take("std", 1, model.standardization.std);
@@ -216,6 +220,19 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
   start_from(settings, scratch);
   if (py::isinstance<py::str>(data)) {
     settings.data = py::str(data);
+    if (model_) {
+      settings.make_splits = [this, &settings] {
+        data::LoadOptions load = settings.load;
+        load.feature_names = model_->feature_names;
+        data::Splits splits = data::load(settings.data, load);
+        require_fit(splits.train, settings.data.c_str());
+        if (!has_values_ && splits.train.class_count() != model_->spec.classes) {
+          throw UsageError(fmt::format("{}: found {} classes, but the network has {}", settings.data,
+                                       splits.train.class_count(), model_->spec.classes));
+        }
+        return splits;
+      };
+    }
   } else {
     auto splits = std::make_shared<data::Splits>();
     const py::tuple train_pair = pair_of(data, "fit()");
