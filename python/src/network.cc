@@ -209,6 +209,38 @@ void Network::start_from(TrainSettings& settings, const std::string& folder) {
   }
 }
 
+std::shared_ptr<data::Splits> Network::splits_of(const py::object& data, const py::object& validation,
+                                                 const py::object& test) {
+  auto splits = std::make_shared<data::Splits>();
+  const py::tuple train_pair = pair_of(data, "fit()");
+  splits->train = examples(train_pair[0], "x", train_pair[1], "y");
+  const auto take = [&](const py::object& given, const char* name, data::Dataset& split) {
+    if (given.is_none()) return;
+    const py::tuple pair = pair_of(given, name);
+    const std::string x_name = fmt::format("{} x", name), y_name = fmt::format("{} y", name);
+    split = examples(pair[0], x_name.c_str(), pair[1], y_name.c_str());
+    const data::Dataset& train = splits->train;
+    if (split.example_shape != train.example_shape || split.values.dtype() != train.values.dtype()) {
+      throw UsageError(fmt::format("{}: found examples of {} {}, expected {} {} as in x", x_name,
+                                   to_string(split.example_shape), name_of(split.values.dtype()),
+                                   to_string(train.example_shape), name_of(train.values.dtype())));
+    }
+    if (split.class_names.size() > train.class_names.size()) {
+      throw UsageError(fmt::format("{}: found {} classes, expected at most the {} of y", y_name,
+                                   split.class_names.size(), train.class_names.size()));
+    }
+    split.class_names = train.class_names;
+  };
+  take(validation, "validation", splits->validation);
+  take(test, "test", splits->test);
+  for (data::Dataset* split : {&splits->validation, &splits->test}) {
+    if (split->count > 0) continue;
+    split->example_shape = splits->train.example_shape;
+    split->class_names = splits->train.class_names;
+  }
+  return splits;
+}
+
 py::dict Network::fit(const py::object& data, const py::object& validation, const py::object& test,
                       const std::string& scratch, const std::string& run, const py::object& on_epoch,
                       const py::dict& options) {
@@ -234,33 +266,7 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
       };
     }
   } else {
-    auto splits = std::make_shared<data::Splits>();
-    const py::tuple train_pair = pair_of(data, "fit()");
-    splits->train = examples(train_pair[0], "x", train_pair[1], "y");
-    const auto take = [&](const py::object& given, const char* name, data::Dataset& split) {
-      if (given.is_none()) return;
-      const py::tuple pair = pair_of(given, name);
-      const std::string x_name = fmt::format("{} x", name), y_name = fmt::format("{} y", name);
-      split = examples(pair[0], x_name.c_str(), pair[1], y_name.c_str());
-      const data::Dataset& train = splits->train;
-      if (split.example_shape != train.example_shape || split.values.dtype() != train.values.dtype()) {
-        throw UsageError(fmt::format("{}: found examples of {} {}, expected {} {} as in x", x_name,
-                                     to_string(split.example_shape), name_of(split.values.dtype()),
-                                     to_string(train.example_shape), name_of(train.values.dtype())));
-      }
-      if (split.class_names.size() > train.class_names.size()) {
-        throw UsageError(fmt::format("{}: found {} classes, expected at most the {} of y", y_name,
-                                     split.class_names.size(), train.class_names.size()));
-      }
-      split.class_names = train.class_names;
-    };
-    take(validation, "validation", splits->validation);
-    take(test, "test", splits->test);
-    for (data::Dataset* split : {&splits->validation, &splits->test}) {
-      if (split->count > 0) continue;
-      split->example_shape = splits->train.example_shape;
-      split->class_names = splits->train.class_names;
-    }
+    const auto splits = splits_of(data, validation, test);
     settings.data = "the arrays given";
     settings.make_splits = [splits] { return std::move(*splits); };
   }
