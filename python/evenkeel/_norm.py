@@ -108,12 +108,12 @@ class Saved:
     @property
     def mean(self) -> list[float]:
         """[C]: what was subtracted."""
-        return memoryview(self._scale).cast("d").tolist()[0::2]
+        return list(memoryview(self._scale).cast("d")[0::2])
 
     @property
     def rstd(self) -> list[float]:
         """[C]: 1 / sqrt(var + eps)."""
-        return memoryview(self._scale).cast("d").tolist()[1::2]
+        return list(memoryview(self._scale).cast("d")[1::2])
 
     def __repr__(self) -> str:
         return f"Saved(channels={len(self._scale) // 16}, activation={self.activation!r}, batch_statistics={self.batch_statistics})"

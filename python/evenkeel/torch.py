@@ -43,7 +43,7 @@ def _refuse_tensor(name: str, x: Any) -> None:
     """Says what is wrong with a tensor that the kernels cannot read."""
     if not isinstance(x, Tensor):
         raise UsageError(f"{name} is of type {type(x).__name__}; expected a tensor")
-    if not x.is_cpu:
+    if not x.is_cpu:  # type: ignore[attr-defined]
         raise UsageError(f"{name} lies on {x.device}, and evenkeel computes on the CPU: move model and data there with .cpu(), or "
                          "give the model its own norms back with evenkeel.torch.revert(model)")
     if x.layout is not torch.strided:
@@ -53,7 +53,7 @@ def _refuse_tensor(name: str, x: Any) -> None:
 
 def _type_of(name: str, x: Tensor) -> int:
     number = _TYPES.get(x.dtype, -1)
-    if number < 0 or not x.is_cpu or x.layout is not torch.strided:
+    if number < 0 or not x.is_cpu or x.layout is not torch.strided:  # type: ignore[attr-defined]
         _refuse_tensor(name, x)
     return number
 
@@ -161,7 +161,7 @@ class _Norm(torch.autograd.Function):
     """The norm as autograd knows it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual: Optional[Tensor],
+    def forward(ctx: Any, x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual: Optional[Tensor],  # type: ignore[override]
                 mean: Optional[Tensor], var: Optional[Tensor], counter: Optional[Tensor], settings: _Settings) -> Tensor:
         call = _Forward(x, gamma, beta, residual, mean, var, counter, settings, True)
         ctx.save_for_backward(call.x, call.gamma, call.beta, call.residual)
@@ -169,7 +169,7 @@ class _Norm(torch.autograd.Function):
         return call.y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
+    def backward(ctx: Any, dy: Tensor) -> Any:  # type: ignore[override]
         saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: the gradient is to be differentiated, perhaps
             return _Gradient.apply(ctx, dy, *saved) + (None, None, None, None)
@@ -200,7 +200,7 @@ class _Gradient(torch.autograd.Function):
     """The gradient as a node of the graph, which says why it cannot be differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, outer: Any, dy: Tensor, *saved: Optional[Tensor]) -> Any:
+    def forward(ctx: Any, outer: Any, dy: Tensor, *saved: Optional[Tensor]) -> Any:  # type: ignore[override]
         return _gradient(outer, dy, *saved)  # type: ignore[arg-type]
 
     @staticmethod
@@ -337,7 +337,7 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
     """A model of its own whose parameters and buffers are those of `model`."""
     memo = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, memo)  # type: ignore[arg-type]
+    return copy.deepcopy(model, memo)
 
 
 def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -351,7 +351,7 @@ def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
     left = []
     for name, module in model.named_modules():
         if type(module) in _OURS:
-            module.__class__ = _OURS[type(module)]  # type: ignore[assignment]
+            module.__class__ = _OURS[type(module)]
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in _THEIRS:
             left.append(f"{name or 'the model itself'} ({type(module).__name__})")
     if left:
@@ -371,5 +371,5 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
             raise UsageError(f"{name or 'the model itself'} has the activation {module.activation}, which PyTorch's norms do not have; "
                              "put the activation behind a norm without one")
     for _, module in ours:
-        module.__class__ = _THEIRS[type(module)]  # type: ignore[assignment]
+        module.__class__ = _THEIRS[type(module)]
     return model

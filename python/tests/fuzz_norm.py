@@ -84,88 +84,99 @@ def draw_case(seed):
     return draw, rng, shape, dtype, layout, case
 
 
+# What can be wrong, in three groups. Each function takes a draw and gives what is wrong, or None where that is impossible with this shape.
+WRONG_X = ["integers", "complex", "negative", "reversed", "broadcast", "transposed", "empty", "list", "one value", "rank"]
+WRONG_ARRAYS = ["type of residual", "shape of out", "type of out", "layout of out", "read-only out", "overlap"]
+WRONG_ARGUMENTS = ["gamma's size", "gamma's type", "no statistics", "one statistic", "read-only statistics", "eps", "threads",
+                   "activation", "weights"]
+
+
 def spoil(draw, rng, shape, dtype, layout, case):
-    """Makes one thing wrong; says what, or None where that is impossible here."""
-    other = "float64" if dtype == "float32" else "float32"
-    kind = draw.choice(["type", "integers", "complex", "negative", "reversed", "broadcast", "transposed", "empty", "shape of out",
-                        "type of out", "layout of out", "read-only out", "gamma's size", "gamma's type", "no statistics", "one statistic",
-                        "read-only statistics", "overlap", "eps", "threads", "activation", "weights", "list", "one value", "rank"])
+    """Makes one thing wrong; says what, or None."""
+    kind = draw.choice(WRONG_X + WRONG_ARRAYS + WRONG_ARGUMENTS)
+    if kind in WRONG_X:
+        x = wrong_x(kind, draw, shape, dtype, case)
+        if x is not None:
+            case["x"] = (x, numpy.zeros(0))
+        return None if x is None else kind
+    if kind in WRONG_ARRAYS:
+        return wrong_array(kind, draw, rng, shape, dtype, layout, case)
+    return wrong_argument(kind, draw, shape, case)
+
+
+def wrong_x(kind, draw, shape, dtype, case):
     x = case["x"][0]
-    several = lambda axis: shape[axis] > 1
-
-    def put(name, array):
-        case[name] = (array, numpy.zeros(0))
-        return kind
-
-    if kind == "type":
-        return put("residual", values(rng, shape, other))
     if kind == "integers":
-        return put("x", numpy.ones(shape, draw.choice(["int32", "uint8", "bool", "int64"])))
+        return numpy.ones(shape, draw.choice(["int32", "uint8", "bool", "int64"]))
     if kind == "complex":
-        return put("x", numpy.ones(shape, "complex64"))
-    if kind == "negative" and several(0):
-        return put("x", x[::-1])
-    if kind == "reversed" and several(1):
-        return put("x", x[:, ::-1])
-    if kind == "broadcast" and several(0):
-        return put("x", numpy.broadcast_to(x[:1], shape))
-    if kind == "transposed" and several(0) and several(1) and len(shape) == 2:
-        return put("x", numpy.asfortranarray(x))
+        return numpy.ones(shape, "complex64")
+    if kind == "negative" and shape[0] > 1:
+        return x[::-1]
+    if kind == "reversed" and shape[1] > 1:
+        return x[:, ::-1]
+    if kind == "broadcast" and shape[0] > 1:
+        return numpy.broadcast_to(x[:1], shape)
+    if kind == "transposed" and shape[0] > 1 and shape[1] > 1 and len(shape) == 2:
+        return numpy.asfortranarray(x)
     if kind == "empty":
         at = draw.randrange(len(shape))
-        return put("x", numpy.zeros([0 if i == at else extent for i, extent in enumerate(shape)], dtype))
-    if kind == "shape of out":
-        return put("out", numpy.zeros((*shape, 1) if draw.random() < 0.5 else (shape[0] + 1, *shape[1:]), dtype))
-    if kind == "type of out":
-        return put("out", numpy.zeros(shape, other))
-    if kind == "layout of out" and several(1) and int(numpy.prod(shape[2:])) > 1:
+        return numpy.zeros([0 if i == at else extent for i, extent in enumerate(shape)], dtype)
+    if kind == "list":
+        return x.tolist()
+    if kind == "one value" and case["training"]:
+        case["out"] = case["residual"] = None
+        return numpy.ones((1, shape[1]), dtype)
+    return numpy.ones(shape[1], dtype) if kind == "rank" else None
+
+
+def wrong_array(kind, draw, rng, shape, dtype, layout, case):
+    other = "float64" if dtype == "float32" else "float32"
+    name, array = "out", None
+    if kind == "type of residual":
+        name, array = "residual", values(rng, shape, other)
+    elif kind == "shape of out":
+        array = numpy.zeros((*shape, 1) if draw.random() < 0.5 else (shape[0] + 1, *shape[1:]), dtype)
+    elif kind == "type of out":
+        array = numpy.zeros(shape, other)
+    elif kind == "layout of out" and shape[1] > 1 and int(numpy.prod(shape[2:])) > 1:
         array, _ = laid_out(draw, rng, shape, dtype, "first" if layout == "last" else "last")
-        return put("out", array)
-    if kind == "read-only out":
+    elif kind == "read-only out":
         array = case["dy"][0].copy(order="K")
         array.flags.writeable = False
-        return put("out", array)
-    if kind == "gamma's size":
-        case["gamma"] = numpy.ones(shape[1] + draw.choice([-1, 1, 5]))
-        return kind
-    if kind == "gamma's type":
-        case["gamma"] = numpy.ones(shape[1], draw.choice(["int64", "complex128"]))
-        return kind
-    if kind == "no statistics" and not case["training"]:
-        case["running"] = False
-        return kind
-    if kind == "one statistic" and case["running"]:
-        case["mean"] = None
-        return kind
-    if kind == "read-only statistics" and case["running"] and case["training"]:
-        case["var"].flags.writeable = False
-        return kind
-    if kind == "overlap" and several(0) and layout == "first":
+    elif kind == "overlap" and shape[0] > 1 and layout == "first":
         example = int(numpy.prod(shape[1:]))
         whole = values(rng, (shape[0] + 1) * example, dtype)
         case["x"] = (whole[:-example].reshape(shape), whole)
-        return put("out", whole[example:].reshape(shape))
-    if kind == "eps":
+        array = whole[example:].reshape(shape)
+    if array is None:
+        return None
+    case[name] = (array, numpy.zeros(0))
+    return kind
+
+
+def wrong_argument(kind, draw, shape, case):
+    if kind == "gamma's size":
+        case["gamma"] = numpy.ones(shape[1] + draw.choice([-1, 1, 5]))
+    elif kind == "gamma's type":
+        case["gamma"] = numpy.ones(shape[1], draw.choice(["int64", "complex128"]))
+    elif kind == "no statistics" and not case["training"]:
+        case["running"] = False
+    elif kind == "one statistic" and case["running"]:
+        case["mean"] = None
+    elif kind == "read-only statistics" and case["running"] and case["training"]:
+        case["var"].flags.writeable = False
+    elif kind == "eps":
         case["eps"] = draw.choice([0.0, -1.0, float("nan"), float("inf")])
-        return kind
-    if kind == "threads":
+    elif kind == "threads":
         case["threads"] = draw.choice([-1, 1025, 2**30])
-        return kind
-    if kind == "activation":
+    elif kind == "activation":
         case["activation"] = draw.choice(["", "RELU", "softmax"])
-        return kind
-    if kind == "weights":
+    elif kind == "weights":
         case["weights"] = draw.choice([numpy.ones(shape[0] + 1), numpy.full(shape[0], -1.0), numpy.zeros(shape[0]),
                                        numpy.full(shape[0], numpy.nan), numpy.ones((shape[0], 99))])
-        return kind
-    if kind == "list":
-        return put("x", x.tolist())
-    if kind == "one value" and case["training"]:
-        case["out"] = case["residual"] = None
-        return put("x", numpy.ones((1, shape[1]), dtype))
-    if kind == "rank":
-        return put("x", numpy.ones(shape[1], dtype))
-    return None
+    else:
+        return None
+    return kind
 
 
 def check(what, found, expected, size, dtype):
