@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 from evenkeel import _core
 
-if TYPE_CHECKING:
-    import numpy as np  # importing evenkeel does not take the time of importing NumPy
+if TYPE_CHECKING:  # importing evenkeel does not take the time of importing NumPy
+    import numpy as np
+    Array = np.ndarray[Any, Any]
 
 Path = Union[str, "os.PathLike[str]"]
 Data = Tuple[Any, Any]
@@ -180,15 +181,15 @@ class Network:
             data = (_plain(x), _plain(y))
         return self._core.evaluate(data, statistics, options)
 
-    def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+    def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The most likely class of each example: int64 [N]. Does not depend on the other examples, bit for bit."""
         return self.predict_proba(x, batch_size=batch_size, threads=threads).argmax(axis=1)
 
-    def predict_proba(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+    def predict_proba(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The probability of every class: float32 [N, classes]."""
         return self._core.scores(_plain(x), False, batch_size, threads or 0)
 
-    def logits(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+    def logits(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """What the probabilities are made from by softmax: float32 [N, classes]."""
         return self._core.scores(_plain(x), True, batch_size, threads or 0)
 
@@ -196,7 +197,7 @@ class Network:
         """Writes the network: .safetensors, which load() and the program read, or .onnx, for everybody else."""
         self._core.save(os.fspath(path))
 
-    def state_dict(self) -> Dict[str, np.ndarray]:
+    def state_dict(self) -> Dict[str, Array]:
         """A copy of parameters and buffers by PyTorch's names: "conv1.weight" [out, in, k, k], "bn1.running_mean" [C], ..."""
         return self._core.state_dict()
 
