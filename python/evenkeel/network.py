@@ -183,15 +183,18 @@ class Network:
 
     def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The most likely class of each example: int64 [N]. Does not depend on the other examples, bit for bit."""
-        return self.predict_proba(x, batch_size=batch_size, threads=threads).argmax(axis=1)
+        classes: Array = self.predict_proba(x, batch_size=batch_size, threads=threads).argmax(axis=1)
+        return classes
 
     def predict_proba(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The probability of every class: float32 [N, classes]."""
-        return self._core.scores(_plain(x), False, batch_size, threads or 0)
+        p: Array = self._core.scores(_plain(x), False, batch_size, threads or 0)
+        return p
 
     def logits(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """What the probabilities are made from by softmax: float32 [N, classes]."""
-        return self._core.scores(_plain(x), True, batch_size, threads or 0)
+        rows: Array = self._core.scores(_plain(x), True, batch_size, threads or 0)
+        return rows
 
     def save(self, path: Path) -> None:
         """Writes the network: .safetensors, which load() and the program read, or .onnx, for everybody else."""
@@ -217,7 +220,7 @@ class Network:
 
     @property
     def class_names(self) -> List[str]:
-        return self._core.facts().get("class_names", [])
+        return list(self._core.facts().get("class_names", []))
 
     def summary(self) -> str:
         """Parameters by name and shape, and what is known of the training, as text."""

@@ -22,7 +22,7 @@ class Report:
 
     def __init__(self, answer: Dict[str, Any]):
         self._facts = json.loads(answer["json"])
-        self._text = answer["text"]
+        self._text: str = answer["text"]
         self.warnings: List[str] = list(answer["warnings"])
         for warning in self.warnings:
             warnings.warn(warning, stacklevel=3)
@@ -35,7 +35,8 @@ class Report:
 
     def to_dict(self) -> Dict[str, Any]:
         """A copy of all that was found, of plain Python types."""
-        return json.loads(json.dumps(self._facts))
+        copy: Dict[str, Any] = json.loads(json.dumps(self._facts))
+        return copy
 
     def __str__(self) -> str:
         return self._text
