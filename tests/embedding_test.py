@@ -69,7 +69,7 @@ def test_shown(library, compiler, program, folder):
     if not shutil.which("nm"):
         sys.exit(77)
     shown = {line.split(maxsplit=2)[2] for line in run(["nm", "-DC", "--defined-only", library]).splitlines()}
-    public = r"ek_|evenkeel::(norm_\w+|version|train_network|(SavedModel|InferenceModel|InferenceContext)::(?!State)[~\w=]+)(\[abi:\w+\])?\("
+    public = r"ek_|evenkeel::(norm_\w+|version|train_network|(inspect|fold|recalibrate|diff|convert)_model\w*|inspect_tensors|explain(_all)?|(SavedModel|InferenceModel|InferenceContext)::(?!State)[~\w=]+)(\[abi:\w+\])?\("
     wrong = sorted(name for name in shown if not re.match(public, name.replace("operator=", "=")))
     if wrong:
         fail(f"the library shows {len(wrong)} names that are not public, the first {wrong[:8]}")

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from evenkeel import _core
+
+if TYPE_CHECKING:  # importing evenkeel does not take the time of importing NumPy
+    import numpy as np
+    Array = np.ndarray[Any, Any]
 
 Path = Union[str, "os.PathLike[str]"]
 Data = Tuple[Any, Any]
@@ -110,11 +112,15 @@ class Network:
             path: a model of evenkeel (.safetensors, or the folder of a run), an ONNX file (to be evaluated and asked, not trained), or a
                 safetensors file of a PyTorch state dict, which needs `architecture`. Pickles are refused; the message says how to convert.
             architecture: of a state dict: a zoo name or a TOML file.
-            options: of a state dict: `input` (3, 32, 32), `classes`, and `mean` and `std` of pixels / 255, a number per channel.
+            options: of a state dict: `input` (3, 32, 32), `classes`, and `mean` and `std` of pixels / 255, a number per
+                channel or one for all.
         """
         network = cls.__new__(cls)
         if architecture is not None:
             options["architecture"] = os.fspath(architecture)
+        for name in ("mean", "std"):
+            if isinstance(options.get(name), (int, float)):
+                options[name] = [options[name]]
         network._core = _core.Network.load(os.fspath(path), options)
         return network
 
@@ -175,23 +181,26 @@ class Network:
             data = (_plain(x), _plain(y))
         return self._core.evaluate(data, statistics, options)
 
-    def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+    def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The most likely class of each example: int64 [N]. Does not depend on the other examples, bit for bit."""
-        return self.predict_proba(x, batch_size=batch_size, threads=threads).argmax(axis=1)
+        classes: Array = self.predict_proba(x, batch_size=batch_size, threads=threads).argmax(axis=1)
+        return classes
 
-    def predict_proba(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+    def predict_proba(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The probability of every class: float32 [N, classes]."""
-        return self._core.scores(_plain(x), False, batch_size, threads or 0)
+        p: Array = self._core.scores(_plain(x), False, batch_size, threads or 0)
+        return p
 
-    def logits(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> np.ndarray:
+    def logits(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """What the probabilities are made from by softmax: float32 [N, classes]."""
-        return self._core.scores(_plain(x), True, batch_size, threads or 0)
+        rows: Array = self._core.scores(_plain(x), True, batch_size, threads or 0)
+        return rows
 
     def save(self, path: Path) -> None:
         """Writes the network: .safetensors, which load() and the program read, or .onnx, for everybody else."""
         self._core.save(os.fspath(path))
 
-    def state_dict(self) -> Dict[str, np.ndarray]:
+    def state_dict(self) -> Dict[str, Array]:
         """A copy of parameters and buffers by PyTorch's names: "conv1.weight" [out, in, k, k], "bn1.running_mean" [C], ..."""
         return self._core.state_dict()
 
@@ -211,7 +220,7 @@ class Network:
 
     @property
     def class_names(self) -> List[str]:
-        return self._core.facts().get("class_names", [])
+        return list(self._core.facts().get("class_names", []))
 
     def summary(self) -> str:
         """Parameters by name and shape, and what is known of the training, as text."""

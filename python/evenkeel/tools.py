@@ -4,12 +4,14 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from evenkeel import _core
 from evenkeel.network import _plain
+
+if TYPE_CHECKING:  # importing evenkeel does not take the time of importing NumPy
+    import numpy as np
+    Array = np.ndarray[Any, Any]
 
 Path = Union[str, "os.PathLike[str]"]
 Model = Union[Path, Mapping[str, Any]]
@@ -20,7 +22,7 @@ class Report:
 
     def __init__(self, answer: Dict[str, Any]):
         self._facts = json.loads(answer["json"])
-        self._text = answer["text"]
+        self._text: str = answer["text"]
         self.warnings: List[str] = list(answer["warnings"])
         for warning in self.warnings:
             warnings.warn(warning, stacklevel=3)
@@ -33,7 +35,8 @@ class Report:
 
     def to_dict(self) -> Dict[str, Any]:
         """A copy of all that was found, of plain Python types."""
-        return json.loads(json.dumps(self._facts))
+        copy: Dict[str, Any] = json.loads(json.dumps(self._facts))
+        return copy
 
     def __str__(self) -> str:
         return self._text
@@ -62,7 +65,7 @@ class Norm:
     """A batch norm: name, channels, eps, new_batch_weight (PyTorch's momentum; None: not in the file), conventions in words, num_batches_tracked,
     training_mode, fed_by, feeds; gamma, beta, running_mean and running_var as float64 [channels], empty where the norm has none."""
 
-    def __init__(self, facts: Dict[str, Any], values: Dict[str, np.ndarray]):
+    def __init__(self, facts: Dict[str, Any], values: Dict[str, Array]):
         self.name: str = facts["name"]
         self.channels: int = facts["channels"]
         self.eps: float = facts["eps"]
@@ -72,10 +75,10 @@ class Norm:
         self.training_mode: bool = facts["training_mode"]
         self.fed_by: List[str] = facts["fed_by"]
         self.feeds: List[str] = facts["feeds"]
-        self.gamma: np.ndarray = values["gamma"]
-        self.beta: np.ndarray = values["beta"]
-        self.running_mean: np.ndarray = values["running_mean"]
-        self.running_var: np.ndarray = values["running_var"]
+        self.gamma: Array = values["gamma"]
+        self.beta: Array = values["beta"]
+        self.running_mean: Array = values["running_mean"]
+        self.running_var: Array = values["running_var"]
 
     def __repr__(self) -> str:
         return f"<Norm {self.name}: {self.channels} channels>"
@@ -97,7 +100,7 @@ class ModelReport(Report):
         raise KeyError(name)
 
 
-class StateDict(Dict[str, np.ndarray]):
+class StateDict(Dict[str, "Array"]):
     """Arrays by name; .report says how they came about."""
     report: Report
 
@@ -123,11 +126,11 @@ def _data(data: Any) -> Any:
 
 def _out(out: Optional[Path], model: Model) -> str:
     if out is not None and isinstance(model, Mapping):
-        raise _core.UsageError("out: a state dict in memory is given back, not written; leave out away")
+        raise _core.UsageError("out: a state dict in memory is given back, not written; leave it out")
     return "" if out is None else os.fspath(out)
 
 
-def _with_names_of(state: Mapping[str, np.ndarray], model: Mapping[str, Any]) -> Dict[str, np.ndarray]:
+def _with_names_of(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict[str, Array]:
     """The arrays under the names that `model` has for them: "module.bn1.weight"."""
     first = next(iter(state))
     prefix = next((name[:-len(first)] for name in model if name.endswith(first)), "")
@@ -206,10 +209,11 @@ def diff(a: Model, b: Model, *, data: Any = None, random: int = 0, **options: An
 def convert(model: Path, out: Path, **options: Any) -> Dict[str, Any]:
     """Writes a model file as what the extension of `out` says: .onnx or .safetensors. Returns from, to, architecture, tensors (how many) and
     left_out. Options: of `evenkeel convert`: architecture, input, classes, mean, std, training, no_standardization."""
-    return _core.convert(os.fspath(model), os.fspath(out), options)
+    done: Dict[str, Any] = _core.convert(os.fspath(model), os.fspath(out), options)
+    return done
 
 
 def explain(code: Optional[str] = None) -> Union[Dict[str, str], List[Dict[str, str]]]:
     """What a finding means: code, severity, title, explanation, remedy. Without a code: all of them."""
-    rules = _core.explain(code or "")
+    rules: List[Dict[str, str]] = _core.explain(code or "")
     return rules if code is None else rules[0]

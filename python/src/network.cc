@@ -135,13 +135,17 @@ std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& 
         throw UsageError(
             fmt::format("{}: '{}' has its standardization in it; {} is for files of weights alone", name, path, name));
       }
-      for (size_t c = 0; c < values.size(); ++c) values[c] = usual;
-      const py::sequence given = stated[name];
-      if (py::len(given) != values.size()) {
-        throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels", name, py::len(given),
-                                     values.size()));
+      const auto given = stated[name].cast<std::vector<double>>();
+      if (given.size() != 1 && given.size() != values.size()) {
+        throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels, or one for all", name,
+                                     given.size(), values.size()));
       }
-      for (size_t c = 0; c < values.size(); ++c) values[c] = given[c].cast<double>();
+      for (size_t c = 0; c < values.size(); ++c) {
+        values[c] = given.size() == 1 ? given[0] : given[c];
+        if (std::isfinite(values[c]) && (usual == 0 || values[c] > 0)) continue;
+        throw UsageError(
+            fmt::format("{}: found {}, expected {}", name, values[c], usual == 0 ? "a number" : "a number above 0"));
+      }
     };
     take("mean", 0, model.standardization.mean);
     take("std", 1, model.standardization.std);
@@ -205,6 +209,38 @@ void Network::start_from(TrainSettings& settings, const std::string& folder) {
   }
 }
 
+std::shared_ptr<data::Splits> Network::splits_of(const py::object& data, const py::object& validation,
+                                                 const py::object& test) {
+  auto splits = std::make_shared<data::Splits>();
+  const py::tuple train_pair = pair_of(data, "fit()");
+  splits->train = examples(train_pair[0], "x", train_pair[1], "y");
+  const auto take = [&](const py::object& given, const char* name, data::Dataset& split) {
+    if (given.is_none()) return;
+    const py::tuple pair = pair_of(given, name);
+    const std::string x_name = fmt::format("{} x", name), y_name = fmt::format("{} y", name);
+    split = examples(pair[0], x_name.c_str(), pair[1], y_name.c_str());
+    const data::Dataset& train = splits->train;
+    if (split.example_shape != train.example_shape || split.values.dtype() != train.values.dtype()) {
+      throw UsageError(fmt::format("{}: found examples of {} {}, expected {} {} as in x", x_name,
+                                   to_string(split.example_shape), name_of(split.values.dtype()),
+                                   to_string(train.example_shape), name_of(train.values.dtype())));
+    }
+    if (split.class_names.size() > train.class_names.size()) {
+      throw UsageError(fmt::format("{}: found {} classes, expected at most the {} of y", y_name,
+                                   split.class_names.size(), train.class_names.size()));
+    }
+    split.class_names = train.class_names;
+  };
+  take(validation, "validation", splits->validation);
+  take(test, "test", splits->test);
+  for (data::Dataset* split : {&splits->validation, &splits->test}) {
+    if (split->count > 0) continue;
+    split->example_shape = splits->train.example_shape;
+    split->class_names = splits->train.class_names;
+  }
+  return splits;
+}
+
 py::dict Network::fit(const py::object& data, const py::object& validation, const py::object& test,
                       const std::string& scratch, const std::string& run, const py::object& on_epoch,
                       const py::dict& options) {
@@ -216,34 +252,21 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
   start_from(settings, scratch);
   if (py::isinstance<py::str>(data)) {
     settings.data = py::str(data);
-  } else {
-    auto splits = std::make_shared<data::Splits>();
-    const py::tuple train_pair = pair_of(data, "fit()");
-    splits->train = examples(train_pair[0], "x", train_pair[1], "y");
-    const auto take = [&](const py::object& given, const char* name, data::Dataset& split) {
-      if (given.is_none()) return;
-      const py::tuple pair = pair_of(given, name);
-      const std::string x_name = fmt::format("{} x", name), y_name = fmt::format("{} y", name);
-      split = examples(pair[0], x_name.c_str(), pair[1], y_name.c_str());
-      const data::Dataset& train = splits->train;
-      if (split.example_shape != train.example_shape || split.values.dtype() != train.values.dtype()) {
-        throw UsageError(fmt::format("{}: found examples of {} {}, expected {} {} as in x", x_name,
-                                     to_string(split.example_shape), name_of(split.values.dtype()),
-                                     to_string(train.example_shape), name_of(train.values.dtype())));
-      }
-      if (split.class_names.size() > train.class_names.size()) {
-        throw UsageError(fmt::format("{}: found {} classes, expected at most the {} of y", y_name,
-                                     split.class_names.size(), train.class_names.size()));
-      }
-      split.class_names = train.class_names;
-    };
-    take(validation, "validation", splits->validation);
-    take(test, "test", splits->test);
-    for (data::Dataset* split : {&splits->validation, &splits->test}) {
-      if (split->count > 0) continue;
-      split->example_shape = splits->train.example_shape;
-      split->class_names = splits->train.class_names;
+    if (model_) {
+      settings.make_splits = [this, &settings] {
+        data::LoadOptions load = settings.load;
+        load.feature_names = model_->feature_names;
+        data::Splits splits = data::load(settings.data, load);
+        require_fit(splits.train, settings.data.c_str());
+        if (!has_values_ && splits.train.class_count() != model_->spec.classes) {
+          throw UsageError(fmt::format("{}: found {} classes, but the network has {}", settings.data,
+                                       splits.train.class_count(), model_->spec.classes));
+        }
+        return splits;
+      };
     }
+  } else {
+    const auto splits = splits_of(data, validation, test);
     settings.data = "the arrays given";
     settings.make_splits = [splits] { return std::move(*splits); };
   }

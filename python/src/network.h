@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -46,6 +47,9 @@ class Network {
   Model& own(const char* what);  // throws UsageError where there is none
   int64_t known_classes() const;
   data::Dataset examples(const pybind11::handle& x, const char* x_name, const pybind11::handle& y, const char* y_name);
+  // Of fit(): (x, y) each, or None. Throws UsageError where they do not fit each other.
+  std::shared_ptr<data::Splits> splits_of(const pybind11::object& data, const pybind11::object& validation,
+                                          const pybind11::object& test);
   void require_fit(const data::Dataset& dataset, const char* name) const;
   void start_from(TrainSettings& settings, const std::string& folder);
   EvalResult answers(const data::Dataset& dataset, const EvalSettings& settings);

@@ -9,6 +9,7 @@
 #include "arrays.h"
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/arrays.h"
+#include "evenkeel/data/fit.h"
 #include "evenkeel/data/npy.h"
 
 namespace py = pybind11;
@@ -151,7 +152,17 @@ data::Dataset dataset_of(const std::string& name, const py::handle& x, const cha
   options.known_classes = known_classes;
   options.preprocess.layout = layout;
   Bytes x_bytes, y_bytes;
-  const data::NamedArray examples{npy_of(view_of(x, x_name), x_bytes), x_name};
+  const ArrayView view = view_of(x, x_name);
+  if (layout == data::Layout::kChannelsFirst) {
+    try {
+      data::require_channels_first(x_name, view.shape);
+    } catch (const UsageError&) {  // its advice is for files
+      throw UsageError(std::string(x_name) + ": the shape " + view.shape_text() +
+                       " looks like channels last, expected [n, channels, height, width]; transpose it, for instance "
+                       "x.transpose(0, 3, 1, 2), or give [n, features] if the axes are right");
+    }
+  }
+  const data::NamedArray examples{npy_of(view, x_bytes), x_name};
   if (y.is_none()) return data::dataset_of(name, examples, options);
   return data::dataset_of(name, examples, {npy_of(view_of(y, y_name), y_bytes), y_name}, options);
 }

@@ -164,6 +164,24 @@ def test_data_must_fit_the_network(trained):
         trained.evaluate(np.zeros((2, 6), np.float32), np.array([0, 7]))
 
 
+def test_data_by_name_must_fit_the_network(tmp_path):
+    x, y = table(40)
+    rows = "\n".join(",".join(map(str, [*row, label])) for row, label in zip(x, y))
+    (tmp_path / "table.csv").write_text(rows + "\n")
+    with pytest.raises(evenkeel.UsageError, match=r"found examples of \[6\], but the network takes \[5\]"):
+        evenkeel.Network("mlp", input_shape=(5,), classes=3).fit(tmp_path / "table.csv", epochs=1)
+    with pytest.raises(evenkeel.UsageError, match="found 3 classes, but the network has 4"):
+        evenkeel.Network("mlp", input_shape=(6,), classes=4).fit(tmp_path / "table.csv", epochs=1)
+    evenkeel.Network("mlp", input_shape=(6,), classes=3).fit(tmp_path / "table.csv", epochs=1)
+
+
+def test_channels_last_is_named():
+    network = evenkeel.Network("resnet20", input_shape=(3, 32, 32), classes=10)
+    with pytest.raises(evenkeel.UsageError, match=r"x: the shape \[4, 32, 32, 3\] looks like channels last.*transpose") as raised:
+        network.predict(np.zeros((4, 32, 32, 3), np.uint8))
+    assert "--" not in str(raised.value)
+
+
 def test_what_a_callback_raises_ends_the_run():
     def stop(record):
         if record["epoch"] == 2:
