@@ -26,9 +26,20 @@ evenkeel_compile_options(evenkeel_python)
 # Shadowed names and conversions in pybind11's own headers are not ours.
 target_include_directories(evenkeel_python SYSTEM PRIVATE ${pybind11_INCLUDE_DIRS})
 # With the program's option table and tables in print: options have one set of names, checks and messages (python/src/options.h).
-target_link_libraries(evenkeel_python PRIVATE evenkeel_cli ${evenkeel_inside} CLI11::CLI11 fmt::fmt)
+# As an archive: commands and the lab, which nothing in it calls, are left out.
+add_library(evenkeel_python_parts STATIC EXCLUDE_FROM_ALL
+  $<TARGET_OBJECTS:evenkeel_cli> $<TARGET_OBJECTS:evenkeel_objects> $<TARGET_OBJECTS:evenkeel_norm_objects>
+  $<TARGET_OBJECTS:evenkeel_onnx_schema>)
+target_include_directories(evenkeel_python PRIVATE "${PROJECT_SOURCE_DIR}")
+target_link_libraries(evenkeel_python PRIVATE evenkeel_python_parts CLI11::CLI11 fmt::fmt)
+evenkeel_link_dependencies(evenkeel_python)
 evenkeel_link_header_libraries(evenkeel_python)
 target_link_options(evenkeel_python PRIVATE "-Wl,--exclude-libs,ALL" "-Wl,--gc-sections")
+# There are no loops over data in it.
+target_compile_options(evenkeel_python PRIVATE "$<$<CONFIG:Release>:-Os>" -Wno-maybe-uninitialized)
+if(EVENKEEL_HAVE_PACKED_RELOCATIONS)
+  target_link_options(evenkeel_python PRIVATE -Wl,-z,pack-relative-relocs)
+endif()
 set(python_package "${PROJECT_BINARY_DIR}/python/evenkeel")
 set_target_properties(evenkeel_python PROPERTIES OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${python_package}")
 
