@@ -21,7 +21,9 @@
 
 namespace evenkeel {
 
-// What a tool is told about a model file and, where it runs the model, about data.
+// What a tool is told about a model file and, where it runs the model, about data. What has no meaning for a call (a standardization without
+// data) or lies out of its bounds is refused. Data in files whose images stand channels last, that want resizing or whose examples have weights
+// are for the commands (--layout, --resize, --weight).
 struct ToolOptions {
   // Of a file that holds weights alone (a PyTorch state dict): a name of the zoo ("resnet20") or a TOML file, and where that leaves it open
   // the shape of an example {channels, height, width} or {features} and the number of classes. "", {}, 0: as the file has it.

@@ -1,5 +1,6 @@
 // evenkeel/tools.h: plain structs in front of tools/.
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
 
@@ -21,6 +22,24 @@ std::string one_of(const std::string& option, const std::string& word, const std
   throw UsageError(option + ": found '" + word + "'" + did_you_mean(word, words));
 }
 
+// The bounds of the command line's options: what is beyond them is a mistake, and may take all memory or end the process.
+constexpr int kMostThreads = 1024;
+constexpr int64_t kMostInputs = 1 << 20;
+
+void check_count(const char* option, int64_t value, int64_t most) {
+  if (value >= 0 && value <= most) return;
+  throw UsageError(std::string(option) + " is " + std::to_string(value) + "; expected 0 to " + std::to_string(most));
+}
+
+// above_zero: else any finite number.
+void check_numbers(const char* option, const std::vector<double>& values, bool above_zero) {
+  for (const double value : values) {
+    if (std::isfinite(value) && (!above_zero || value > 0)) continue;
+    throw UsageError(std::string(option) + ": found " + std::to_string(value) + "; expected a " +
+                     (above_zero ? "number above 0" : "finite number"));
+  }
+}
+
 tools::WeightsAsked weights_of(const std::string& architecture, const std::vector<int64_t>& input, int64_t classes) {
   tools::WeightsAsked weights{.architecture = architecture, .input = {}, .classes = {}};
   if (!input.empty()) weights.input = input;
@@ -35,6 +54,10 @@ tools::Asked asked_of(const std::string& path, const ToolOptions& options) {
   asked.data = options.data;
   if (!options.split.empty()) asked.split = one_of("split", options.split, {"train", "validation", "test"});
   if (!options.label.empty()) asked.label = options.label;
+  if (options.scale) check_numbers("scale", {*options.scale}, true);
+  check_numbers("mean", options.mean, false);
+  check_numbers("std", options.std, true);
+  check_count("threads", options.threads, kMostThreads);
   asked.preprocess.scale = options.scale;
   asked.preprocess.mean = options.mean;
   asked.preprocess.std = options.std;
@@ -43,6 +66,21 @@ tools::Asked asked_of(const std::string& path, const ToolOptions& options) {
   asked.threads = options.threads;
   asked.on_note = asked.on_warning = options.on_warning;
   return asked;
+}
+
+// What says how examples become inputs has no meaning without examples.
+void refuse_without_data(const ToolOptions& options) {
+  if (!options.data.empty()) return;
+  const char* option = options.scale              ? "scale"
+                       : !options.mean.empty()    ? "mean"
+                       : !options.std.empty()     ? "std"
+                       : !options.corrupt.empty() ? "corrupt"
+                                                  : nullptr;
+  if (option != nullptr) {
+    throw UsageError(std::string(option) +
+                     " says how the examples of data become inputs, and without data there are none: "
+                     "give data, or leave it out");
+  }
 }
 
 NormShift shift_of(const NormDistance& d) { return {d.name, d.mean_shift, d.log_var_ratio, d.channel}; }
@@ -122,6 +160,7 @@ FindingRule rule_of(const tools::LintRule& rule) {
 }  // namespace
 
 ModelReport inspect_model(const std::string& path, const ToolOptions& options) {
+  refuse_without_data(options);
   return report_of(tools::inspect(asked_of(path, options)));
 }
 
@@ -142,6 +181,12 @@ ModelReport inspect_tensors(const std::vector<NamedTensor>& tensors, const ToolO
 }
 
 FoldReport fold_model(const std::string& in, const std::string& out, const FoldOptions& options) {
+  check_count("verify", options.verify, kMostInputs);
+  if (!std::isfinite(options.tolerance) || options.tolerance < 0) {
+    throw UsageError("tolerance is " + std::to_string(options.tolerance) + "; expected a finite number of at least 0");
+  }
+  refuse_without_data(options);
+  if (!options.corrupt.empty()) throw UsageError("corrupt has no meaning for fold_model; leave it out");
   tools::FoldedModel folded = tools::fold_model(asked_of(in, options), {.out = out,
                                                                         .verify = options.verify,
                                                                         .tolerance = options.tolerance,
@@ -159,6 +204,9 @@ FoldReport fold_model(const std::string& in, const std::string& out, const FoldO
 }
 
 RecalibrateReport recalibrate_model(const std::string& in, const std::string& out, const RecalibrateOptions& options) {
+  if (options.undo && !options.adapt.empty()) {
+    throw UsageError("undo brings back what was, and adapt makes something new; give one of them");
+  }
   tools::Recalibration work(asked_of(in, options), how_of(out, options));
   RecalibrateReport report;
   if (options.undo) {
@@ -172,6 +220,9 @@ RecalibrateReport recalibrate_model(const std::string& in, const std::string& ou
     report.before = score_of(done.before);
     report.after = score_of(done.after);
     report.warnings = done.warnings;
+    if (options.on_warning) {
+      for (const std::string& warning : done.warnings) options.on_warning(warning);
+    }
   }
   work.save();
   report.running_statistics = work.model().words();
@@ -182,6 +233,7 @@ RecalibrateReport recalibrate_model(const std::string& in, const std::string& ou
 DiffReport diff_models(const std::string& a, const std::string& b, const DiffOptions& options) {
   tools::DiffAsked how;
   how.other = b;
+  check_count("random", options.random, kMostInputs);
   if (options.random > 0) how.random = options.random;
   tools::ModelDiff diff = tools::diff_models(asked_of(a, options), how);
   DiffReport report;

@@ -138,6 +138,44 @@ TEST_F(ToolsApi, DiffComparesOutputsOnRandomInputs) {
   EXPECT_EQ(report.outputs[0].max_abs, 0);  // both are run as the same ONNX
 }
 
+TEST_F(ToolsApi, NumbersOutOfBoundsAreRefusedByName) {
+  const auto expect_refused = [](const std::string& text, auto&& call) {
+    try {
+      call();
+      ADD_FAILURE() << "not refused: " << text;
+    } catch (const std::runtime_error& error) {
+      EXPECT_THAT(error.what(), HasSubstr(text));
+    }
+  };
+  const auto inspect_with = [&](const std::string& text, const ToolOptions& options) {
+    expect_refused(text, [&] { inspect_model(model(), options); });
+  };
+  inspect_with("threads is 100000; expected 0 to 1024", {.threads = 100000});
+  inspect_with("threads is -1", {.threads = -1});
+  inspect_with("scale: found 0", {.data = "fashion-mnist", .scale = 0.0});
+  inspect_with("mean: found inf", {.data = "fashion-mnist", .mean = {std::numeric_limits<double>::infinity()}});
+  inspect_with("std: found 0", {.data = "fashion-mnist", .std = {0.0}});
+  inspect_with("scale says how the examples of data become inputs", {.scale = 2.0});
+  FoldOptions fold;
+  fold.verify = -1;
+  expect_refused("verify is -1; expected 0 to 1048576", [&] { fold_model(model(), path("f.onnx"), fold); });
+  fold = {};
+  fold.tolerance = std::numeric_limits<double>::quiet_NaN();
+  expect_refused("tolerance is nan", [&] { fold_model(model(), path("f.onnx"), fold); });
+  EXPECT_FALSE(std::filesystem::exists(path("f.onnx")));
+  DiffOptions diff;
+  diff.random = int64_t{1} << 50;
+  expect_refused("random is 1125899906842624", [&] { diff_models(model(), model(), diff); });
+  RecalibrateOptions recalibrate;
+  recalibrate.undo = true;
+  recalibrate.adapt = "gamma-beta";
+  expect_refused("undo brings back", [&] { recalibrate_model(model(), path("r.safetensors"), recalibrate); });
+  TrainOptions train;
+  train.threads = 100000;
+  expect_refused("threads", [&] { train_network(train); });
+  expect_refused("threads is 100000", [&] { SavedModel(path("run") + "/model.safetensors", 100000); });
+}
+
 TEST_F(ToolsApi, WordsThatAreNoneAreRefusedWithASuggestion) {
   const auto message_of = [](auto&& call) -> std::string {
     try {

@@ -1,14 +1,36 @@
 #include <omp.h>
+#include <pthread.h>
+
+#include <atomic>
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/parallel_shares.h"
 #include "evenkeel/core/team.h"
 
 namespace evenkeel {
+namespace {
+
+std::atomic<bool> team_lost{false};
+
+// The child of a fork has the thread that forked and no other, while libgomp would wait for the team that it had. What asks OpenMP itself
+// (oneDNN) sees one thread.
+void in_child() {
+  team_lost = true;
+  omp_set_num_threads(1);
+}
+
+// Whether this process was forked off one that had used its team: it works on one thread, with the same bits. Called before each use.
+bool must_be_serial() {
+  static const int registered = pthread_atfork(nullptr, nullptr, in_child);
+  return registered != 0 ? false : team_lost.load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
 namespace internal {
 
 void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
-  if (threads <= 1 || count <= 1 || omp_in_parallel()) {
+  if (threads <= 1 || count <= 1 || omp_in_parallel() || must_be_serial()) {
     const FlushDenormals flush;
     for (int64_t i = 0; i < count; ++i) body(context, i, 0);
     return;
@@ -28,7 +50,7 @@ void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
 }
 
 void parallel_take(int64_t count, int threads, LoopBody body, void* context) {
-  if (threads <= 1 || count <= 1 || threads > Shares::kMostThreads || omp_in_parallel())
+  if (threads <= 1 || count <= 1 || threads > Shares::kMostThreads || omp_in_parallel() || must_be_serial())
     return parallel_for(count, threads, body, context);
   Shares shares(count, threads);
 #pragma omp parallel num_threads(threads)
@@ -45,7 +67,7 @@ SingleThreadScope::SingleThreadScope() : saved_(omp_get_max_threads()) { omp_set
 SingleThreadScope::~SingleThreadScope() { omp_set_num_threads(saved_); }
 
 TeamScope::TeamScope(int threads) : saved_(omp_get_max_threads()) {
-  if (threads > 0) omp_set_num_threads(threads);
+  if (threads > 0 && !must_be_serial()) omp_set_num_threads(threads);
 }
 TeamScope::~TeamScope() { omp_set_num_threads(saved_); }
 

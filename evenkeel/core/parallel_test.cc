@@ -1,6 +1,8 @@
 #include "evenkeel/core/parallel.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -24,6 +26,26 @@ TEST(ParallelFor, calls_every_index_once_whatever_the_threads) {
       EXPECT_FALSE(thread_out_of_range);
     }
   }
+}
+
+TEST(ParallelFor, works_in_the_child_of_a_fork) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer refuses threads behind a fork";
+#endif
+  parallel_for(8, 2, [](int64_t, int) {});  // the team is there
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);  // ends a child that waits for threads that are not there
+    std::atomic<int> calls = 0;
+    parallel_for(100, 2, [&](int64_t, int) { ++calls; });
+    parallel_take(100, 2, [&](int64_t, int) { ++calls; });
+    _exit(calls == 200 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(ParallelFor, runs_serially_inside_itself) {

@@ -209,9 +209,8 @@ void require_sound(const TrainSettings& s) {
         fmt::format("the weights would be averaged from epoch {} on, but the run has {}; give a smaller swa=N",
                     s.average.first_epoch, s.epochs));
   }
-  if (s.max_steps < 0 || s.overfit < 0 || s.threads < 0) {
-    throw UsageError("max-steps, overfit and threads must not be negative");
-  }
+  if (s.max_steps < 0 || s.overfit < 0) throw UsageError("max-steps and overfit must not be negative");
+  if (s.threads < 0 || s.threads > 1024) throw UsageError(fmt::format("threads is {}; expected 0 to 1024", s.threads));
   if (s.norm_sync_group < 0) {
     throw UsageError(
         fmt::format("norms see the moments of at least one rank, or of all (0), found {}", s.norm_sync_group));
