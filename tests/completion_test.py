@@ -44,8 +44,13 @@ def check(shell, command, offered, options):
 
 def check_choices(shell, complete, commands):
     top = {name.split()[0] for name in commands if name}
-    for line, expected in (("", top), ("tr", {"train"}), ("help ", top), ("data i", {"info"}), ("train --schedule co", {"constant", "cosine"})):
-        found = complete(line)
+    schedules = {"constant", "step", "cosine", "one-cycle"}
+    codes = {f"EK11{digit}" for digit in range(10)}
+    for line, expected in (("", top), ("tr", {"train"}), ("help ", top), ("data i", {"info"}), ("train --schedule co", {"constant", "cosine"}),
+                           ("train --schedule=co", {"constant", "cosine"}), ("train --schedule=", schedules), ("explain EK11", codes),
+                           ("explain EK101 EK11", codes), ("lab learning-r", {"learning-rate"})):
+        # Of --option=value fish offers the whole word.
+        found = {word.removeprefix("--schedule=") for word in complete(line)}
         if found != expected:
             fail(f"{shell}, `evenkeel {line}`: expected {sorted(expected)}, found {sorted(found)}")
 
@@ -55,11 +60,19 @@ def test_bash(program, commands, folder):
     script.write_text(printed(program, "generate", "completion-bash"), encoding="utf-8")
 
     def complete(line):
-        words = " ".join(f"'{word}'" for word in ["evenkeel", *line.split(" ")])
+        # Bash splits a word at =, which is a word of its own, and has no empty word behind it.
+        pieces = [piece for word in line.split(" ") for piece in (re.split("(=)", word.removesuffix("=")) + ["="] * word.endswith("="))]
+        words = " ".join(f"'{piece}'" for piece in ["evenkeel", *pieces])
         code = f"source {script}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _evenkeel; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         return set(printed("bash", "-c", code).split())
 
     check_choices("bash", complete, commands)
+    for line in ("--color=never tr", "--color never tr", "train --schedule=step --last-batch=m"):
+        expected = {"merge"} if "=m" in line else {"train"}
+        if complete(line) != expected:
+            fail(f"bash, `evenkeel {line}`: expected {sorted(expected)}, found {sorted(complete(line))}")
+    if "--data" not in complete("--color=never train --da"):
+        fail("bash does not find the command behind --color=never")
     for command, options in commands.items():
         check("bash", command, complete(f"{command} -".strip()), options)
 

@@ -108,10 +108,37 @@ inside "cmake -S . -B c_by_cmake -G Ninja && cmake --build c_by_cmake" >"$root/w
 expect "C by find_package" '^logits: ' "c_by_cmake/inference model.onnx"
 expect "C by find_package, the kernels" 'dx' "c_by_cmake/norm_alone"
 
+# Says what it has done only where all of it is right. Arguments: the version, the folder that evenkeel is below, a model, a run.
+cat >"$root/work/use_python.py" <<'EOF'
+import sys
+
+import numpy
+
+import evenkeel
+
+version, folder, model, run = sys.argv[1:]
+assert evenkeel.__version__ == version, evenkeel.__version__
+assert evenkeel.__file__.startswith(folder + "/"), evenkeel.__file__
+x = numpy.random.default_rng(1).normal(3, 2, (64, 5)).astype(numpy.float32)
+expected = (x - x.mean(0, dtype="float64")) / numpy.sqrt(x.var(0, dtype="float64") + 1e-5)
+error = abs(evenkeel.batch_norm(x, training=True, eps=1e-5) - expected).max()
+assert error < 2e-6, error  # x / sigma is below 8, where a rounding to float is 2.4e-7 at most: eight of them
+report = evenkeel.inspect(model)
+norms = [norm.name for norm in report.norms]
+assert norms and norms[0] in str(report), (norms, str(report))
+network = evenkeel.Network.load(run)
+rows = numpy.array([[3, 1, 0.5], [12, 4, 1.5]], dtype=numpy.float32)
+classes = network.predict(rows)
+assert classes.shape == (2,) and classes.tolist() == network.logits(rows).argmax(1).tolist() and set(classes) <= {0, 1}, classes
+print("norms:", *norms, "classes:", *classes)
+EOF
+version=$(sed -n 's/^#define EVENKEEL_VERSION "\(.*\)"$/\1/p' evenkeel/version.h)
 if compgen -G "$packages/python3-evenkeel_*.deb" >/dev/null; then
   echo "packages_test: Python"
   install ./python3-evenkeel_*.deb
-  expect "import evenkeel" '^[0-9]+\.[0-9]+\.[0-9]+$' "cd /; python3 -c 'import evenkeel; print(evenkeel.__version__)'"
+  for model in model.onnx run/model.safetensors; do
+    expect "the Python package, $model" '^norms: .* classes: [01] [01]$' "python3 use_python.py $version /usr/lib/python3/dist-packages $model run"
+  done
 fi
 
 echo "packages_test: removed again"
@@ -123,10 +150,19 @@ echo "packages_test: the .tar.gz, in two places"
 needed=$(sed -n 's/^ *sudo apt install \(libdnnl2 .*\)$/\1/p' "$root/work/install.md")
 [[ -n $needed ]] || fail "docs/install.md does not say which packages the .tar.gz needs (sudo apt install libdnnl2 ...)"
 install "$needed"
+# shellcheck disable=SC2016  # backquotes of Markdown
+python_path=$(sed -n 's/.*Python package is in `\([^`]*\)`: add that to `PYTHONPATH`.*/\1/p' "$root/work/install.md")
+[[ -n $python_path ]] || fail "docs/install.md does not say which folder of the .tar.gz PYTHONPATH needs"
 for place in /opt/one "/opt/two words"; do
   inside "mkdir -p '$place' && tar xzf evenkeel-*.tar.gz -C '$place' --strip-components=1" || fail "tar"
   expect "the program in $place" '^  oneDNN +2\.' "'$place/bin/evenkeel' --version --verbose"
   expect "prediction in $place" 'kind[01]' "echo 3,1,0.5 >row.csv; '$place/bin/evenkeel' predict run row.csv"
+  if compgen -G "$packages/python3-evenkeel_*.deb" >/dev/null; then
+    # Python went with the packages above.
+    install python3 python3-numpy
+    expect "the Python package in $place" '^norms: .* classes: [01] [01]$' \
+      "PYTHONPATH='$place/$python_path' python3 use_python.py $version '$place' model.onnx run"
+  fi
   rm -rf "$root/work/tar_build"
   lib=$(cd "$root$place" && dirname "$(find lib -name libevenkeel.so)")
   if inside "command -v cmake" >/dev/null; then

@@ -46,7 +46,7 @@ wheel=$(find "$work/wheels" -name 'evenkeel-*.whl' -print -quit)
 version=$(sed -n 's/^#define EVENKEEL_VERSION "\(.*\)"$/\1/p' "$root/evenkeel/version.h")
 [[ $(basename "$wheel") == evenkeel-"$version"-cp3*.whl ]] || fail "the wheel is $wheel; expected evenkeel-$version-cp3*.whl"
 content=$("$python" -m zipfile -l "$wheel")
-for file in __init__.py _norm.py torch.py py.typed; do
+for file in __init__.py _norm.py network.py tools.py torch.py _core.pyi py.typed; do
   [[ $content == *"evenkeel/$file"* ]] || fail "$file is not in the wheel"
 done
 [[ $content != *test_* ]] || fail "tests are in the wheel"
@@ -64,6 +64,13 @@ import evenkeel
 assert evenkeel.__version__ == sys.argv[1] and "/venv/" in evenkeel.__file__, evenkeel.__file__
 y = evenkeel.batch_norm(numpy.arange(12, dtype="float32").reshape(6, 2), training=True)
 assert abs(y.mean()) < 1e-6 and abs(y.std() - 1) < 1e-4
+network = evenkeel.Network("mlp", seed=1)
+x = numpy.random.default_rng(1).normal(size=(32, 3)).astype("float32")
+history = network.fit(x, (x[:, 0] > 0).astype("int64"), epochs=1, batch_size=16)
+assert history.steps == 2 and network.predict(x).shape == (32,)
+network.save("model.safetensors")
+report = evenkeel.inspect("model.safetensors")
+assert report.norms and evenkeel.explain("EK108")["code"] == "EK108", report
 PYTHON
 "${pip[@]}" uninstall -y evenkeel >"$work/log" 2>&1 || fail "pip uninstall failed"
 echo "pip_test: pip wheel, pip install and what they gave work ($(du -h "$wheel" | cut -f1) wheel)"

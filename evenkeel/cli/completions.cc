@@ -46,26 +46,53 @@ std::string without(std::string text, const std::string& unwanted) {
   return text;
 }
 
-}  // namespace
-
-std::string bash_completion() {
+// The words before the cursor, and the command among them.
+std::string bash_words() {
   std::string out =
-      "# bash completion for evenkeel; written by `evenkeel generate completion-bash`\n"
-      "_evenkeel() {\n"
-      "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= i\n"
-      "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
-      "    case \"$command ${COMP_WORDS[i]}\" in\n"
-      "      *' '-*) ;;\n";
+      "  local words=() word command='' i\n"
+      "  for ((i = 0; i <= COMP_CWORD; i++)); do\n"
+      "    word=${COMP_WORDS[i]}\n"
+      "    # Bash splits --option=value into three words.\n"
+      "    if [[ $word == '=' && ${words[${#words[@]}-1]} == --* ]]; then\n"
+      "      ((i < COMP_CWORD)) && continue\n"
+      "      word=\n"
+      "    fi\n"
+      "    words+=(\"$word\")\n"
+      "  done\n"
+      "  local last=$((${#words[@]} - 1))\n"
+      "  local cur=${words[last]} prev=${words[last-1]}\n"
+      "  for ((i = 1; i < last; i++)); do\n"
+      "    case \"$command ${words[i]}\" in\n";
+  for (const Option& option : options_of("")) {
+    if (option.hidden || option.positional || option.binding.flag) continue;
+    out += fmt::format("      ' --{}') ((i++)) ;;\n", option.name);
+    if (option.letter != 0) out += fmt::format("      ' -{}') ((i++)) ;;\n", option.letter);
+  }
+  out += "      *' '-*) ;;\n";
   for (const Command* command : shown_commands()) {
     const std::string& name = command->name;
     if (name.empty()) continue;
     out += fmt::format("      '{}{}') command='{}' ;;\n", name.find(' ') == name.npos ? " " : "", name, name);
   }
-  out +=
-      "      *) break ;;\n"
-      "    esac\n"
-      "  done\n"
-      "  case \"$command $prev\" in\n";
+  return out + "      *) break ;;\n    esac\n  done\n";
+}
+
+// What stands at a command without an option in front, where these are words and no files.
+std::string positional_words(const std::string& command) {
+  for (const Option& option : options_of(command)) {
+    if (option.positional && !option.hidden && !option.binding.words.empty())
+      return fmt::format("{}", fmt::join(option.binding.words, " "));
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string bash_completion() {
+  std::string out =
+      "# bash completion for evenkeel; written by `evenkeel generate completion-bash`\n"
+      "_evenkeel() {\n" +
+      bash_words() + "  case \"$command $prev\" in\n";
   for (const Option& option : options()) {
     if (option.positional || option.hidden || option.binding.flag) continue;
     std::vector<std::string> patterns;
@@ -89,12 +116,17 @@ std::string bash_completion() {
       "    esac\n    return\n  fi\n"
       "  case $command in\n"
       "    '' | help) COMPREPLY=($(compgen -W '{}' -- \"$cur\")) ;;\n"
-      "    data) COMPREPLY=($(compgen -W '{}' -- \"$cur\")) ;;\n"
-      "    *) COMPREPLY=($(compgen -f -- \"$cur\")) ;;\n"
-      "  esac\n}}\n"
-      "complete -o filenames -F _evenkeel evenkeel\n",
+      "    data) COMPREPLY=($(compgen -W '{}' -- \"$cur\")) ;;\n",
       words_below(""), words_below("data"));
-  return out;
+  for (const Command* command : shown_commands()) {
+    const std::string words = positional_words(command->name);
+    if (!words.empty())
+      out += fmt::format("    '{}') COMPREPLY=($(compgen -W '{}' -- \"$cur\")) ;;\n", command->name, words);
+  }
+  return out +
+         "    *) COMPREPLY=($(compgen -f -- \"$cur\")) ;;\n"
+         "  esac\n}\n"
+         "complete -o filenames -F _evenkeel evenkeel\n";
 }
 
 namespace {
@@ -177,7 +209,8 @@ std::string fish_completion() {
         if (files)
           out += fmt::format("complete -c evenkeel -n {} -F\n", condition);
         else
-          out += fmt::format("complete -c evenkeel -n {} -a '{}'\n", condition, words_below(""));
+          out += fmt::format("complete -c evenkeel -n {} -a '{}'\n", condition,
+                             option.binding.words.empty() ? words_below("") : positional_words(command->name));
         continue;
       }
       out += fmt::format("complete -c evenkeel -n {} -l {}", condition, option.name);

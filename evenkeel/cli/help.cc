@@ -29,13 +29,14 @@ std::string option_label(const Option& option) {
   return label;
 }
 
-// The words are listed where the sentence does not have them all.
+// The words of an option are listed where the sentence does not have them all; those of a positional are the
+// sentence's affair: `explain` has more of them than a reader wants.
 std::string help_sentence(const Option& option) {
   std::string text = option.help;
   const std::vector<std::string>& words = option.binding.words;
   const bool in_text = std::all_of(
       words.begin(), words.end(), [&](const std::string& word) { return option.help.find(word) != std::string::npos; });
-  if (!words.empty() && !in_text) text += fmt::format(" One of {}.", fmt::join(words, ", "));
+  if (!option.positional && !words.empty() && !in_text) text += fmt::format(" One of {}.", fmt::join(words, ", "));
   return text;
 }
 

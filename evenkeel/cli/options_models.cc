@@ -3,6 +3,7 @@
 
 #include "evenkeel/cli/bindings.h"
 #include "evenkeel/cli/option_groups.h"
+#include "evenkeel/tools/lint_rules.h"
 #include "evenkeel/train/plan_report.h"
 
 namespace evenkeel::cli {
@@ -22,6 +23,12 @@ constexpr const char* kLayoutHelp = "Of images in NPY and NPZ files: channels fi
 template <class Field>
 Binding layout_of(Field field) {
   return choice(field, {{"nchw", data::Layout::kChannelsFirst}, {"nhwc", data::Layout::kChannelsLast}});
+}
+
+Binding finding_codes() {
+  Binding codes = texts(EK_FIELD(tools.codes));
+  for (const tools::LintRule& rule : tools::lint_rules()) codes.words.emplace_back(rule.code);
+  return codes;
 }
 
 }  // namespace
@@ -189,7 +196,7 @@ std::vector<Option> tool_options() {
        0,
        "",
        "Codes of findings, such as EK101; without one, all are listed.",
-       texts(EK_FIELD(tools.codes)),
+       finding_codes(),
        "",
        "",
        true},
