@@ -15,7 +15,9 @@ import warnings
 from typing import Any, NamedTuple, Optional
 
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from evenkeel import _core
 from evenkeel._core import UsageError
@@ -41,6 +43,9 @@ class _Settings(NamedTuple):
 
 def _refuse_tensor(name: str, x: Any) -> None:
     """Says what is wrong with a tensor that the kernels cannot read."""
+    if isinstance(x, torch.fx.Proxy):
+        raise UsageError("torch.fx cannot look into evenkeel's norms, whose kernels take values; give it a model with PyTorch's norms: "
+                         "evenkeel.torch.revert(model) first, or torch.jit.trace")
     if not isinstance(x, Tensor):
         raise UsageError(f"{name} is of type {type(x).__name__}; expected a tensor")
     if not x.is_cpu:  # type: ignore[attr-defined]
@@ -264,6 +269,9 @@ def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Op
     if running_mean is None and not training:
         raise UsageError("running_mean and running_var are not given; expected both with training=False")
     settings = _Settings(training, momentum, eps, _activation(activation), slope, _guard(on_nonfinite))
+    if torch.jit.is_tracing():
+        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return _activated(y if residual is None else y + residual, activation, slope)
     return _apply(x, weight, bias, residual, running_mean, running_var, None, settings)
 
 
@@ -271,6 +279,23 @@ def _refuse_shape(x: Any) -> None:
     if not isinstance(x, Tensor):
         _refuse_tensor("x", x)
     raise UsageError(f"x has the shape {list(x.shape)}; expected [N, C, *space]")
+
+
+def _activated(y: Tensor, activation: str, slope: float) -> Tensor:
+    """activation(y) in operations of PyTorch; TorchScript compiles it."""
+    if activation == "identity":
+        return y
+    if activation == "relu":
+        return F.relu(y)
+    if activation == "leaky_relu":
+        return F.leaky_relu(y, slope)
+    if activation == "sigmoid":
+        return torch.sigmoid(y)
+    if activation == "tanh":
+        return torch.tanh(y)
+    if activation == "silu":
+        return F.silu(y)
+    return F.gelu(y, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 class _BatchNorm:
@@ -291,6 +316,35 @@ class _BatchNorm:
 
     def forward(self: Any, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         """y = activation(norm(x) + residual). x, residual: [N, C, *space]."""
+        # TorchScript compiles one side of this only, and a trace records no more than PyTorch's own operations.
+        if torch.jit.is_scripting():
+            y: Tensor = self._by_pytorch(x, residual)
+        else:
+            y = self._by_pytorch(x, residual) if torch.jit.is_tracing() else self._by_evenkeel(x, residual)
+        return y
+
+    def _by_pytorch(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
+        """forward in operations of PyTorch, for graphs: torch.jit.trace, torch.jit.script, torch.onnx.export."""
+        self._check_input_dim(x)
+        mean: Optional[Tensor] = self.running_mean
+        var: Optional[Tensor] = self.running_var
+        given = self.momentum
+        weight = 0.0 if given is None else float(given)
+        if self.training and self.track_running_stats:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if given is None:
+                    weight = 1.0 / float(self.num_batches_tracked)
+        elif self.training:
+            mean, var = None, None
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, self.training or (mean is None and var is None), weight, self.eps)
+        if residual is not None:
+            y = y + residual
+        return _activated(y, self.activation, self.slope)
+
+    def _by_evenkeel(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
+        if not isinstance(x, Tensor):
+            _refuse_tensor("x", x)
         self._check_input_dim(x)
         parameters, buffers = self._parameters, self._buffers  # an attribute of a module is a search
         gamma = parameters["weight"] if "weight" in parameters else self.weight
