@@ -342,20 +342,27 @@ class _BatchNorm:
             y = y + residual
         return _activated(y, self.activation, self.slope)
 
+    def _tensors(self: Any) -> tuple[Optional[Tensor], ...]:
+        """weight, bias, running_mean, running_var, num_batches_tracked, as the attributes of these names say."""
+        if type(self) in _THEIRS:  # an attribute of a module is a search
+            values, buffers = self._parameters, self._buffers
+            try:
+                return values["weight"], values["bias"], buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
+            except KeyError:  # torch.nn.utils.prune and others put an attribute in the place of a parameter
+                pass
+        # A class derived from ours may hold them elsewhere: torch.nn.utils.stateless, torch.nn.utils.parametrize.
+        return self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked
+
     def _by_evenkeel(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
         if not isinstance(x, Tensor):
             _refuse_tensor("x", x)
         self._check_input_dim(x)
-        parameters, buffers = self._parameters, self._buffers  # an attribute of a module is a search
-        gamma = parameters["weight"] if "weight" in parameters else self.weight
-        beta = parameters["bias"] if "bias" in parameters else self.bias
-        mean = buffers["running_mean"] if "running_mean" in buffers else self.running_mean
-        var = buffers["running_var"] if "running_var" in buffers else self.running_var
+        gamma, beta, mean, var, counter = self._tensors()
         training = self.training
-        counter = None
         weight = self.momentum
+        if not (training and self.track_running_stats):
+            counter = None
         if training and self.track_running_stats:
-            counter = buffers["num_batches_tracked"] if "num_batches_tracked" in buffers else self.num_batches_tracked
             if weight is None:
                 weight = 0.0 if counter is None else -1.0
             if counter is not None and (counter.dtype is not torch.int64 or x.numel() == 0):
