@@ -34,7 +34,7 @@ _ACTIVATIONS: dict[str, int] = {}
 class _Settings(NamedTuple):
     """What a call is told beside its tensors."""
     training: bool  # normalize by the batch
-    weight: float  # of the new batch in the running statistics; below 0: their plain average
+    weight: Optional[float]  # of the new batch in the running statistics; None: their plain average
     eps: float
     activation: int
     slope: float
@@ -65,6 +65,7 @@ def _type_of(name: str, x: Tensor) -> int:
 
 def _placed(x: Tensor) -> tuple[Tensor, int, int]:
     """(x, layout, example stride); x is made contiguous where its memory is in neither layout."""
+    x = x.resolve_neg()  # a copy where the sign is not in memory, as of z.conj().imag
     if x.is_contiguous():
         return x, _FIRST, 0
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
@@ -77,6 +78,7 @@ def _placed(x: Tensor) -> tuple[Tensor, int, int]:
 
 def _dense(x: Tensor, layout: int) -> Tensor:
     """x in a layout, its examples one behind the other; a copy only where it is not so already."""
+    x = x.resolve_neg()
     if layout == _FIRST:
         return x.contiguous()
     if x.dim() == 4:
@@ -117,14 +119,14 @@ def _affine(gamma: Optional[Tensor], beta: Optional[Tensor],
     number = 0
     if gamma is not None:
         number = _require_channels("weight", gamma, channels)
-        gamma = gamma.contiguous()
+        gamma = gamma.resolve_neg().contiguous()
     if beta is not None:
         of_beta = _require_channels("bias", beta, channels)
         if gamma is not None and of_beta != number:
             beta = beta.to(gamma.dtype)
         else:
             number = of_beta
-        beta = beta.contiguous()
+        beta = beta.resolve_neg().contiguous()
     return gamma, beta, number
 
 
@@ -146,6 +148,9 @@ class _Forward:
                 raise UsageError(f"running_mean has elements of {mean.dtype}, running_var of {var.dtype}; expected one type")
             if not (mean.is_contiguous() and var.is_contiguous()):
                 raise UsageError("running_mean or running_var is not contiguous; expected tensors of their own")
+            if mean.is_neg() or var.is_neg():
+                raise UsageError("running_mean or running_var is the negative of other memory (PyTorch's negative bit); expected tensors "
+                                 "of their own: give .resolve_neg()")
         if residual is not None:
             _like_x("residual", residual, x)
             residual = _dense(residual, layout)
@@ -241,17 +246,35 @@ def _apply(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual:
     return _Forward(x, gamma, beta, residual, mean, var, counter, settings, False).y
 
 
+def _number(name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} is {value!r}; expected a number") from None
+
+
+def _weight(momentum: Any) -> float:
+    value = _number("momentum", momentum)
+    if not 0 <= value <= 1:
+        raise UsageError(f"momentum is {value}; expected a number from 0 to 1, the weight of the new batch in the running statistics")
+    return value
+
+
 def _activation(name: str) -> int:
-    number = _ACTIVATIONS.get(name)
+    number = _ACTIVATIONS.get(name) if isinstance(name, str) else None
     if number is None:
-        number = _ACTIVATIONS[name] = _core.activation_index(name)  # raises where there is none
+        number = _core.activation_index(name)  # raises where there is none
+        _ACTIVATIONS[name] = number
     return number
 
 
 def _guard(name: str) -> int:
-    if name not in _GUARDS:
-        raise UsageError(f'on_nonfinite is "{name}"; expected stop, skip or update')
-    return _GUARDS[name]
+    number = _GUARDS.get(name, -1) if isinstance(name, str) else -1
+    if number < 0:
+        raise UsageError(f"on_nonfinite is {name!r}; expected stop, skip or update")
+    return number
 
 
 def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Optional[Tensor] = None,
@@ -268,7 +291,11 @@ def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Op
         raise UsageError("one of running_mean and running_var is given; expected both, or neither")
     if running_mean is None and not training:
         raise UsageError("running_mean and running_var are not given; expected both with training=False")
-    settings = _Settings(training, momentum, eps, _activation(activation), slope, _guard(on_nonfinite))
+    if momentum is None:
+        raise UsageError("momentum is None, the plain average of all batches, for which a function has no count of batches; expected a "
+                         "number from 0 to 1, or a module with momentum=None")
+    settings = _Settings(bool(training), _weight(momentum), _number("eps", eps), _activation(activation), _number("slope", slope),
+                         _guard(on_nonfinite))
     if torch.jit.is_tracing():
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         return _activated(y if residual is None else y + residual, activation, slope)
@@ -312,6 +339,9 @@ class _BatchNorm:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)  # type: ignore[call-arg]
         _activation(activation)
         _guard(on_nonfinite)
+        _number("eps", eps), _number("slope", slope)
+        if momentum is not None:
+            _weight(momentum)
         self.activation, self.slope, self.on_nonfinite = activation, slope, on_nonfinite
 
     def forward(self: Any, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
@@ -360,18 +390,18 @@ class _BatchNorm:
         gamma, beta, mean, var, counter = self._tensors()
         training = self.training
         weight = self.momentum
-        if not (training and self.track_running_stats):
-            counter = None
         if training and self.track_running_stats:
-            if weight is None:
-                weight = 0.0 if counter is None else -1.0
-            if counter is not None and (counter.dtype is not torch.int64 or x.numel() == 0):
+            if weight is not None or counter is None:
+                weight = _weight(0.0 if weight is None else weight)
+            if counter is not None and (counter.dtype is not torch.int64 or counter.is_neg() or x.numel() == 0):
                 counter.add_(1)
-                weight, counter = (1 / float(counter) if weight < 0 else weight), None
-        elif training:
-            mean = var = None
-        settings = _Settings(training or (mean is None and var is None), weight or 0.0, self.eps, _activation(self.activation), self.slope,
-                             _GUARDS[self.on_nonfinite])
+                weight, counter = (1 / float(counter) if weight is None else weight), None
+        else:
+            weight, counter = 0.0, None
+            if training:
+                mean = var = None
+        settings = _Settings(training or (mean is None and var is None), weight, _number("eps", self.eps), _activation(self.activation),
+                             _number("slope", self.slope), _guard(self.on_nonfinite))
         return _apply(x, gamma, beta, residual, mean, var, counter, settings)
 
     def extra_repr(self: Any) -> str:
