@@ -32,11 +32,14 @@ def _numpy() -> Any:
 
 
 def _plain(x: Array) -> Array:
-    """x without its gradient, where nobody records gradients; else x, which the extension refuses if it requires grad."""
+    """x without its gradient, where nobody records gradients; else x, which the extension refuses if it requires grad. Its values lie
+    in memory: of a tensor that is the negative of other memory (z.conj().imag), it is a copy."""
     torch = _torch_of(x)
-    if torch is not None and x.requires_grad and not torch.is_grad_enabled():
-        return x.detach()
-    return x
+    if torch is None:
+        return x
+    if x.requires_grad and not torch.is_grad_enabled():
+        x = x.detach()
+    return x.resolve_neg()
 
 
 def _empty_like(x: Array) -> Array:
@@ -83,8 +86,8 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
     """
     x, residual = _plain(x), _plain(residual)
     y = _empty_like(x) if out is None else out
-    _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, weights, axis,
-                       training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, False)
+    _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, _plain(weights),
+                       axis, training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, False)
     return y
 
 
@@ -137,12 +140,12 @@ def batch_norm_forward(x: Array, gamma: Optional[Array] = None, beta: Optional[A
 
     training=False normalizes by the running statistics, and the gradient then takes them as constants (a frozen norm).
     """
-    x, gamma, beta, residual = _plain(x), _plain(gamma), _plain(beta), _plain(residual)
+    x, gamma, beta, residual, weights = _plain(x), _plain(gamma), _plain(beta), _plain(residual), _plain(weights)
     y = _empty_like(x) if out is None else out
     scale, mask = _core.norm_forward(x, y, gamma, beta, running_mean, running_var, num_batches_tracked, residual, weights, axis,
                                      training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, True)
     kept = residual if mask is None and activation != "identity" else None
-    return y, Saved(x, gamma, beta, kept, weights, axis, training, activation, slope, threads, residual is not None, scale, mask)
+    return y, Saved(x, gamma, beta, kept, weights, axis, bool(training), activation, slope, threads, residual is not None, scale, mask)
 
 
 def batch_norm_backward(dy: Array, saved: Saved, *, out: Optional[Array] = None) -> Gradients:

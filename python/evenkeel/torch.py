@@ -15,7 +15,9 @@ import warnings
 from typing import Any, NamedTuple, Optional
 
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from evenkeel import _core
 from evenkeel._core import UsageError
@@ -32,7 +34,7 @@ _ACTIVATIONS: dict[str, int] = {}
 class _Settings(NamedTuple):
     """What a call is told beside its tensors."""
     training: bool  # normalize by the batch
-    weight: float  # of the new batch in the running statistics; below 0: their plain average
+    weight: Optional[float]  # of the new batch in the running statistics; None: their plain average
     eps: float
     activation: int
     slope: float
@@ -41,6 +43,9 @@ class _Settings(NamedTuple):
 
 def _refuse_tensor(name: str, x: Any) -> None:
     """Says what is wrong with a tensor that the kernels cannot read."""
+    if isinstance(x, torch.fx.Proxy):
+        raise UsageError("torch.fx cannot look into evenkeel's norms, whose kernels take values; give it a model with PyTorch's norms: "
+                         "evenkeel.torch.revert(model) first, or torch.jit.trace")
     if not isinstance(x, Tensor):
         raise UsageError(f"{name} is of type {type(x).__name__}; expected a tensor")
     if not x.is_cpu:  # type: ignore[attr-defined]
@@ -60,6 +65,7 @@ def _type_of(name: str, x: Tensor) -> int:
 
 def _placed(x: Tensor) -> tuple[Tensor, int, int]:
     """(x, layout, example stride); x is made contiguous where its memory is in neither layout."""
+    x = x.resolve_neg()  # a copy where the sign is not in memory, as of z.conj().imag
     if x.is_contiguous():
         return x, _FIRST, 0
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
@@ -72,6 +78,7 @@ def _placed(x: Tensor) -> tuple[Tensor, int, int]:
 
 def _dense(x: Tensor, layout: int) -> Tensor:
     """x in a layout, its examples one behind the other; a copy only where it is not so already."""
+    x = x.resolve_neg()
     if layout == _FIRST:
         return x.contiguous()
     if x.dim() == 4:
@@ -112,14 +119,14 @@ def _affine(gamma: Optional[Tensor], beta: Optional[Tensor],
     number = 0
     if gamma is not None:
         number = _require_channels("weight", gamma, channels)
-        gamma = gamma.contiguous()
+        gamma = gamma.resolve_neg().contiguous()
     if beta is not None:
         of_beta = _require_channels("bias", beta, channels)
         if gamma is not None and of_beta != number:
             beta = beta.to(gamma.dtype)
         else:
             number = of_beta
-        beta = beta.contiguous()
+        beta = beta.resolve_neg().contiguous()
     return gamma, beta, number
 
 
@@ -141,6 +148,9 @@ class _Forward:
                 raise UsageError(f"running_mean has elements of {mean.dtype}, running_var of {var.dtype}; expected one type")
             if not (mean.is_contiguous() and var.is_contiguous()):
                 raise UsageError("running_mean or running_var is not contiguous; expected tensors of their own")
+            if mean.is_neg() or var.is_neg():
+                raise UsageError("running_mean or running_var is the negative of other memory (PyTorch's negative bit); expected tensors "
+                                 "of their own: give .resolve_neg()")
         if residual is not None:
             _like_x("residual", residual, x)
             residual = _dense(residual, layout)
@@ -236,17 +246,35 @@ def _apply(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual:
     return _Forward(x, gamma, beta, residual, mean, var, counter, settings, False).y
 
 
+def _number(name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} is {value!r}; expected a number") from None
+
+
+def _weight(momentum: Any) -> float:
+    value = _number("momentum", momentum)
+    if not 0 <= value <= 1:
+        raise UsageError(f"momentum is {value}; expected a number from 0 to 1, the weight of the new batch in the running statistics")
+    return value
+
+
 def _activation(name: str) -> int:
-    number = _ACTIVATIONS.get(name)
+    number = _ACTIVATIONS.get(name) if isinstance(name, str) else None
     if number is None:
-        number = _ACTIVATIONS[name] = _core.activation_index(name)  # raises where there is none
+        number = _core.activation_index(name)  # raises where there is none
+        _ACTIVATIONS[name] = number
     return number
 
 
 def _guard(name: str) -> int:
-    if name not in _GUARDS:
-        raise UsageError(f'on_nonfinite is "{name}"; expected stop, skip or update')
-    return _GUARDS[name]
+    number = _GUARDS.get(name, -1) if isinstance(name, str) else -1
+    if number < 0:
+        raise UsageError(f"on_nonfinite is {name!r}; expected stop, skip or update")
+    return number
 
 
 def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Optional[Tensor] = None,
@@ -263,7 +291,14 @@ def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Op
         raise UsageError("one of running_mean and running_var is given; expected both, or neither")
     if running_mean is None and not training:
         raise UsageError("running_mean and running_var are not given; expected both with training=False")
-    settings = _Settings(training, momentum, eps, _activation(activation), slope, _guard(on_nonfinite))
+    if momentum is None:
+        raise UsageError("momentum is None, the plain average of all batches, for which a function has no count of batches; expected a "
+                         "number from 0 to 1, or a module with momentum=None")
+    settings = _Settings(bool(training), _weight(momentum), _number("eps", eps), _activation(activation), _number("slope", slope),
+                         _guard(on_nonfinite))
+    if torch.jit.is_tracing():
+        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return _activated(y if residual is None else y + residual, activation, slope)
     return _apply(x, weight, bias, residual, running_mean, running_var, None, settings)
 
 
@@ -271,6 +306,23 @@ def _refuse_shape(x: Any) -> None:
     if not isinstance(x, Tensor):
         _refuse_tensor("x", x)
     raise UsageError(f"x has the shape {list(x.shape)}; expected [N, C, *space]")
+
+
+def _activated(y: Tensor, activation: str, slope: float) -> Tensor:
+    """activation(y) in operations of PyTorch; TorchScript compiles it."""
+    if activation == "identity":
+        return y
+    if activation == "relu":
+        return F.relu(y)
+    if activation == "leaky_relu":
+        return F.leaky_relu(y, slope)
+    if activation == "sigmoid":
+        return torch.sigmoid(y)
+    if activation == "tanh":
+        return torch.tanh(y)
+    if activation == "silu":
+        return F.silu(y)
+    return F.gelu(y, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 class _BatchNorm:
@@ -287,30 +339,69 @@ class _BatchNorm:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)  # type: ignore[call-arg]
         _activation(activation)
         _guard(on_nonfinite)
+        _number("eps", eps), _number("slope", slope)
+        if momentum is not None:
+            _weight(momentum)
         self.activation, self.slope, self.on_nonfinite = activation, slope, on_nonfinite
 
     def forward(self: Any, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         """y = activation(norm(x) + residual). x, residual: [N, C, *space]."""
+        # TorchScript compiles one side of this only, and a trace records no more than PyTorch's own operations.
+        if torch.jit.is_scripting():
+            y: Tensor = self._by_pytorch(x, residual)
+        else:
+            y = self._by_pytorch(x, residual) if torch.jit.is_tracing() else self._by_evenkeel(x, residual)
+        return y
+
+    def _by_pytorch(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
+        """forward in operations of PyTorch, for graphs: torch.jit.trace, torch.jit.script, torch.onnx.export."""
         self._check_input_dim(x)
-        parameters, buffers = self._parameters, self._buffers  # an attribute of a module is a search
-        gamma = parameters["weight"] if "weight" in parameters else self.weight
-        beta = parameters["bias"] if "bias" in parameters else self.bias
-        mean = buffers["running_mean"] if "running_mean" in buffers else self.running_mean
-        var = buffers["running_var"] if "running_var" in buffers else self.running_var
+        mean: Optional[Tensor] = self.running_mean
+        var: Optional[Tensor] = self.running_var
+        given = self.momentum
+        weight = 0.0 if given is None else float(given)
+        if self.training and self.track_running_stats:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if given is None:
+                    weight = 1.0 / float(self.num_batches_tracked)
+        elif self.training:
+            mean, var = None, None
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, self.training or (mean is None and var is None), weight, self.eps)
+        if residual is not None:
+            y = y + residual
+        return _activated(y, self.activation, self.slope)
+
+    def _tensors(self: Any) -> tuple[Optional[Tensor], ...]:
+        """weight, bias, running_mean, running_var, num_batches_tracked, as the attributes of these names say."""
+        if type(self) in _THEIRS:  # an attribute of a module is a search
+            values, buffers = self._parameters, self._buffers
+            try:
+                return values["weight"], values["bias"], buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
+            except KeyError:  # torch.nn.utils.prune and others put an attribute in the place of a parameter
+                pass
+        # A class derived from ours may hold them elsewhere: torch.nn.utils.stateless, torch.nn.utils.parametrize.
+        return self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked
+
+    def _by_evenkeel(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
+        if not isinstance(x, Tensor):
+            _refuse_tensor("x", x)
+        self._check_input_dim(x)
+        gamma, beta, mean, var, counter = self._tensors()
         training = self.training
-        counter = None
         weight = self.momentum
         if training and self.track_running_stats:
-            counter = buffers["num_batches_tracked"] if "num_batches_tracked" in buffers else self.num_batches_tracked
-            if weight is None:
-                weight = 0.0 if counter is None else -1.0
-            if counter is not None and (counter.dtype is not torch.int64 or x.numel() == 0):
+            if weight is not None or counter is None:
+                weight = _weight(0.0 if weight is None else weight)
+            if counter is not None and (counter.dtype is not torch.int64 or counter.is_neg() or x.numel() == 0):
                 counter.add_(1)
-                weight, counter = (1 / float(counter) if weight < 0 else weight), None
-        elif training:
-            mean = var = None
-        settings = _Settings(training or (mean is None and var is None), weight or 0.0, self.eps, _activation(self.activation), self.slope,
-                             _GUARDS[self.on_nonfinite])
+                weight, counter = (1 / float(counter) if weight is None else weight), None
+        else:
+            weight, counter = 0.0, None
+            if training:
+                mean = var = None
+        settings = _Settings(training or (mean is None and var is None), weight, _number("eps", self.eps), _activation(self.activation),
+                             _number("slope", self.slope), _guard(self.on_nonfinite))
         return _apply(x, gamma, beta, residual, mean, var, counter, settings)
 
     def extra_repr(self: Any) -> str:

@@ -272,6 +272,17 @@ void require_no_grad(py::handle object, const char* name) {
                    ".detach(), or use evenkeel.torch");
 }
 
+// A tensor of PyTorch may be the negative of what lies in its memory, and DLPack has no word for it.
+void require_no_negative_bit(py::handle object, const char* name) {
+  const py::object ask = py::getattr(object, "is_neg", py::none());
+  if (PyCallable_Check(ask.ptr()) == 0) return;
+  const auto flag = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(ask.ptr()));
+  if (!flag) PyErr_Clear();
+  if (flag.ptr() != Py_True) return;
+  refuse(name, "is the negative of what lies in its memory (PyTorch's negative bit, as of z.conj().imag); give " +
+                   std::string(name) + ".resolve_neg()");
+}
+
 }  // namespace
 
 const char* name_of(DType dtype) { return kTypes[static_cast<size_t>(dtype)].name; }
@@ -305,6 +316,7 @@ ArrayView view_of(py::handle object, const char* name) {
   if (has_buffer(object)) return view_of_buffer(object, name);
   if (has_dlpack(object)) {
     require_no_grad(object, name);
+    require_no_negative_bit(object, name);
     return view_of_dlpack(object, name);
   }
   refuse(name, "is of type " + type_name(object) +

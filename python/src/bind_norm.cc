@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "evenkeel/core/error.h"
 #include "module.h"
@@ -35,6 +36,53 @@ OnNonfinite on_nonfinite_of(const std::string& name) {
   if (name == "skip") return OnNonfinite::kSkip;
   if (name == "update") return OnNonfinite::kUpdate;
   throw UsageError("on_nonfinite is \"" + name + "\"; expected stop, skip or update");
+}
+
+// --- arguments: pybind11 would name the types of a function that nobody has called -------------------------------------
+
+[[noreturn]] void refuse_argument(py::handle value, const char* name, const std::string& expected) {
+  PyErr_Clear();
+  std::string shown = py::repr(value);
+  if (shown.size() > 60) shown = "of type " + std::string(Py_TYPE(value.ptr())->tp_name);
+  throw UsageError(std::string(name) + " is " + shown + "; expected " + expected);
+}
+
+int whole_number(py::handle value, const char* name, const std::string& expected) {
+  const auto whole = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  int overflow = 0;
+  const long number = whole ? PyLong_AsLongAndOverflow(whole.ptr(), &overflow) : 0;
+  if (!whole || overflow != 0 || !std::in_range<int>(number)) refuse_argument(value, name, expected);
+  return static_cast<int>(number);
+}
+
+int axis_number(py::handle axis) { return whole_number(axis, "axis", "1, or -1 for channels in the last axis"); }
+int thread_count(py::handle threads) { return whole_number(threads, "threads", "0 (all cores) to 1024"); }
+
+double real_number(py::handle value, const char* name, const char* expected = "a number") {
+  const double number = PyFloat_AsDouble(value.ptr());
+  if (PyErr_Occurred() != nullptr) refuse_argument(value, name, expected);
+  return number;
+}
+
+std::optional<double> batch_weight(py::handle weight) {
+  if (weight.is_none()) return std::nullopt;
+  return real_number(weight, "new_batch_weight", "a number from 0 to 1, or None for the plain average");
+}
+
+bool truth(py::handle value, const char* name) {
+  const int found = PyObject_IsTrue(value.ptr());
+  if (found < 0) refuse_argument(value, name, "True or False");
+  return found != 0;
+}
+
+int activation_of(py::handle name) {
+  if (!PyUnicode_Check(name.ptr())) refuse_argument(name, "activation", "a name, such as \"relu\"");
+  return activation_index(py::cast<std::string>(name));
+}
+
+std::string guard_name(py::handle name) {
+  if (!PyUnicode_Check(name.ptr())) refuse_argument(name, "on_nonfinite", "\"stop\", \"skip\" or \"update\"");
+  return py::cast<std::string>(name);
 }
 
 // --- arrays ----------------------------------------------------------------------------------------------------------
@@ -230,7 +278,7 @@ void read_running(Arrays& arrays, const ForwardArguments& a, std::optional<doubl
     throw UsageError("new_batch_weight is " + std::string(py::str(py::float_(*weight))) +
                      "; expected a number from 0 to 1, or None for the plain average");
   }
-  running.weight = weight.value_or(-1);
+  running.weight = weight;
   if (!weight && call.update && a.num_batches.is_none()) {
     throw UsageError(
         "new_batch_weight is None, the plain average of all batches, without num_batches_tracked; expected an array "
@@ -259,7 +307,7 @@ std::span<T> as_span(const py::object& bytes) {
 
 // y = out is assigned. With `save`: (scale, mask or None), what backward needs beside x.
 py::object forward(const ForwardArguments& a, int axis, bool training, std::optional<double> weight, double eps,
-                   const std::string& activation, double slope, const std::string& guard, int threads, bool save) {
+                   int activation, double slope, const std::string& guard, int threads, bool save) {
   Arrays arrays(a.x, "x", axis);
   ForwardCall call;
   call.training = training;
@@ -278,7 +326,7 @@ py::object forward(const ForwardArguments& a, int axis, bool training, std::opti
   if (!training && !call.weights.empty())
     throw UsageError("weights is given with training=False, whose statistics are given; expected none");
   call.eps = eps;
-  call.activation = static_cast<NormActivation>(activation_index(activation));
+  call.activation = static_cast<NormActivation>(activation);
   call.slope = static_cast<float>(slope);
   call.threads = threads;
   if (training && call.running.mean) require_apart(call, call.y);
@@ -301,8 +349,7 @@ struct BackwardArguments {
   py::object x, dy, gamma, beta, scale, mask, residual, weights, dx, dresidual, dgamma, dbeta;
 };
 
-void backward(const BackwardArguments& a, int axis, bool batch_statistics, const std::string& activation, double slope,
-              int threads) {
+void backward(const BackwardArguments& a, int axis, bool batch_statistics, int activation, double slope, int threads) {
   Arrays arrays(a.x, "x", axis);
   BackwardCall call;
   call.dy = arrays.input(a.dy, "dy");
@@ -318,7 +365,7 @@ void backward(const BackwardArguments& a, int axis, bool batch_statistics, const
   call.scale = as_span<NormScale>(a.scale);
   if (!a.mask.is_none()) call.mask = as_span<uint8_t>(a.mask);
   call.weights = arrays.weights(a.weights);
-  call.activation = static_cast<NormActivation>(activation_index(activation));
+  call.activation = static_cast<NormActivation>(activation);
   call.slope = static_cast<float>(slope);
   call.batch_statistics = batch_statistics;
   call.threads = threads;
@@ -383,24 +430,27 @@ py::tuple describe(py::handle object) {
 }  // namespace
 
 void bind_norm(py::module_& m) {
-  m.def("norm_forward",
-        [](py::object x, py::object out, py::object gamma, py::object beta, py::object running_mean,
-           py::object running_var, py::object num_batches, py::object residual, py::object weights, int axis,
-           bool training, std::optional<double> weight, double eps, const std::string& activation, double slope,
-           const std::string& guard, int threads, bool save) {
-          return forward({x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights}, axis,
-                         training, weight, eps, activation, slope, guard, threads, save);
-        });
+  m.def("norm_forward", [](py::object x, py::object out, py::object gamma, py::object beta, py::object running_mean,
+                           py::object running_var, py::object num_batches, py::object residual, py::object weights,
+                           py::handle axis, py::handle training, py::handle weight, py::handle eps,
+                           py::handle activation, py::handle slope, py::handle guard, py::handle threads, bool save) {
+    return forward({x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights}, axis_number(axis),
+                   truth(training, "training"), batch_weight(weight), real_number(eps, "eps"),
+                   activation_of(activation), real_number(slope, "slope"), guard_name(guard), thread_count(threads),
+                   save);
+  });
   m.def("norm_backward", [](py::object x, py::object dy, py::object gamma, py::object beta, py::object scale,
                             py::object mask, py::object residual, py::object weights, py::object dx,
-                            py::object dresidual, py::object dgamma, py::object dbeta, int axis, bool batch_statistics,
-                            const std::string& activation, double slope, int threads) {
-    backward({x, dy, gamma, beta, scale, mask, residual, weights, dx, dresidual, dgamma, dbeta}, axis, batch_statistics,
-             activation, slope, threads);
+                            py::object dresidual, py::object dgamma, py::object dbeta, py::handle axis,
+                            bool batch_statistics, py::handle activation, py::handle slope, py::handle threads) {
+    backward({x, dy, gamma, beta, scale, mask, residual, weights, dx, dresidual, dgamma, dbeta}, axis_number(axis),
+             batch_statistics, activation_of(activation), real_number(slope, "slope"), thread_count(threads));
   });
-  m.def("norm_moments", &moments);
+  m.def("norm_moments", [](py::handle x, py::handle table, py::handle axis, py::handle threads) {
+    moments(x, table, axis_number(axis), thread_count(threads));
+  });
   m.def("norm_merge", &merge);
-  m.def("activation_index", &activation_index);
+  m.def("activation_index", &activation_of);
   m.def("describe_array", &describe);
   m.def("is_array", [](py::object object) { return is_array(object); });
 }

@@ -2,6 +2,7 @@
 // take a tenth of the time that a capsule of DLPack takes, and has made everything contiguous. Nothing is checked here but by the kernels.
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <span>
 
 #include "module.h"
@@ -36,12 +37,13 @@ NormDescriptor descriptor_at(int64_t n, int64_t c, int64_t space, int layout, in
 
 ChannelValues values_at(uintptr_t address, int type) { return {at(address), static_cast<DType>(type), 1}; }
 
-// Types are the numbers of DType. Addresses of 0: left out. guard: the number of OnNonfinite. weight below 0: the plain average.
+// Types are the numbers of DType. Addresses of 0: left out. guard: the number of OnNonfinite. weight None: the plain average.
 // Gives what forward of Arrays gives: None, or (scale, mask or None).
 py::object forward_at(uintptr_t x, int64_t x_stride, uintptr_t y, uintptr_t residual, int64_t n, int64_t c,
                       int64_t space, int layout, int type, uintptr_t gamma, uintptr_t beta, int parameter_type,
                       uintptr_t mean, uintptr_t var, int running_type, uintptr_t num_batches, bool training,
-                      double weight, double eps, int activation, double slope, int guard, int threads, bool save) {
+                      std::optional<double> weight, double eps, int activation, double slope, int guard, int threads,
+                      bool save) {
   ForwardCall call;
   call.shape = descriptor_at(n, c, space, layout, type);
   call.x = {at(x), x_stride};

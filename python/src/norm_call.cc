@@ -95,12 +95,25 @@ void update(const RunningStatistics& running, std::span<const NormMoments> momen
   }
   if (running.num_batches != nullptr) ++*running.num_batches;
   if (!running.mean) return;
-  const double w = running.weight < 0 ? 1 / static_cast<double>(*running.num_batches) : running.weight;
+  const double w = running.weight ? *running.weight : 1 / static_cast<double>(*running.num_batches);
   for (size_t i = 0; i < moments.size(); ++i) {
     const auto c = static_cast<int64_t>(i);
     const NormMoments& m = moments[i];
     write(running.mean, c, (1 - w) * read(running.mean, c) + w * m.mean);
     write(running.var, c, (1 - w) * read(running.var, c) + w * m.m2 / (m.count - 1));
+  }
+}
+
+// What update() relies on.
+void require_weight(const RunningStatistics& running) {
+  if (running.weight && !(*running.weight >= 0 && *running.weight <= 1)) {
+    throw UsageError("the weight of a new batch is " + std::to_string(*running.weight) +
+                     "; expected a number from 0 to 1");
+  }
+  if (!running.weight && running.mean && running.num_batches == nullptr) {
+    throw UsageError(
+        "the plain average of all batches is asked for without the number of batches before this one; expected "
+        "num_batches_tracked");
   }
 }
 
@@ -115,6 +128,7 @@ void forward(const ForwardCall& call) {
   const Parameter<T> gamma(call.gamma, channels), beta(call.beta, channels);
   const NormOptions options{.threads = call.threads};
   if (call.training) {
+    if (call.update) require_weight(call.running);
     std::vector<NormMoments> moments(call.update ? static_cast<size_t>(channels) : 0);
     norm_training_forward(call.shape,
                           {.x = call.x,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -26,7 +27,8 @@ enum class OnNonfinite { kStop, kSkip, kUpdate };
 struct RunningStatistics {
   ChannelValues mean, var;         // both or neither
   int64_t* num_batches = nullptr;  // null: not counted. One more after a batch that was taken
-  double weight = 0.1;             // of the new batch; below 0: 1 / num_batches, the plain average of all batches
+  // Of the new batch, 0 to 1; none: 1 / num_batches, the plain average of all batches.
+  std::optional<double> weight = 0.1;
   OnNonfinite on_nonfinite = OnNonfinite::kStop;
 };
 
@@ -48,7 +50,8 @@ struct ForwardCall {
 };
 
 // Assigns y, scale and mask, then the running statistics. Throws what norm_training_forward and norm_inference throw, and Error (exit
-// code 6) for statistics that are not finite with kStop: y is written then, the running statistics are not.
+// code 6) for statistics that are not finite with kStop: y is written then, the running statistics are not. UsageError for a weight that
+// is out of range, or for none without num_batches.
 void run(const ForwardCall& call);
 
 struct BackwardCall {

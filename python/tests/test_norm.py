@@ -282,6 +282,17 @@ def read_only(x):
     ({"training": True, "num_batches_tracked": numpy.zeros(1)}, "num_batches_tracked has elements of fp64; expected int64"),
     ({"training": True, "num_batches_tracked": numpy.zeros(2, "int64")}, "expected a single value"),
     ({"training": True, "on_nonfinite": "ignore"}, "expected stop, skip or update"),
+    ({"training": True, "on_nonfinite": None}, "on_nonfinite is None; expected \"stop\", \"skip\" or \"update\""),
+    ({"training": True, "axis": None}, "axis is None; expected 1, or -1"),
+    ({"training": True, "axis": 1.0}, "axis is 1.0; expected 1, or -1"),
+    ({"training": True, "axis": 2**70}, "axis is 1180591620717411303424; expected 1, or -1"),
+    ({"training": True, "threads": 2**40}, "threads is 1099511627776; expected 0"),
+    ({"training": True, "threads": None}, "threads is None; expected 0"),
+    ({"training": True, "activation": None}, "activation is None; expected a name"),
+    ({"training": True, "eps": "small"}, "eps is 'small'; expected a number"),
+    ({"training": True, "slope": None}, "slope is None; expected a number"),
+    ({"training": True, "new_batch_weight": "much"}, "new_batch_weight is 'much'; expected a number from 0 to 1"),
+    ({"training": X}, "training is of type numpy.ndarray; expected True or False"),
 ])
 def test_bad_input_gets_one_sentence(arguments, message):
     arguments = dict(arguments)

@@ -537,3 +537,15 @@ def test_evenkeel_batch_norm_takes_tensors():
     y, saved = evenkeel.batch_norm_forward(x.float(), weight.detach())
     assert isinstance(evenkeel.batch_norm_backward(x.float(), saved).dgamma, torch.Tensor)
     assert isinstance(evenkeel.moments(x).mean, torch.Tensor)
+
+
+def test_a_functional_call_takes_the_tensors_that_it_is_given():
+    from torch.nn.utils.stateless import functional_call
+    a, b = twins("1d", 3)
+    others, x = {key: value * 2 for key, value in b.state_dict().items()}, torch.randn(6, 3)
+    mine, theirs = ({key: value.clone() for key, value in others.items()} for _ in range(2))
+    for mode in (True, False):
+        a.train(mode), b.train(mode)
+        assert error(functional_call(a, mine, (x,)), functional_call(b, theirs, (x,))) < FP32
+    assert all(error(mine[key], theirs[key]) < FP32 for key in theirs)
+    assert_twins(a, b)  # whose own tensors are as they were
