@@ -94,6 +94,23 @@ class Watcher {
   std::atomic<bool> stop_{false};
 };
 
+// What evaluate() is told of the standardization holds for that call, however it ends.
+class Restored {
+ public:
+  explicit Restored(Model& shell) : shell_(shell), standardization_(shell.standardization), range_(shell.input_range) {}
+  Restored(const Restored&) = delete;
+  Restored& operator=(const Restored&) = delete;
+  ~Restored() {
+    shell_.standardization = std::move(standardization_);
+    shell_.input_range = range_;
+  }
+
+ private:
+  Model& shell_;
+  data::Standardization standardization_;
+  std::optional<data::ValueRange> range_;
+};
+
 // (x, y)
 py::tuple pair_of(const py::object& data, const char* name) {
   if (!py::isinstance<py::tuple>(data) || py::len(data) != 2)
@@ -325,30 +342,19 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
   EvalResult result = speaking_python([&] {
     const py::gil_scoped_release release;
     if (name) splits = tools::load_splits(asked, shell);
+    const Restored restored(shell);
     data::Dataset dataset;
     if (onnx_) {
       onnx_->bind(asked, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
       dataset = onnx_->take(splits, asked.split, asked);
     } else {
-      // The standardization that is stated holds for this call.
-      const data::Standardization kept = shell.standardization;
-      const std::optional<data::ValueRange> range = shell.input_range;
       dataset = tools::take_split(splits, asked.split, asked, shell);
-      EvalResult own_result =
-          answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
-                            .batch_size = asked.batch_size,
-                            .threads = asked.threads,
-                            .corrupt = asked.corrupt,
-                            .seed = tools::seed_of(asked, shell)});
-      shell.standardization = kept;
-      shell.input_range = range;
-      return own_result;
     }
     return answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
                              .batch_size = asked.batch_size,
                              .threads = asked.threads,
                              .corrupt = asked.corrupt,
-                             .seed = asked.seed.value_or(1)});
+                             .seed = onnx_ ? asked.seed.value_or(1) : tools::seed_of(asked, shell)});
   });
   return py::dict("loss"_a = result.loss, "accuracy"_a = result.accuracy, "examples"_a = result.examples,
                   "statistics"_a = statistics);

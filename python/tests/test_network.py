@@ -292,6 +292,20 @@ def test_known_accuracy_of_resnet20():
     assert foreign.evaluate(test_set, **stated)["accuracy"] == pytest.approx(0.9180, abs=1e-9)
 
 
+def test_what_evaluate_is_told_holds_for_that_call(trained, tmp_path):
+    x, y = table()
+    trained.save(tmp_path / "n.safetensors")
+    trained.save(tmp_path / "n.onnx")
+    for name in ("n.safetensors", "n.onnx"):
+        network = evenkeel.Network.load(tmp_path / name)
+        before, loss = network.predict_proba(x), network.evaluate(x, y)["loss"]
+        assert network.evaluate(x, y, mean=5.0, std=2.0)["loss"] != loss
+        assert np.array_equal(network.predict_proba(x), before)
+        with pytest.raises(evenkeel.Error):  # contrast is for images
+            network.evaluate(x, y, mean=5.0, std=2.0, corrupt="contrast=0.3")
+        assert np.array_equal(network.predict_proba(x), before)
+
+
 # --- files ---
 
 
