@@ -1,6 +1,7 @@
 """Networks of evenkeel: made from a zoo name or a TOML file, trained on arrays or data sets by name, asked, saved."""
 from __future__ import annotations
 
+import operator
 import os
 import tempfile
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -16,8 +17,65 @@ Data = Tuple[Any, Any]
 
 
 def _plain(x: Any) -> Any:
-    """A tensor that autograd watches, without that."""
+    """A tensor that autograd watches, without that; an array of what stands in lists."""
+    if isinstance(x, (list, tuple)):
+        import numpy
+        try:
+            return numpy.asarray(x)
+        except ValueError as error:
+            raise _core.UsageError(f"found lists that make no array ({error}); expected rows of the same length, of numbers") from None
+    if str(getattr(x, "dtype", "")) == "torch.bool" and x.device.type == "cpu":
+        return x.numpy()  # DLPack of older versions has no booleans
     return x.detach() if getattr(x, "requires_grad", False) else x
+
+
+def _whole(value: Any, name: str, least: int, most: int) -> int:
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = least - 1
+    if not least <= whole <= most:
+        raise _core.UsageError(f"{name}: found {value!r}, expected a whole number from {least} to {most}")
+    return whole
+
+
+def _shape(input_shape: Any) -> List[int]:
+    try:
+        shape = [operator.index(extent) for extent in input_shape]
+    except TypeError:
+        shape = []
+    if len(shape) not in (1, 3) or not all(0 < extent < 2 ** 31 for extent in shape):
+        raise _core.UsageError(f"input_shape: found {input_shape!r}, expected (features,) or (channels, height, width), each at least 1")
+    return shape
+
+
+def _threads(threads: Optional[int]) -> int:
+    """0 is all cores."""
+    if threads is None:
+        return 0
+    try:
+        whole = operator.index(threads)
+    except TypeError:
+        raise _core.UsageError(f"threads: found {threads!r}, expected a whole number, 0 (all cores) to 1024") from None
+    return max(-2 ** 62, min(whole, 2 ** 62))  # what is refused is said where all threads are looked at
+
+
+def _batch(batch_size: int) -> int:
+    return min(_whole(batch_size, "batch_size", 1, 2 ** 63 - 1), 2 ** 62)
+
+
+def _restored(cls: Any, name: str, content: Optional[bytes], architecture: str, trained: bool) -> Any:
+    """A copy of a network, of what __reduce__() gave."""
+    network = cls.__new__(cls)
+    if content is None:
+        network._core = _core.Network(architecture, None, 0, 1)
+        return network
+    with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
+        path = os.path.join(scratch, name)
+        with open(path, "wb") as file:
+            file.write(content)
+        network._core = _core.Network.restored(path, architecture, trained)
+    return network
 
 
 def _pair(data: Optional[Data], name: str) -> Optional[Data]:
@@ -101,8 +159,9 @@ class Network:
 
     def __init__(self, architecture: Path, *, input_shape: Optional[Sequence[int]] = None, classes: Optional[int] = None,
                  seed: int = 1):
-        shape = None if input_shape is None else [int(extent) for extent in input_shape]
-        self._core = _core.Network(os.fspath(architecture), shape, int(classes or 0), int(seed))
+        shape = None if input_shape is None else _shape(input_shape)
+        count = 0 if classes is None else _whole(classes, "classes", 1, 2 ** 31 - 1)
+        self._core = _core.Network(os.fspath(architecture), shape, count, _whole(seed, "seed", 0, 2 ** 64 - 1))
 
     @classmethod
     def load(cls, path: Path, architecture: Optional[Path] = None, **options: Any) -> "Network":
@@ -132,10 +191,11 @@ class Network:
 
         Args:
             x: examples; or, without y, a data set by name or path as `evenkeel train --data` takes it ("fashion-mnist", "table.csv").
-            y: labels [N], whole numbers from 0.
+            y: labels [N], whole numbers from 0 or booleans.
             validation, test: (x, y), evaluated after every epoch. With a data set by name `validation` is the share of the training set.
             out: the folder of the run, with log, checkpoints and model (`evenkeel report` draws it). None: a temporary one, removed at the end.
-            on_epoch: called after every epoch with its dict (see History). What it raises ends the run and is raised here.
+            on_epoch: called after every epoch with its dict (see History). What it raises ends the run and is raised here. The values are
+                fit()'s until it ends: inside, the network can be printed, but not asked or saved.
             options: any option of `evenkeel train`, with _ for -: schedule="cosine", augment="crop4,flip", norm="group",
                 freeze_norm=["bn1", "layer1.*"], running_statistics="population", ...
 
@@ -143,6 +203,8 @@ class Network:
         while it trains. Raises evenkeel.UsageError where data and options do not fit, evenkeel.Error where a value is not finite: the
         network is then as it was.
         """
+        if on_epoch is not None and not callable(on_epoch):
+            raise _core.UsageError(f"on_epoch: found {on_epoch!r}, expected a function of the dict of an epoch")
         options.update(epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
                        threads=threads)
         if isinstance(x, (str, os.PathLike)):
@@ -188,12 +250,12 @@ class Network:
 
     def predict_proba(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The probability of every class: float32 [N, classes]."""
-        p: Array = self._core.scores(_plain(x), False, batch_size, threads or 0)
+        p: Array = self._core.scores(_plain(x), False, _batch(batch_size), _threads(threads))
         return p
 
     def logits(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """What the probabilities are made from by softmax: float32 [N, classes]."""
-        rows: Array = self._core.scores(_plain(x), True, batch_size, threads or 0)
+        rows: Array = self._core.scores(_plain(x), True, _batch(batch_size), _threads(threads))
         return rows
 
     def save(self, path: Path) -> None:
@@ -208,6 +270,19 @@ class Network:
         """Takes all values from arrays by PyTorch's names. Raises evenkeel.FormatError with all keys that are missing, left over or misshapen;
         "module." in front of all of them is left out, and num_batches_tracked may be missing."""
         self._core.load_state_dict({name: _plain(value) for name, value in state.items()})
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """pickle and copy.deepcopy: by what save() writes."""
+        facts = self._core.facts()
+        if "input_shape" not in facts and not facts["onnx"] and not facts["fitting"]:
+            return _restored, (type(self), "", None, facts["architecture"], False)
+        name = "network.onnx" if facts["onnx"] else "network.safetensors"
+        with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
+            path = os.path.join(scratch, name)
+            self._core.save(path)
+            with open(path, "rb") as file:
+                content = file.read()
+        return _restored, (type(self), name, content, facts["architecture"], facts["trained"])
 
     @property
     def input_shape(self) -> Optional[Tuple[int, ...]]:
@@ -236,12 +311,15 @@ class Network:
     def __repr__(self) -> str:
         facts = self._core.facts()
         name = facts.get("name") or facts["architecture"]
+        fitting = ", in training" if facts["fitting"] else ""
         if "input_shape" not in facts:
+            if fitting:
+                return f"<evenkeel.Network {name}: in training>"
             return f"<evenkeel.Network {name}: to be made by fit()>"
         if facts["onnx"]:
             return f"<evenkeel.Network {name}: ONNX>"
         shape = "x".join(str(extent) for extent in facts["input_shape"])
-        state = "" if facts["trained"] else ", initial values"
+        state = fitting or ("" if facts["trained"] else ", initial values")
         return f"<evenkeel.Network {name}: {shape} -> {facts['classes']} classes, {facts['parameters']} parameters{state}>"
 
 

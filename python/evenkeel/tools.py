@@ -131,21 +131,38 @@ def _out(out: Optional[Path], model: Model) -> str:
 
 
 def _with_names_of(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict[str, Array]:
-    """The arrays under the names that `model` has for them: "module.bn1.weight"."""
-    first = next(iter(state))
-    prefix = next((name[:-len(first)] for name in model if name.endswith(first)), "")
-    return {prefix + name: value for name, value in state.items() if prefix + name in model or not name.endswith("num_batches_tracked")}
+    """The arrays under the names and in the order that `model` has for them: "module.bn1.weight"."""
+    rest = dict(state)
+    named: Dict[str, Array] = {}
+    for name in model:
+        own, wrapped = name, True
+        while own not in rest and wrapped:
+            word = next((word for word in ("module.", "model.", "_orig_mod.") if own.startswith(word)), "")
+            own, wrapped = own[len(word):], bool(word)
+        if own in rest:
+            named[name] = rest.pop(own)
+    named.update((name, value) for name, value in rest.items() if not name.endswith("num_batches_tracked"))
+    return named
+
+
+def _norms_of(model: Model) -> Any:
+    """As _model(). The state dict of a single norm has bare names; it is the one that is then called "norm"."""
+    given = _model(model)
+    if isinstance(given, dict) and "running_mean" in given and not any("." in str(name) for name in given):
+        return {f"norm.{name}": value for name, value in given.items()}
+    return given
 
 
 def inspect(model: Model, data: Any = None, **options: Any) -> ModelReport:
     """Every batch norm of a model, and what is suspicious about it.
 
     Args:
-        model: an ONNX, safetensors or Keras (.h5) file, the folder of a run, or a state dict.
+        model: an ONNX, safetensors or Keras (.h5) file, the folder of a run, or a state dict; that of a norm alone is the one
+            called "norm".
         data: also run the model on a data set by name, or on (x, y) or x: how far are the stored statistics from the actual ones?
         options: of `evenkeel inspect`: architecture="resnet20" (for a state dict with data), mean, std, corrupt, split, ...
     """
-    return ModelReport(_core.inspect(_model(model), _data(data), options))
+    return ModelReport(_core.inspect(_norms_of(model), _data(data), options))
 
 
 def fold(model: Model, out: Optional[Path] = None, *, data: Any = None, **options: Any) -> Union[Report, StateDict]:
@@ -203,7 +220,7 @@ def diff(a: Model, b: Model, *, data: Any = None, random: int = 0, **options: An
 
     Returns a report: norms (the most changed first, with effect, gamma, beta, ...), only_in_a, only_in_b, outputs.
     """
-    return Report(_core.diff(_model(a), _model(b), _data(data), int(random), options))
+    return Report(_core.diff(_norms_of(a), _norms_of(b), _data(data), int(random), options))
 
 
 def convert(model: Path, out: Path, **options: Any) -> Dict[str, Any]:
@@ -215,5 +232,7 @@ def convert(model: Path, out: Path, **options: Any) -> Dict[str, Any]:
 
 def explain(code: Optional[str] = None) -> Union[Dict[str, str], List[Dict[str, str]]]:
     """What a finding means: code, severity, title, explanation, remedy. Without a code: all of them."""
+    if code is not None and (not isinstance(code, str) or not code):
+        raise _core.UsageError(f"explain(): found {code!r}, expected the code of a finding, such as 'EK101', or nothing for all of them")
     rules: List[Dict[str, str]] = _core.explain(code or "")
     return rules if code is None else rules[0]

@@ -14,6 +14,7 @@ void bind_network(py::module_& m) {
   py::class_<Network>(m, "Network")
       .def(py::init<const std::string&, const std::optional<Shape>&, int64_t, uint64_t>())
       .def_static("load", &Network::load)
+      .def_static("restored", &Network::restored)
       .def("fit", &Network::fit)
       .def("evaluate", &Network::evaluate)
       .def("scores", &Network::scores)

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 
 #include "evenkeel/core/error.h"
@@ -27,6 +28,20 @@ namespace {
 
 data::Standardization none_for(int64_t channels) {
   return {std::vector<double>(static_cast<size_t>(channels), 0), std::vector<double>(static_cast<size_t>(channels), 1)};
+}
+
+// What a name says before the data are there. Throws UsageError for what is neither of the zoo nor a description.
+void require_architecture(const std::string& name) {
+  const auto& names = zoo_names();
+  if (std::find(names.begin(), names.end(), name) != names.end()) return;
+  std::error_code ignored;
+  if (name.ends_with(".onnx") || name.ends_with(".safetensors") || std::filesystem::is_directory(name, ignored)) {
+    throw UsageError("Network(): '" + name +
+                     "' is a trained model, expected a name of evenkeel.zoo() or a TOML file; use Network.load(\"" +
+                     name + "\")");
+  }
+  if (std::filesystem::is_regular_file(name, ignored)) return;
+  speaking_python([&] { find_model(name, {1}, 2); });  // says what was meant
 }
 
 Model fresh(const std::string& architecture, const Shape& input, int64_t classes, uint64_t seed) {
@@ -94,6 +109,23 @@ class Watcher {
   std::atomic<bool> stop_{false};
 };
 
+// What evaluate() is told of the standardization holds for that call, however it ends.
+class Restored {
+ public:
+  explicit Restored(Model& shell) : shell_(shell), standardization_(shell.standardization), range_(shell.input_range) {}
+  Restored(const Restored&) = delete;
+  Restored& operator=(const Restored&) = delete;
+  ~Restored() {
+    shell_.standardization = std::move(standardization_);
+    shell_.input_range = range_;
+  }
+
+ private:
+  Model& shell_;
+  data::Standardization standardization_;
+  std::optional<data::ValueRange> range_;
+};
+
 // (x, y)
 py::tuple pair_of(const py::object& data, const char* name) {
   if (!py::isinstance<py::tuple>(data) || py::len(data) != 2)
@@ -105,6 +137,7 @@ py::tuple pair_of(const py::object& data, const char* name) {
 
 Network::Network(const std::string& architecture, const std::optional<Shape>& input, int64_t classes, uint64_t seed)
     : architecture_(architecture) {
+  require_architecture(architecture);
   if (input.has_value() != (classes > 0)) {
     throw UsageError(
         "input_shape and classes go together: give both, or neither, and the network is made when fit() sees its data");
@@ -154,10 +187,18 @@ std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& 
   return network;
 }
 
-std::unique_lock<std::mutex> Network::alone() {
-  std::unique_lock lock(busy_, std::try_to_lock);
-  if (!lock) throw UsageError("the network is at work in another thread: fit() must end first");
-  return lock;
+std::unique_ptr<Network> Network::restored(const std::string& path, const std::string& architecture, bool has_values) {
+  std::unique_ptr<Network> network(new Network());
+  network->architecture_ = architecture;
+  network->has_values_ = has_values;
+  if (path.ends_with(".onnx")) {
+    cli::Arguments asked;
+    asked.model = path;
+    network->onnx_ = tools::OnnxSubject::load(asked);
+  } else {
+    network->model_ = load_model(path);
+  }
+  return network;
 }
 
 Model& Network::own(const char* what) {
@@ -245,7 +286,7 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
                       const std::string& scratch, const std::string& run, const py::object& on_epoch,
                       const py::dict& options) {
   if (onnx_) own("fit()");
-  const auto lock = alone();
+  const Turn::Hold hold = turn_.take_to_fit();
   cli::Arguments asked = arguments_of("fit()", "train", options, {});
   TrainSettings settings = asked.train;
   settings.out = run;
@@ -280,7 +321,9 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
     const py::gil_scoped_release release;
     TrainResult done = train(settings, observer);
     if (!done.model_path.empty()) {
-      model_ = load_model(done.model_path);
+      Model trained = load_model(done.model_path);
+      const py::gil_scoped_acquire gil;  // facts() looks with the GIL alone
+      model_ = std::move(trained);
       has_values_ = true;
     }
     return done;
@@ -303,7 +346,7 @@ EvalResult Network::answers(const data::Dataset& dataset, const EvalSettings& se
 }
 
 py::dict Network::evaluate(const py::object& data, const std::string& statistics, const py::dict& options) {
-  const auto lock = alone();
+  const Turn::Hold hold = turn_.take();
   if (!onnx_) own("evaluate()");
   py::dict rest(options);
   if (py::isinstance<py::str>(data)) rest["data"] = data;
@@ -325,30 +368,19 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
   EvalResult result = speaking_python([&] {
     const py::gil_scoped_release release;
     if (name) splits = tools::load_splits(asked, shell);
+    const Restored restored(shell);
     data::Dataset dataset;
     if (onnx_) {
       onnx_->bind(asked, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
       dataset = onnx_->take(splits, asked.split, asked);
     } else {
-      // The standardization that is stated holds for this call.
-      const data::Standardization kept = shell.standardization;
-      const std::optional<data::ValueRange> range = shell.input_range;
       dataset = tools::take_split(splits, asked.split, asked, shell);
-      EvalResult own_result =
-          answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
-                            .batch_size = asked.batch_size,
-                            .threads = asked.threads,
-                            .corrupt = asked.corrupt,
-                            .seed = tools::seed_of(asked, shell)});
-      shell.standardization = kept;
-      shell.input_range = range;
-      return own_result;
     }
     return answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
                              .batch_size = asked.batch_size,
                              .threads = asked.threads,
                              .corrupt = asked.corrupt,
-                             .seed = asked.seed.value_or(1)});
+                             .seed = onnx_ ? asked.seed.value_or(1) : tools::seed_of(asked, shell)});
   });
   return py::dict("loss"_a = result.loss, "accuracy"_a = result.accuracy, "examples"_a = result.examples,
                   "statistics"_a = statistics);
@@ -378,12 +410,14 @@ std::vector<float> logits_of(const onnx::Model& model, const tools::ClassifierFo
 
 }  // namespace
 
-py::object Network::scores(const py::object& x, bool logits, int64_t batch_size, int threads) {
-  const auto lock = alone();
+py::object Network::scores(const py::object& x, bool logits, int64_t batch_size, int64_t asked_threads) {
+  const Turn::Hold hold = turn_.take();
   if (!onnx_) own("predict()");
   if (batch_size < 1) throw UsageError(fmt::format("batch_size: found {}, expected at least 1", batch_size));
-  if (threads < 1) threads = available_cores();
+  require_threads(asked_threads);
+  const int threads = asked_threads > 0 ? static_cast<int>(asked_threads) : available_cores();
   data::Dataset dataset = examples(x, "x", py::none(), "y");
+  batch_size = std::min(batch_size, std::max<int64_t>(1, dataset.count));
   int64_t classes = 0;
   const std::vector<float> rows = speaking_python([&] {
     const py::gil_scoped_release release;
@@ -411,23 +445,28 @@ py::object Network::scores(const py::object& x, bool logits, int64_t batch_size,
 }
 
 void Network::save(const std::string& path) {
-  const auto lock = alone();
-  if (path.ends_with(".onnx")) {
-    speaking_python([&] { onnx::save(path, onnx_ ? onnx_->model : tools::to_onnx(own("save()"))); });
-  } else if (path.ends_with(".safetensors")) {
-    save_model(path, own("save()"));
-  } else {
+  const Turn::Hold hold = turn_.take();
+  const bool as_onnx = path.ends_with(".onnx");
+  if (!as_onnx && !path.ends_with(".safetensors"))
     throw UsageError("save(): found '" + path + "', expected a name that ends in .safetensors or .onnx");
-  }
+  if (!as_onnx || !onnx_) own("save()");
+  speaking_python([&] {
+    const py::gil_scoped_release release;
+    if (as_onnx) {
+      onnx::save(path, onnx_ ? onnx_->model : tools::to_onnx(*model_));
+    } else {
+      save_model(path, *model_);
+    }
+  });
 }
 
 py::dict Network::state_dict() {
-  const auto lock = alone();
+  const Turn::Hold hold = turn_.take();
   return state_of(tools::to_state_dict(own("state_dict()")));
 }
 
 void Network::load_state_dict(const py::dict& state) {
-  const auto lock = alone();
+  const Turn::Hold hold = turn_.take();
   Model& model = own("load_state_dict()");
   const auto file = tensors_of(state);
   const std::string name = architecture_.empty() ? model.spec.name : architecture_;
@@ -441,25 +480,39 @@ void Network::load_state_dict(const py::dict& state) {
 }
 
 py::dict Network::facts() {
-  const auto lock = alone();
-  py::dict facts("architecture"_a = architecture_, "onnx"_a = onnx_.has_value(), "trained"_a = has_values_);
+  std::optional<Turn::Hold> hold;
+  bool fitting = turn_.fitting();
+  while (!fitting && !hold) {
+    if (std::optional<Turn::Hold> taken = turn_.take_unless_fitting()) {
+      hold.emplace(std::move(*taken));
+    } else {
+      fitting = turn_.fitting();
+    }
+  }
+  py::dict facts("architecture"_a = architecture_, "onnx"_a = onnx_.has_value(), "trained"_a = has_values_,
+                 "fitting"_a = fitting);
   const Model* model = onnx_ ? &onnx_->shell : model_ ? &*model_ : nullptr;
   if (model == nullptr) return facts;
-  facts["input_shape"] = py::tuple(py::cast(std::vector<int64_t>(model->spec.input)));
-  facts["classes"] = model->spec.classes;
-  facts["class_names"] = model->class_names;
+  // All that is read of the model, before Python has an occasion to let another thread run.
+  const ModelSpec spec = model->spec;
+  const std::vector<std::string> class_names = model->class_names;
+  const std::string data_name = model->data_name;
+  const std::string statistics = onnx_ || norm_layers(spec).empty() ? std::string() : statistics_text(*model);
+  facts["input_shape"] = py::tuple(py::cast(std::vector<int64_t>(spec.input)));
+  facts["classes"] = spec.classes;
+  facts["class_names"] = class_names;
   if (onnx_) return facts;
-  facts["name"] = model->spec.name;
-  facts["data"] = model->data_name;
+  facts["name"] = spec.name;
+  facts["data"] = data_name;
   py::list layers;
   int64_t parameters = 0;
-  for (const ParameterInfo& info : build_network(model->spec, Mode::kInference).parameters) {
+  for (const ParameterInfo& info : build_network(spec, Mode::kInference).parameters) {
     layers.append(py::make_tuple(info.name, py::tuple(py::cast(std::vector<int64_t>(info.shape)))));
     parameters += element_count(info.shape);
   }
   facts["tensors"] = layers;
   facts["parameters"] = parameters;
-  facts["running_statistics"] = norm_layers(model->spec).empty() ? std::string() : statistics_text(*model);
+  facts["running_statistics"] = statistics;
   return facts;
 }
 

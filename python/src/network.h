@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,9 +14,11 @@
 #include "evenkeel/tools/onnx_subject.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/model_file.h"
+#include "turn.h"
 
 namespace evenkeel::python {
 
+// Calls on a network wait for each other; while fit() works all but facts() throw UsageError.
 class Network {
  public:
   // A name of the zoo or a TOML file. Without shape and classes it is made when data say them.
@@ -33,17 +34,18 @@ class Network {
                      const pybind11::dict& options);
   pybind11::dict evaluate(const pybind11::object& data, const std::string& statistics, const pybind11::dict& options);
   // [n][classes]: probabilities, or with `logits` what they are made from.
-  pybind11::object scores(const pybind11::object& x, bool logits, int64_t batch_size, int threads);
+  pybind11::object scores(const pybind11::object& x, bool logits, int64_t batch_size, int64_t threads);
 
   void save(const std::string& path);
   pybind11::dict state_dict();
   void load_state_dict(const pybind11::dict& state);
+  // While fit() works: of the network as it was before, and "fitting".
   pybind11::dict facts();
+  // What save() wrote, .onnx or .safetensors, as the network of this architecture that it was.
+  static std::unique_ptr<Network> restored(const std::string& path, const std::string& architecture, bool has_values);
 
  private:
   Network() = default;
-  // Throws UsageError while fit() works in another thread.
-  std::unique_lock<std::mutex> alone();
   Model& own(const char* what);  // throws UsageError where there is none
   int64_t known_classes() const;
   data::Dataset examples(const pybind11::handle& x, const char* x_name, const pybind11::handle& y, const char* y_name);
@@ -58,8 +60,7 @@ class Network {
   std::optional<Model> model_;
   bool has_values_ = false;  // of a training or a file, not initial ones
   std::optional<tools::OnnxSubject> onnx_;
-  bool bound_ = false;  // onnx_ has seen the shape of an example
-  std::mutex busy_;
+  Turn turn_;
 };
 
 }  // namespace evenkeel::python

@@ -1,9 +1,11 @@
 #include "options.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <regex>
 #include <set>
 
+#include "evenkeel/cli/option_groups.h"
 #include "evenkeel/cli/options.h"
 #include "evenkeel/train/words.h"
 
@@ -38,10 +40,22 @@ std::string text_of(const py::handle& value, const std::string& key) {
 
 }  // namespace
 
+void require_threads(int64_t threads) {
+  if (threads < 0 || threads > cli::kMostThreads) {
+    throw UsageError("threads is " + std::to_string(threads) + "; expected 0 (all cores) to " +
+                     std::to_string(cli::kMostThreads));
+  }
+}
+
 std::string in_python_words(const std::string& message) {
   static const std::regex kHelp("(; | \\()`evenkeel [a-z ]+--help` shows what there is\\)?");
   static const std::regex kOption("--([a-z][a-z0-9]*(-[a-z0-9]+)*)");
-  const std::string text = std::regex_replace(message, kHelp, "");
+  std::string text = std::regex_replace(message, kHelp, "");
+  const std::string resume = "continue it with --resume, or give another folder with --out";
+  if (const size_t at = text.find(resume); at != std::string::npos) {
+    text.replace(at, resume.size(),
+                 "give another folder as out, or go on from its network with Network.load(folder).fit(...)");
+  }
   std::string result;
   auto end = text.cbegin();
   for (std::sregex_iterator it(text.begin(), text.end(), kOption), last; it != last; ++it) {
@@ -68,6 +82,12 @@ cli::Arguments arguments_of(const std::string& function, const std::string& comm
                        (likely.empty() ? "" : "; did you mean '" + likely + "'?"));
     }
     if (value.is_none() || value.is(py::bool_(false))) continue;
+    if (name == "threads" && PyLong_CheckExact(value.ptr())) {
+      int overflow = 0;
+      const int64_t threads = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+      require_threads(overflow == 0 ? threads : overflow > 0 ? INT64_MAX : INT64_MIN);
+      if (threads == 0) continue;
+    }
     words.push_back("--" + option + (value.is(py::bool_(true)) ? "" : "=" + text_of(value, name)));
   }
   words.push_back("--");

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,9 @@ namespace evenkeel::python {
 // way to say, with the closest one; a value that the table refuses. `function` begins the messages.
 cli::Arguments arguments_of(const std::string& function, const std::string& command, const pybind11::dict& options,
                             const std::vector<std::string>& words);
+
+// Throws UsageError unless 0 (all cores) to 1024.
+void require_threads(int64_t threads);
 
 // "--learning-rate" as "learning_rate", everywhere in a message.
 std::string in_python_words(const std::string& message);

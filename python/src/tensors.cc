@@ -11,6 +11,7 @@
 #include "evenkeel/data/arrays.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/data/npy.h"
+#include "evenkeel/model_io/tensor_convert.h"
 
 namespace py = pybind11;
 
@@ -55,6 +56,22 @@ Bytes widened(const Bytes& bytes) {
   return wide;
 }
 
+// fp16, bf16 and booleans as fp32, which has all of their values.
+Bytes as_floats(const ArrayView& view, const Bytes& bytes) {
+  Bytes wide(static_cast<size_t>(view.count()) * sizeof(float));
+  if (view.dtype == DType::kBool) {
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      const float value = bytes[i] == std::byte{0} ? 0.0f : 1.0f;
+      std::memcpy(wide.data() + i * sizeof value, &value, sizeof value);
+    }
+    return wide;
+  }
+  const CarriedTensor narrow{view.name, view.dtype == DType::kF16 ? "F16" : "BF16", view.shape, bytes};
+  const std::optional<Tensor> floats = to_f32(narrow);
+  if (!wide.empty()) std::memcpy(wide.data(), floats.value().raw(), wide.size());
+  return wide;
+}
+
 // The array as an NPY file would hold it; `bytes` keeps its values.
 data::NpyArray npy_of(const ArrayView& view, Bytes& bytes) {
   data::NpyArray array;
@@ -87,14 +104,46 @@ data::NpyArray npy_of(const ArrayView& view, Bytes& bytes) {
               : view.dtype == DType::kU32 ? widened<uint32_t>(bytes)
                                           : widened<uint64_t>(bytes);
       break;
-    default:
-      throw UsageError(view.name + ": found elements of " + name_of(view.dtype) +
-                       ", expected whole numbers, float32 or float64; convert them first");
+    case DType::kF16:
+    case DType::kBF16:
+    case DType::kBool:
+      array.type = data::NpyType::kF32;
+      bytes = as_floats(view, bytes);
+      break;
   }
   array.shape = view.shape;
   array.count = view.count();
   array.values = bytes;
   return array;
+}
+
+// Labels: whole numbers or booleans, [n] or [n, 1]. Throws UsageError for what looks like them and is not.
+data::NpyArray labels_of(const ArrayView& view, Bytes& bytes) {
+  if (view.shape.size() == 2 && view.shape[1] > 1) {
+    throw UsageError(view.name + ": found the shape " + view.shape_text() + ", expected labels of shape [" +
+                     std::to_string(view.shape[0]) + "]; of rows with a 1 for the class give " + view.name +
+                     ".argmax(1)");
+  }
+  switch (view.dtype) {
+    case DType::kF16:
+    case DType::kBF16:
+    case DType::kF32:
+    case DType::kF64:
+      throw UsageError(view.name + ": found floats, expected whole numbers as labels; give " + view.name +
+                       ".astype('int64'), or of a tensor " + view.name + ".long()");
+    case DType::kBool: {
+      data::NpyArray array;
+      bytes = packed(view);
+      for (std::byte& value : bytes) value = value == std::byte{0} ? std::byte{0} : std::byte{1};
+      array.type = data::NpyType::kU8;
+      array.shape = view.shape;
+      array.count = view.count();
+      array.values = bytes;
+      return array;
+    }
+    default:
+      return npy_of(view, bytes);
+  }
 }
 
 std::optional<evenkeel::DType> tensor_type(DType dtype) {
@@ -163,8 +212,12 @@ data::Dataset dataset_of(const std::string& name, const py::handle& x, const cha
     }
   }
   const data::NamedArray examples{npy_of(view, x_bytes), x_name};
-  if (y.is_none()) return data::dataset_of(name, examples, options);
-  return data::dataset_of(name, examples, {npy_of(view_of(y, y_name), y_bytes), y_name}, options);
+  try {
+    if (y.is_none()) return data::dataset_of(name, examples, options);
+    return data::dataset_of(name, examples, {labels_of(view_of(y, y_name), y_bytes), y_name}, options);
+  } catch (const FormatError& error) {  // of a file; here it is the caller's array
+    throw UsageError(error.what());
+  }
 }
 
 std::shared_ptr<const TensorFile> tensors_of(const py::dict& state) {

@@ -14,7 +14,7 @@ namespace evenkeel::python {
 
 // Examples x [N, F], [N, H, W] or [N, C, H, W] and labels y [N], or None, as a data set; copied. Whole numbers 0..255 of images are pixels.
 // known_classes: of the network that takes them, 0: not known. `name` stands for the data in messages, x_name and y_name for the arrays. Throws
-// UsageError or FormatError with one sentence.
+// UsageError with one sentence.
 data::Dataset dataset_of(const std::string& name, const pybind11::handle& x, const char* x_name,
                          const pybind11::handle& y, const char* y_name, int64_t known_classes,
                          data::Layout layout = data::Layout::kChannelsFirst);

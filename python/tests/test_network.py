@@ -1,6 +1,8 @@
 """evenkeel.Network: fit, evaluate, predict, save and load, on arrays and on data sets by name."""
+import copy
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -63,6 +65,20 @@ def test_mistakes_of_making_are_named():
         evenkeel.Network("mlp", classes=3)
     with pytest.raises(evenkeel.UsageError, match="no shape yet"):
         evenkeel.Network("mlp").state_dict()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(architecture="mlpp"), "unknown model 'mlpp'; did you mean 'mlp'"),
+    (dict(architecture="a.onnx"), r"use Network.load\("),
+    (dict(architecture="a.safetensors"), r"use Network.load\("),
+    (dict(input_shape=(-3,), classes=2), r"input_shape: found \(-3,\), expected"),
+    (dict(input_shape=6, classes=2), "input_shape: found 6, expected"),
+    (dict(input_shape=(6,), classes=-1), "classes: found -1, expected"),
+    (dict(seed=-1), "seed: found -1, expected"),
+])
+def test_making_is_refused_at_once(arguments, message):
+    with pytest.raises(evenkeel.UsageError, match=message):
+        evenkeel.Network(**(dict(architecture="mlp") | arguments))
 
 
 # --- fit ---
@@ -157,6 +173,49 @@ def test_mistakes_of_fit_are_one_sentence(change, message):
     assert "--" not in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("change, message", [
+    (dict(y=np.zeros(300)), r"y: found floats.*; give y.astype\('int64'\)"),
+    (dict(y=np.eye(3)[np.zeros(300, int)].astype(int)), r"y: found the shape \[300, 3\].*give y.argmax\(1\)"),
+    (dict(y=np.full(300, -2)), "label -2 at index 0"),
+    (dict(x=np.full((300, 6), np.nan, np.float32)), "x"),
+    (dict(x=[[1.0, 2.0], [3.0]]), "found lists that make no array"),
+    (dict(on_epoch=5), "on_epoch: found 5, expected a function"),
+    (dict(threads=100000), r"threads is 100000; expected 0 \(all cores\) to 1024"),
+])
+def test_mistakes_with_arrays_are_of_the_call(change, message):
+    x, y = table()
+    arguments = dict(x=x, y=y, epochs=1) | change
+    with pytest.raises(evenkeel.UsageError, match=message) as raised:
+        evenkeel.Network("mlp").fit(arguments.pop("x"), arguments.pop("y"), **arguments)
+    assert "save" not in str(raised.value)
+
+
+def test_labels_and_examples_of_other_types():
+    x, y = table(60)
+    whole = np.round(8 * x) / 8  # exact in 16 bits
+    expected = evenkeel.Network("mlp")
+    expected.fit(whole, (y > 0).astype(int), epochs=1, batch_size=30)
+    given = [(whole, y > 0), (whole.tolist(), (y > 0).tolist()), (whole.astype(np.float16), y > 0)]
+    try:
+        import torch
+        given.append((torch.from_numpy(whole).bfloat16(), torch.from_numpy(y > 0)))
+    except ImportError:
+        pass
+    for examples, labels in given:
+        network = evenkeel.Network("mlp")
+        network.fit(examples, labels, epochs=1, batch_size=30)
+        assert np.array_equal(network.predict_proba(whole), expected.predict_proba(whole))
+    assert np.array_equal(expected.predict(whole > 0), expected.predict((whole > 0).astype(np.float32)))
+
+
+def test_a_folder_with_a_run_is_refused_in_python_words(tmp_path):
+    x, y = table(60)
+    evenkeel.Network("mlp").fit(x, y, epochs=1, batch_size=30, out=tmp_path / "run")
+    with pytest.raises(evenkeel.UsageError, match=r"already holds a run.*Network.load\(folder\)") as raised:
+        evenkeel.Network("mlp").fit(x, y, epochs=1, batch_size=30, out=tmp_path / "run")
+    assert "resume" not in str(raised.value)
+
+
 def test_data_must_fit_the_network(trained):
     with pytest.raises(evenkeel.UsageError, match=r"x: found examples of \[5\], but the network takes \[6\]"):
         trained.predict(np.zeros((3, 5), np.float32))
@@ -225,8 +284,9 @@ def test_other_threads_go_on_and_are_kept_out():
     def work():
         while not done.is_set():
             ticks.append(1)
+            assert network.classes in (None, 3) and "mlp" in repr(network)
             try:
-                assert network.classes in (None, 3)
+                network.predict(table()[0])
             except evenkeel.UsageError as error:
                 refused.append(str(error))
             time.sleep(0.002)
@@ -239,6 +299,60 @@ def test_other_threads_go_on_and_are_kept_out():
         done.set()
         thread.join()
     assert len(ticks) > 3 and any("another thread" in message for message in refused)
+
+
+def test_threads_wait_for_each_other(trained):
+    x, y = table(2000)
+    expected, loss, wrong = trained.predict_proba(x), trained.evaluate(x, y)["loss"], []
+
+    def ask(what):
+        try:
+            for _ in range(6):
+                what()
+        except Exception as error:
+            wrong.append(error)
+
+    def same():
+        assert np.array_equal(trained.predict_proba(x, threads=1), expected)
+
+    def evaluate():
+        assert trained.evaluate(x, y, mean=3.0, std=2.0)["loss"] != loss
+
+    work = [same, same, evaluate, lambda: repr(trained), trained.summary, trained.state_dict]
+    threads = [threading.Thread(target=ask, args=(what,)) for what in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_inside_on_epoch(tmp_path):
+    network, said = evenkeel.Network("mlp"), []
+
+    def look(record):
+        said.append(repr(network))
+        for ask in (network.state_dict, lambda: network.save(tmp_path / "n.onnx"), lambda: network.predict(table()[0]),
+                    lambda: network.fit(*table(), epochs=1), lambda: pickle.dumps(network)):
+            with pytest.raises(evenkeel.UsageError, match="inside on_epoch.*out="):
+                ask()
+
+    network.fit(*table(), epochs=2, batch_size=50, on_epoch=look)
+    assert said == ["<evenkeel.Network mlp: in training>"] * 2 and "in training" not in repr(network)
+    network.fit(*table(), epochs=1, batch_size=50, on_epoch=lambda record: said.append(repr(network)))
+    assert said[-1].endswith("parameters, in training>")
+
+
+def test_an_array_that_asks_the_network_does_not_wait_for_itself(trained):
+    class Asking:
+        def __dlpack_device__(self):
+            return 1, 0
+
+        def __dlpack__(self, **_):
+            return trained.state_dict()
+
+    with pytest.raises(evenkeel.UsageError, match="at work in this thread"):
+        trained.predict(Asking())
 
 
 def test_fit_on_fashion_mnist_by_name():
@@ -292,6 +406,41 @@ def test_known_accuracy_of_resnet20():
     assert foreign.evaluate(test_set, **stated)["accuracy"] == pytest.approx(0.9180, abs=1e-9)
 
 
+@pytest.mark.parametrize("threads", [-1, 1025, 100000, 2 ** 40, 2 ** 70])
+def test_threads_that_cannot_be_are_refused(trained, threads):
+    x, y = table()
+    said = r"threads is .*; expected 0 \(all cores\) to 1024"
+    for ask in (trained.predict, trained.predict_proba, trained.logits, lambda x, threads: trained.evaluate(x, y, threads=threads),
+                lambda x, threads: evenkeel.inspect(trained.state_dict(), x, architecture="mlp", input=(6,), classes=3, threads=threads)):
+        with pytest.raises(evenkeel.UsageError, match=said):
+            ask(x, threads=threads)
+
+
+def test_no_threads_and_huge_batches(trained):
+    x, y = table()
+    expected = trained.predict_proba(x)
+    for batch_size in (2 ** 62, 2 ** 63 - 1, 300, 7):
+        assert np.array_equal(trained.predict_proba(x, batch_size=batch_size, threads=0), expected)
+        assert trained.logits(x, batch_size=batch_size).shape == (300, 3)
+    assert trained.evaluate(x, y, threads=0)["examples"] == 300
+    with pytest.raises(evenkeel.UsageError, match="batch_size: found 0"):
+        trained.predict(x, batch_size=0)
+
+
+def test_what_evaluate_is_told_holds_for_that_call(trained, tmp_path):
+    x, y = table()
+    trained.save(tmp_path / "n.safetensors")
+    trained.save(tmp_path / "n.onnx")
+    for name in ("n.safetensors", "n.onnx"):
+        network = evenkeel.Network.load(tmp_path / name)
+        before, loss = network.predict_proba(x), network.evaluate(x, y)["loss"]
+        assert network.evaluate(x, y, mean=5.0, std=2.0)["loss"] != loss
+        assert np.array_equal(network.predict_proba(x), before)
+        with pytest.raises(evenkeel.Error):  # contrast is for images
+            network.evaluate(x, y, mean=5.0, std=2.0, corrupt="contrast=0.3")
+        assert np.array_equal(network.predict_proba(x), before)
+
+
 # --- files ---
 
 
@@ -306,6 +455,18 @@ def test_save_and_load(trained, tmp_path):
         again.fit(*table())
     with pytest.raises(evenkeel.UsageError, match=r"ends in \.safetensors or \.onnx"):
         trained.save(tmp_path / "model.pt")
+
+
+def test_copies_and_pickles(trained, tmp_path):
+    x, _ = table()
+    trained.save(tmp_path / "n.onnx")
+    for network in (trained, evenkeel.Network.load(tmp_path / "n.onnx"), evenkeel.Network("mlp", input_shape=(6,), classes=3)):
+        for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+            assert repr(other) == repr(network) and other.summary() == network.summary() and other.class_names == network.class_names
+            assert np.array_equal(other.predict_proba(x), network.predict_proba(x))
+    made_later = copy.deepcopy(evenkeel.Network("mlp"))
+    made_later.fit(*table(), epochs=1)
+    assert made_later.classes == 3
 
 
 def test_state_dict_goes_there_and_back(trained):

@@ -166,6 +166,26 @@ def test_recalibrate_keeps_the_names_and_needs_no_labels(small):
     assert done.report.before is None
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_recalibrate_keeps_the_names_in_any_order(small, prefix):
+    network, x, _ = small
+    state = network.state_dict()
+    order = sorted(state, key=lambda name: name[::-1], reverse=True)
+    assert order[0] != next(iter(state))
+    given = {prefix + name: state[name] for name in order}
+    done = evenkeel.recalibrate(given, x, architecture="mlp", input=(5,), classes=2)
+    assert list(done) == list(given)
+
+
+def test_recalibrate_of_names_that_end_alike():
+    x = np.random.default_rng(0).random((8, 3, 32, 32), np.float32)
+    state = evenkeel.Network("resnet20", input_shape=(3, 32, 32), classes=10).state_dict()
+    given = dict(reversed(list(state.items())))
+    assert next(name for name in given if name.endswith("conv1.weight")) != "conv1.weight"
+    done = evenkeel.recalibrate(given, x, architecture="resnet20", input=(3, 32, 32), classes=10)
+    assert list(done) == list(given)
+
+
 def test_recalibrate_a_file_writes_only_when_asked(small, tmp_path):
     network, x, y = small
     path = tmp_path / "model.safetensors"
@@ -188,6 +208,20 @@ def test_recalibrate_warns_when_it_gets_worse(small):
 
 
 # --- diff, convert ---
+
+
+def test_the_state_dict_of_a_norm_alone():
+    alone = {"weight": np.ones(3), "bias": np.zeros(3), "running_mean": np.zeros(3), "running_var": np.ones(3), "num_batches_tracked": np.array(7)}
+    report = evenkeel.inspect(alone)
+    assert [norm.name for norm in report.norms] == ["norm"] and report["norm"].num_batches_tracked == 7
+    other = dict(alone, weight=2 * np.ones(3))
+    assert evenkeel.diff(alone, other).norms[0]["gamma"]["relative"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("code", [5, "", True])
+def test_explain_takes_codes(code):
+    with pytest.raises(evenkeel.UsageError, match="expected the code of a finding, such as 'EK101'"):
+        evenkeel.explain(code)
 
 
 def test_diff_of_state_dicts_and_files(small, tmp_path):
