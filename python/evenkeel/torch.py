@@ -43,7 +43,7 @@ class _Settings(NamedTuple):
 
 def _refuse_tensor(name: str, x: Any) -> None:
     """Says what is wrong with a tensor that the kernels cannot read."""
-    if isinstance(x, torch.fx.Proxy):
+    if isinstance(x, torch.fx.Proxy):  # type: ignore[attr-defined]
         raise UsageError("torch.fx cannot look into evenkeel's norms, whose kernels take values; give it a model with PyTorch's norms: "
                          "evenkeel.torch.revert(model) first, or torch.jit.trace")
     if not isinstance(x, Tensor):
@@ -296,7 +296,7 @@ def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Op
                          "number from 0 to 1, or a module with momentum=None")
     settings = _Settings(bool(training), _weight(momentum), _number("eps", eps), _activation(activation), _number("slope", slope),
                          _guard(on_nonfinite))
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         return _activated(y if residual is None else y + residual, activation, slope)
     return _apply(x, weight, bias, residual, running_mean, running_var, None, settings)
@@ -322,7 +322,8 @@ def _activated(y: Tensor, activation: str, slope: float) -> Tensor:
         return torch.tanh(y)
     if activation == "silu":
         return F.silu(y)
-    return F.gelu(y, approximate="tanh" if activation == "gelu_tanh" else "none")
+    z: Tensor = F.gelu(y, approximate="tanh" if activation == "gelu_tanh" else "none")
+    return z
 
 
 class _BatchNorm:
@@ -347,10 +348,12 @@ class _BatchNorm:
     def forward(self: Any, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         """y = activation(norm(x) + residual). x, residual: [N, C, *space]."""
         # TorchScript compiles one side of this only, and a trace records no more than PyTorch's own operations.
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             y: Tensor = self._by_pytorch(x, residual)
+        elif torch.jit.is_tracing():  # type: ignore[attr-defined]
+            y = self._by_pytorch(x, residual)
         else:
-            y = self._by_pytorch(x, residual) if torch.jit.is_tracing() else self._by_evenkeel(x, residual)
+            y = self._by_evenkeel(x, residual)
         return y
 
     def _by_pytorch(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
