@@ -22,7 +22,7 @@ def _plain(x: Any) -> Any:
         import numpy
         try:
             return numpy.asarray(x)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise _core.UsageError(f"found lists that make no array ({error}); expected rows of the same length, of numbers") from None
     if str(getattr(x, "dtype", "")) == "torch.bool" and x.device.type == "cpu":
         return x.numpy()  # DLPack of older versions has no booleans
