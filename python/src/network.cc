@@ -36,9 +36,10 @@ void require_architecture(const std::string& name) {
   if (std::find(names.begin(), names.end(), name) != names.end()) return;
   std::error_code ignored;
   if (name.ends_with(".onnx") || name.ends_with(".safetensors") || std::filesystem::is_directory(name, ignored)) {
-    throw UsageError("Network(): '" + name +
-                     "' is a trained model, expected a name of evenkeel.zoo() or a TOML file; use Network.load(\"" +
-                     name + "\")");
+    throw UsageError(
+        "Network(): '" + name +
+        "' is a trained model or a folder, expected a name of evenkeel.zoo() or a TOML file; use Network.load(\"" +
+        name + "\")");
   }
   if (std::filesystem::is_regular_file(name, ignored)) return;
   speaking_python([&] { find_model(name, {1}, 2); });  // says what was meant
@@ -142,7 +143,7 @@ Network::Network(const std::string& architecture, const std::optional<Shape>& in
     throw UsageError(
         "input_shape and classes go together: give both, or neither, and the network is made when fit() sees its data");
   }
-  if (input) model_ = fresh(architecture, *input, classes, seed);
+  if (input) model_ = speaking_python([&] { return fresh(architecture, *input, classes, seed); });
 }
 
 std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& options) {
@@ -154,6 +155,10 @@ std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& 
   }
   const cli::Arguments asked = arguments_of("Network.load()", "inspect", rest, {path});
   if (tools::is_onnx(asked)) {
+    if (py::len(stated) > 0) {
+      throw UsageError("mean and std are for files of weights alone, and '" + path +
+                       "' is an ONNX model; give them to evaluate()");
+    }
     network->onnx_ = speaking_python([&] { return tools::OnnxSubject::load(asked); });
     network->architecture_ = path;
     return network;

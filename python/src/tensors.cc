@@ -2,8 +2,10 @@
 
 #include <pybind11/numpy.h>
 
+#include <cstdint>
 #include <cstring>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "arrays.h"
@@ -50,7 +52,7 @@ Bytes widened(const Bytes& bytes) {
   for (size_t i = 0; i < bytes.size() / sizeof(From); ++i) {
     From value;
     std::memcpy(&value, bytes.data() + i * sizeof(From), sizeof(From));
-    const auto whole = static_cast<int64_t>(value);
+    const int64_t whole = std::in_range<int64_t>(value) ? static_cast<int64_t>(value) : INT64_MAX;  // of uint64
     std::memcpy(wide.data() + i * sizeof(int64_t), &whole, sizeof whole);
   }
   return wide;

@@ -74,6 +74,7 @@ def test_mistakes_of_making_are_named():
     (dict(input_shape=(-3,), classes=2), r"input_shape: found \(-3,\), expected"),
     (dict(input_shape=6, classes=2), "input_shape: found 6, expected"),
     (dict(input_shape=(6,), classes=-1), "classes: found -1, expected"),
+    (dict(architecture="cnn", input_shape=(6,), classes=2), "needs images.*use model mlp"),
     (dict(seed=-1), "seed: found -1, expected"),
 ])
 def test_making_is_refused_at_once(arguments, message):
@@ -177,6 +178,7 @@ def test_mistakes_of_fit_are_one_sentence(change, message):
     (dict(y=np.zeros(300)), r"y: found floats.*; give y.astype\('int64'\)"),
     (dict(y=np.eye(3)[np.zeros(300, int)].astype(int)), r"y: found the shape \[300, 3\].*give y.argmax\(1\)"),
     (dict(y=np.full(300, -2)), "label -2 at index 0"),
+    (dict(y=np.full(300, 2 ** 63 + 5, np.uint64)), "label 9223372036854775807 at index 0"),
     (dict(x=np.full((300, 6), np.nan, np.float32)), "x"),
     (dict(x=[[1.0, 2.0], [3.0]]), "found lists that make no array"),
     (dict(on_epoch=5), "on_epoch: found 5, expected a function"),
@@ -451,6 +453,8 @@ def test_save_and_load(trained, tmp_path):
         again = evenkeel.Network.load(tmp_path / name)
         np.testing.assert_allclose(again.predict_proba(x), trained.predict_proba(x), atol=1e-6)  # the ONNX one: another program
     assert "ONNX" in repr(again) or again.classes == 3
+    with pytest.raises(evenkeel.UsageError, match=r"ONNX model; give them to evaluate\(\)"):
+        evenkeel.Network.load(tmp_path / "model.onnx", mean=0.5)
     with pytest.raises(evenkeel.UsageError, match="not trained here.*Network.load"):
         again.fit(*table())
     with pytest.raises(evenkeel.UsageError, match=r"ends in \.safetensors or \.onnx"):
