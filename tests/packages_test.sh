@@ -28,17 +28,17 @@ cp -a "$fresh/." "$root"
 cp -a "$archives/." "$root/var/cache/apt/archives/"
 # apt as root would otherwise drop its rights to a user that cannot read the folder, and say so.
 echo 'APT::Sandbox::User "root";' >"$root/etc/apt/apt.conf.d/10test"
-mkdir -p "$root/work"
-cp "$packages"/*.deb "$packages"/*.tar.gz "$root/work/"
-cp -r tests/consumer tests/inference_c99.c examples docs/install.md "$root/work/"
+mkdir -p "$root/trial"
+cp "$packages"/*.deb "$packages"/*.tar.gz "$root/trial/"
+cp -r tests/consumer tests/inference_c99.c examples docs/install.md "$root/trial/"
 
 # A command in the root, with a /proc and mounts of its own that end with it.
 inside() {
   unshare --mount --pid --fork --mount-proc="$root/proc" chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
-    LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive bash -euc "cd /work; $1"
+    LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive bash -euc "cd /trial; $1"
 }
 unshare --mount true 2>/dev/null || skip "this machine lets nobody mount (unshare --mount)"
-apt_log=$root/work/apt.log
+apt_log=$root/trial/apt.log
 install() {  # words of apt-get install
   inside "apt-get install -y --no-install-recommends $*" >"$apt_log" 2>&1 ||
     { tail -n 20 "$apt_log"; grep -qE 'Failed to fetch|Unable to fetch' "$apt_log" && skip "no network for apt"; fail "apt-get install $*"; }
@@ -51,16 +51,16 @@ expect() {  # what is tried, a pattern of what is printed, the command
 }
 
 # A small binary is a promise of docs/install.md: no program and no library above 10 MB, stripped, oneDNN not counted. (Python's extension is both.)
-mkdir "$root/work/unpacked"
-for file in "$packages"/*.deb; do dpkg-deb -x "$file" "$root/work/unpacked"; done
-large=$(find "$root/work/unpacked" -type f -size +10000000c ! -path '*/python3/*')
+mkdir "$root/trial/unpacked"
+for file in "$packages"/*.deb; do dpkg-deb -x "$file" "$root/trial/unpacked"; done
+large=$(find "$root/trial/unpacked" -type f -size +10000000c ! -path '*/python3/*')
 [[ -z $large ]] || fail "files above 10 MB: $(xargs -n 1 stat -c '%n has %s bytes' <<<"$large")"
-rm -rf "$root/work/unpacked"
+rm -rf "$root/trial/unpacked"
 
 echo "packages_test: the program"
 install ./evenkeel_*.deb
 grep -E '^(Need to get|After this operation|0 upgraded|[0-9]+ upgraded)' "$apt_log" || true
-for ((i = 0; i < 64; i++)); do echo "$((i % 2 * 10 + i % 5)),$((i % 7)),$((i % 2 == 0)).5,kind$((i % 2))"; done >"$root/work/table.csv"
+for ((i = 0; i < 64; i++)); do echo "$((i % 2 * 10 + i % 5)),$((i % 7)),$((i % 2 == 0)).5,kind$((i % 2))"; done >"$root/trial/table.csv"
 expect "version" '^  oneDNN +2\.' "evenkeel --version --verbose"
 expect "training" 'test accuracy' "evenkeel train --data table.csv --model mlp --batch-size 16 --max-steps 4 --out run"
 expect "inspect" 'bn1|norm' "evenkeel inspect run"
@@ -83,7 +83,7 @@ echo "packages_test: programs of others, in C and C++"
 install ./libevenkeel0_*.deb ./libevenkeel-dev_*.deb
 expect "what libevenkeel-dev brings" '^Depends: libevenkeel0 \(= [^)]*\)$' "dpkg -s libevenkeel-dev"
 install gcc g++ cmake ninja-build pkg-config
-inside "cmake -S consumer -B by_cmake -G Ninja && cmake --build by_cmake" >"$root/work/log" 2>&1 || { cat "$root/work/log"; fail "the consumer does not build by find_package"; }
+inside "cmake -S consumer -B by_cmake -G Ninja && cmake --build by_cmake" >"$root/trial/log" 2>&1 || { cat "$root/trial/log"; fail "the consumer does not build by find_package"; }
 expect "the consumer by find_package" '^evenkeel [0-9.]+: kind[01]$' "by_cmake/consumer table.csv run/model.safetensors by_cmake/run"
 inside "g++ -std=c++20 consumer/main.cc -o consumer_pc \$(pkg-config --cflags --libs evenkeel)" || fail "the consumer does not build by pkg-config"
 expect "the consumer by pkg-config" '^evenkeel [0-9.]+: kind[01]$' "./consumer_pc table.csv run/model.safetensors run_pc"
@@ -94,7 +94,7 @@ expect "examples/cpp/inference.cc" '^logits: ' "./inference_cpp model.onnx"
 inside "gcc -std=c99 examples/c/norm.c -o norm \$(pkg-config --cflags --libs evenkeel_norm)" || fail "examples/c/norm.c"
 expect "examples/c/norm.c" 'dx' "./norm"
 # C by CMake, both libraries.
-cat >"$root/work/CMakeLists.txt" <<'EOF'
+cat >"$root/trial/CMakeLists.txt" <<'EOF'
 cmake_minimum_required(VERSION 3.25)
 project(c_consumer LANGUAGES C CXX)
 find_package(evenkeel 0.1 CONFIG REQUIRED)
@@ -104,12 +104,12 @@ target_link_libraries(inference PRIVATE evenkeel::evenkeel)
 add_executable(norm_alone examples/c/norm.c)
 target_link_libraries(norm_alone PRIVATE evenkeel::norm)
 EOF
-inside "cmake -S . -B c_by_cmake -G Ninja && cmake --build c_by_cmake" >"$root/work/log" 2>&1 || { cat "$root/work/log"; fail "a program in C does not build by find_package"; }
+inside "cmake -S . -B c_by_cmake -G Ninja && cmake --build c_by_cmake" >"$root/trial/log" 2>&1 || { cat "$root/trial/log"; fail "a program in C does not build by find_package"; }
 expect "C by find_package" '^logits: ' "c_by_cmake/inference model.onnx"
 expect "C by find_package, the kernels" 'dx' "c_by_cmake/norm_alone"
 
 # Says what it has done only where all of it is right. Arguments: the version, the folder that evenkeel is below, a model, a run.
-cat >"$root/work/use_python.py" <<'EOF'
+cat >"$root/trial/use_python.py" <<'EOF'
 import sys
 
 import numpy
@@ -143,15 +143,15 @@ fi
 
 echo "packages_test: removed again"
 inside "apt-get purge -y '?name(evenkeel)' && apt-get autoremove -y --purge" >"$apt_log" 2>&1 || { tail -n 20 "$apt_log"; fail "apt-get purge"; }
-left=$(find "$root" -xdev -path "$root/work" -prune -o -path "$root/var/cache/apt" -prune -o -path "$root/var/cache/man" -prune -o -path "$root/root" -prune -o -name '*evenkeel*' -print)
+left=$(find "$root" -xdev -path "$root/trial" -prune -o -path "$root/var/cache/apt" -prune -o -path "$root/var/cache/man" -prune -o -path "$root/root" -prune -o -name '*evenkeel*' -print)
 [[ -z $left ]] || fail "files are left behind: $left"
 
 echo "packages_test: the .tar.gz, in two places"
-needed=$(sed -n 's/^ *sudo apt install \(libdnnl2 .*\)$/\1/p' "$root/work/install.md")
+needed=$(sed -n 's/^ *sudo apt install \(libdnnl2 .*\)$/\1/p' "$root/trial/install.md")
 [[ -n $needed ]] || fail "docs/install.md does not say which packages the .tar.gz needs (sudo apt install libdnnl2 ...)"
 install "$needed"
 # shellcheck disable=SC2016  # backquotes of Markdown
-python_path=$(sed -n 's/.*Python package is in `\([^`]*\)`: add that to `PYTHONPATH`.*/\1/p' "$root/work/install.md")
+python_path=$(sed -n 's/.*Python package is in `\([^`]*\)`: add that to `PYTHONPATH`.*/\1/p' "$root/trial/install.md")
 [[ -n $python_path ]] || fail "docs/install.md does not say which folder of the .tar.gz PYTHONPATH needs"
 for place in /opt/one "/opt/two words"; do
   inside "mkdir -p '$place' && tar xzf evenkeel-*.tar.gz -C '$place' --strip-components=1" || fail "tar"
@@ -163,11 +163,11 @@ for place in /opt/one "/opt/two words"; do
     expect "the Python package in $place" '^norms: .* classes: [01] [01]$' \
       "PYTHONPATH='$place/$python_path' python3 use_python.py $version '$place' model.onnx run"
   fi
-  rm -rf "$root/work/tar_build"
+  rm -rf "$root/trial/tar_build"
   lib=$(cd "$root$place" && dirname "$(find lib -name libevenkeel.so)")
   if inside "command -v cmake" >/dev/null; then
-    inside "cmake -S consumer -B tar_build -G Ninja -DCMAKE_PREFIX_PATH='$place' && cmake --build tar_build" >"$root/work/log" 2>&1 ||
-      { cat "$root/work/log"; fail "the consumer does not build against $place"; }
+    inside "cmake -S consumer -B tar_build -G Ninja -DCMAKE_PREFIX_PATH='$place' && cmake --build tar_build" >"$root/trial/log" 2>&1 ||
+      { cat "$root/trial/log"; fail "the consumer does not build against $place"; }
     expect "the consumer against $place" '^evenkeel [0-9.]+: kind[01]$' "LD_LIBRARY_PATH='$place/$lib' tar_build/consumer table.csv run/model.safetensors tar_build/run"
   fi
   inside "mv '$place' /opt/moved && /opt/moved/bin/evenkeel --version" >/dev/null || fail "a moved folder does not run"
