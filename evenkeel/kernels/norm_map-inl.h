@@ -2,7 +2,7 @@
 //
 // A Map gives R, T, Columns (parameters in registers), kArrays parameters per channel (fill() writes them), and a View with
 //   apply<kTail, kStream, kAll>(arrays, at, columns, n)        the vector at element `at` of an example.
-// kGeneral: it is for many cases, and told apart by it at each vector rather than by loops of their own.
+// kGeneral: one loop for many cases, which asks at each vector what to do.
 // Any split over threads and any order gives the same bits.
 #if defined(EVENKEEL_KERNELS_NORM_MAP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef EVENKEEL_KERNELS_NORM_MAP_INL_H_
