@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/inference/session.h"
 #include "evenkeel/model.h"
 #include "evenkeel/model_io/model_kind.h"
@@ -181,7 +182,6 @@ InferenceContext::InferenceContext(const InferenceModel& model,
                                    const std::map<std::string, std::vector<int64_t>>& input_shapes, int threads) {
   const InferenceModel::State& from = *model.state_;
   naming(from.name, [&] {
-    constexpr int kMostThreads = 1024;
     if (threads < 0 || threads > kMostThreads)
       throw UsageError("threads is " + std::to_string(threads) + "; expected 0 to " + std::to_string(kMostThreads));
     for (const auto& bound : input_shapes) {

@@ -20,6 +20,9 @@ TrainReport train_network(const TrainOptions& options) {
   settings.seed = options.seed;
   settings.threads = options.threads;
   settings.max_steps = options.max_steps;
+  settings.load.validation_fraction = options.validation;
+  settings.keep = keep_from_name(options.keep);
+  settings.patience = options.patience;
   settings.resume = options.resume;
   settings.from = options.from;
   settings.norm_switches = {options.freeze_norm, options.freeze_affine, options.freeze_running, options.use_running};
@@ -38,8 +41,9 @@ TrainReport train_network(const TrainOptions& options) {
     };
   }
   const TrainResult result = train(settings, observer);
-  return {result.status, result.message, result.train_loss, result.images_per_s, result.test_accuracy,
-          result.epochs, result.steps,   result.parameters, result.model_path,   result.run_dir};
+  return {result.status,        result.message, result.train_loss, result.images_per_s,
+          result.test_accuracy, result.epochs,  result.steps,      result.parameters,
+          result.model_path,    result.run_dir, result.best_epoch, result.stopped_early};
 }
 
 }  // namespace evenkeel

@@ -30,6 +30,10 @@ struct TrainOptions {
   uint64_t seed = 1;
   int threads = 0;        // 0: the cores this process may use
   int64_t max_steps = 0;  // > 0: stop after so many
+  double validation = 0;  // share of the training set that is kept out of training, for validation
+  std::string keep =
+      "last";            // the epoch whose model is saved: last, or by the validation set best-loss or best-accuracy
+  int64_t patience = 0;  // > 0: stop after so many epochs that were no better on the validation set than one before
   bool resume = false;
   std::string from;  // a model file to start from; "": initial values
   // Norm layers by name, with * and ?: not to train gamma and beta, not to update the running statistics, to normalize by these in training;
@@ -53,6 +57,8 @@ struct TrainReport {
   std::optional<double> test_accuracy;  // none without test examples
   int64_t epochs = 0, steps = 0, parameters = 0;
   std::string model_path, run_dir;
+  int64_t best_epoch = 0;      // by the validation set; 0: neither keep nor patience was asked for
+  bool stopped_early = false;  // by patience
 };
 
 // Trains and writes a run folder with model, checkpoints and log. Throws std::runtime_error with one sentence for anything that the options or

@@ -22,8 +22,7 @@ namespace {
 
 // More than the address space of a process: products of sizes up to it, and of a few small factors, stay within int64.
 constexpr int64_t kMostBytes = int64_t{1} << 56;
-constexpr int kMostThreads = 1024;  // as the command line: OpenMP ends the process when the system gives it no more
-constexpr size_t kAlignment = 64;   // of the kernels' workspace
+constexpr size_t kAlignment = 64;  // of the kernels' workspace
 // Per channel, behind the kernels' own workspace: a scale, and moments or gradient sums.
 constexpr size_t kChannelBytes = sizeof(kernels::NormScale) + sizeof(Moments);
 static_assert(sizeof(GradientSums) <= sizeof(Moments));

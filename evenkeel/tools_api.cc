@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/tools.h"
 #include "evenkeel/tools/convert.h"
 #include "evenkeel/tools/diff_models.h"
@@ -23,7 +24,6 @@ std::string one_of(const std::string& option, const std::string& word, const std
 }
 
 // The bounds of the command line's options: what is beyond them is a mistake, and may take all memory or end the process.
-constexpr int kMostThreads = 1024;
 constexpr int64_t kMostInputs = 1 << 20;
 
 void check_count(const char* option, int64_t value, int64_t most) {

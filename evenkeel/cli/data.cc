@@ -21,7 +21,8 @@ nlohmann::ordered_json json_of(const data::DataInfo& info) {
        {std::pair{"train", &info.train}, std::pair{"validation", &info.validation}, std::pair{"test", &info.test}}) {
     json[name] = {{"examples", split->count}, {"per_class", split->per_class}};
   }
-  json["standardization"] = {{"mean", info.standardization.mean}, {"std", info.standardization.std}};
+  json["standardization"] = {
+      {"mean", info.standardization.mean}, {"std", info.standardization.std}, {"constant", info.constant}};
   json["min"] = info.min;
   json["max"] = info.max;
   return json;
@@ -49,7 +50,8 @@ std::string inputs_text(const data::DataInfo& info) {
   const data::Standardization& s = info.standardization;
   for (size_t i = 0; i < s.mean.size(); ++i) {
     const std::string name = i < info.feature_names.size() ? info.feature_names[i] : std::to_string(image ? i : i + 1);
-    text += fmt::format("{:<{}}{:>14.6g}{:>14.6g}\n", name, width, s.mean[i], s.std[i]);
+    text += fmt::format("{:<{}}{:>14.6g}{:>14.6g}{}\n", name, width, s.mean[i], info.constant[i] ? 0 : s.std[i],
+                        info.constant[i] ? "  constant: standardized by 1" : "");
   }
   return text;
 }

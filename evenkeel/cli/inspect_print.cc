@@ -126,8 +126,11 @@ std::string conventions_text(const Inspected& inspected) {
   std::map<std::string, std::vector<std::string>> kinds;
   for (const NormRecord& norm : inspected.table.norms) kinds[norm.conventions()].push_back(norm.name);
   std::string text;
-  for (const auto& [words, names] : kinds)
-    text += kinds.size() == 1 ? words + "\n" : fmt::format("{}: {}\n", shown(joined(names), 60), words);
+  for (const auto& [words, names] : kinds) {
+    const std::string whose = kinds.size() > 1 ? shown(joined(names), 60) + ": " : "";
+    const bool known = words != NormRecord{}.conventions();
+    text += whose + (known ? "" : "update weight and kind of running variance: ") + words + "\n";
+  }
   return text;
 }
 

@@ -16,7 +16,6 @@ namespace evenkeel::cli {
 inline constexpr const char* kDataWords =
     "fashion-mnist, mnist, a folder of IDX or CIFAR files, a folder of pictures in one folder per class, FILE.csv, "
     "X.npy,Y.npy, FILE.npz, or one CIFAR batch, FILE.bin";
-inline constexpr int64_t kMostThreads = 1024;
 inline constexpr int64_t kMostBatch = 1 << 24;  // far above what fits in memory; keeps products of sizes within 64 bits
 
 // Groups of the commands for models from anywhere (options_models.cc), in the order of help and documentation.

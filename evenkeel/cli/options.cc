@@ -7,6 +7,7 @@
 #include "evenkeel/cli/bindings.h"
 #include "evenkeel/cli/option_groups.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/train/plan_report.h"
 
 namespace evenkeel::cli {
@@ -210,6 +211,14 @@ std::vector<Option> optimization_options() {
        choice(EK_FIELD(train.loss), {{"cross_entropy", "cross_entropy"}, {"mse", "mse"}}), "cross_entropy"},
       {kTrain, group, "label-smoothing", 0, "X", "Share of the target spread over all classes.",
        number(EK_FIELD(train.label_smoothing), kFraction), "0"},
+      {kTrain, group, "keep", 0, "WHICH",
+       "Which epoch's model is saved: the last one's, or that of the best by the validation set (--validation).",
+       choice(EK_FIELD(train.keep),
+              {{"last", Keep::kLast}, {"best-loss", Keep::kBestLoss}, {"best-accuracy", Keep::kBestAccuracy}})},
+      {kTrain, group, "patience", 0, "N",
+       "Stop after N epochs in which the validation loss (or accuracy, with --keep best-accuracy) was no better than "
+       "before; 0: never.",
+       integer(EK_FIELD(train.patience), 0, 1000000)},
       {kTrain, group, "on-nonfinite", 0, "WHAT",
        "A value that is not finite stops the run (exit code 6), or the batch is skipped.",
        choice(EK_FIELD(train.on_nonfinite), {{"stop", OnNonfinite::kStop}, {"skip", OnNonfinite::kSkip}})},

@@ -3,6 +3,7 @@
 
 #include "evenkeel/cli/bindings.h"
 #include "evenkeel/cli/option_groups.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/tools/lint_rules.h"
 #include "evenkeel/train/plan_report.h"
 

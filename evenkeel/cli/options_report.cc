@@ -4,6 +4,7 @@
 
 #include "evenkeel/cli/bindings.h"
 #include "evenkeel/cli/option_groups.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/lab/experiment.h"
 
 namespace evenkeel::cli {

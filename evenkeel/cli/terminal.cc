@@ -100,12 +100,14 @@ std::string percent_text(double fraction) {
   return std::isnan(fraction) ? "not measured" : fmt::format("{:.2f} %", 100 * fraction);
 }
 
+std::string loss_text(double loss) { return std::isfinite(loss) ? fmt::format("{:.4f}", loss) : "not finite"; }
+
 std::string progress_text(const Progress& p, const Terminal& terminal) {
   const double fraction =
       p.steps_per_epoch > 0 ? static_cast<double>(p.step_in_epoch) / static_cast<double>(p.steps_per_epoch) : 0;
   return progress_text({.head = fmt::format("epoch {}/{}", p.epoch, p.epochs),
                         .fraction = fraction,
-                        .parts = {fmt::format("loss {:.4f}", p.loss), "accuracy " + percent_text(p.accuracy),
+                        .parts = {"loss " + loss_text(p.loss), "accuracy " + percent_text(p.accuracy),
                                   fmt::format("{:.0f} images/s", p.images_per_s),
                                   fmt::format("{} left", duration_text(p.seconds_left))}},
                        terminal);
@@ -136,10 +138,11 @@ std::string progress_text(const ProgressParts& p, const Terminal& terminal) {
 }
 
 std::string epoch_text(const EpochSummary& e) {
-  std::string text = fmt::format("epoch {}/{}  train loss {:.4f}, accuracy {}", e.epoch, e.epochs, e.train_loss,
+  std::string text = fmt::format("epoch {}/{}  train loss {}, accuracy {}", e.epoch, e.epochs, loss_text(e.train_loss),
                                  percent_text(e.train_accuracy));
   const auto add = [&](const char* name, const std::optional<double>& loss, const std::optional<double>& accuracy) {
-    if (loss && accuracy) text += fmt::format("  {} loss {:.4f}, accuracy {}", name, *loss, percent_text(*accuracy));
+    if (loss && accuracy)
+      text += fmt::format("  {} loss {}, accuracy {}", name, loss_text(*loss), percent_text(*accuracy));
   };
   add("validation", e.validation_loss, e.validation_accuracy);
   add("test", e.test_loss, e.test_accuracy);

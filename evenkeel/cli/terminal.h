@@ -35,6 +35,7 @@ std::string wrap(const std::string& text, size_t width, size_t indent);
 
 std::string duration_text(double seconds);  // "8 s", "3:05", "1:02:03"
 std::string bytes_text(double bytes);       // "312 MiB"
+std::string loss_text(double loss);         // "0.2345"; "not finite" for NaN and the infinities
 std::string percent_text(double fraction);  // "92.31 %"; "not measured" for NaN
 
 // What a line of progress shows: the head, a bar with the share that is done, and the parts.

@@ -50,8 +50,8 @@ class Display {
     const auto now = std::chrono::steady_clock::now();
     if (now - last_log_ < std::chrono::seconds(10)) return;
     last_log_ = now;
-    fmt::print(stderr, "epoch {}/{}  step {}/{}  loss {:.4f}  learning rate {:.3g}  {:.0f} images/s  {} left\n",
-               p.epoch, p.epochs, p.step, p.steps, p.loss, p.learning_rate, p.images_per_s,
+    fmt::print(stderr, "epoch {}/{}  step {}/{}  loss {}  learning rate {:.3g}  {:.0f} images/s  {} left\n", p.epoch,
+               p.epochs, p.step, p.steps, loss_text(p.loss), p.learning_rate, p.images_per_s,
                duration_text(p.seconds_left));
   }
 
@@ -78,6 +78,10 @@ nlohmann::ordered_json json_of(const TrainResult& result, const std::string& rep
   json["status"] = result.status;
   json["epochs"] = result.epochs;
   json["steps"] = result.steps;
+  if (result.best_epoch > 0) {
+    json["best_epoch"] = result.best_epoch;
+    json["stopped_early"] = result.stopped_early;
+  }
   json["train_loss"] = result.train_loss;
   json["train_accuracy"] = result.train_accuracy;
   const auto figure = [](const std::optional<double>& value) {
@@ -121,12 +125,12 @@ std::string text_of(const StepProfile& p) {
 
 std::string text_of(const TrainResult& r, const std::string& report, bool dry_run) {
   if (dry_run) {
-    return fmt::format("dry run: one batch of everything works (loss {:.4f}, {} parameters, {}); nothing was written\n",
-                       r.train_loss, r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
+    return fmt::format("dry run: one batch of everything works (loss {}, {} parameters, {}); nothing was written\n",
+                       loss_text(r.train_loss), r.parameters, bytes_text(static_cast<double>(r.peak_memory_bytes)));
   }
   std::string text;
   const auto add = [&](const char* split, const std::optional<double>& accuracy, const std::optional<double>& loss) {
-    if (accuracy && loss) text += fmt::format("{:<14}{}, loss {:.4f}\n", split, percent_text(*accuracy), *loss);
+    if (accuracy && loss) text += fmt::format("{:<14}{}, loss {}\n", split, percent_text(*accuracy), loss_text(*loss));
   };
   add("test accuracy", r.test_accuracy, r.test_loss);
   add("validation", r.validation_accuracy, r.validation_loss);

@@ -9,6 +9,9 @@
 
 namespace evenkeel {
 
+// The most threads that any part of the product may be asked for: OpenMP ends the process when the system gives it no more.
+inline constexpr int kMostThreads = 1024;
+
 // Cores this process may use: the affinity mask bounded by the cgroup quota; at least 1.
 int available_cores();
 

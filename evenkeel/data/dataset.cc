@@ -263,6 +263,24 @@ Splits load(const std::string& spec, const LoadOptions& options) {
   return splits;
 }
 
+namespace {
+
+// Whether an input has one value in all examples. `values` are [examples, inputs, places of one input].
+template <class T>
+std::vector<bool> constant_inputs(std::span<const T> values, size_t inputs, size_t places) {
+  std::vector<bool> constant(inputs, true);
+  for (size_t at = 0; at < values.size(); at += inputs * places) {
+    for (size_t input = 0; input < inputs; ++input) {
+      if (!constant[input]) continue;  // nearly always, behind the first examples
+      const auto here = values.subspan(at + input * places, places);
+      constant[input] = std::all_of(here.begin(), here.end(), [&](T v) { return v == values[input * places]; });
+    }
+  }
+  return constant;
+}
+
+}  // namespace
+
 DataInfo describe(const Splits& splits) {
   const Dataset& train = splits.train;
   DataInfo info;
@@ -279,6 +297,8 @@ DataInfo describe(const Splits& splits) {
     const auto [low, high] = std::minmax_element(values.begin(), values.end());
     info.min = static_cast<double>(*low);
     info.max = static_cast<double>(*high);
+    const size_t inputs = info.standardization.mean.size();
+    info.constant = constant_inputs(values, inputs, values.size() / (static_cast<size_t>(train.count) * inputs));
   };
   if (info.dtype == DType::kU8) {
     range(train.values.values<uint8_t>());

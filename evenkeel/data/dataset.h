@@ -104,6 +104,7 @@ struct DataInfo {
   std::vector<std::string> class_names, feature_names;
   SplitInfo train, validation, test;
   Standardization standardization;  // of train
+  std::vector<bool> constant;       // of each entry of it: whether train has one value only there (its std is then 1)
   double min = 0, max = 0;          // smallest and largest value of train as stored (bytes: 0..255)
 };
 DataInfo describe(const Splits& splits);

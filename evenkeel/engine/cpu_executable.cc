@@ -79,8 +79,6 @@ bool cpu_has_bf16() { return has_bf16_products(); }
 bool cpu_products_depend_on_rows() { return products_depend_on_rows(); }
 
 std::unique_ptr<Backend> cpu_backend(int threads, std::string spill_folder) {
-  // Beyond it OpenMP ends the process when the system gives no more threads.
-  constexpr int kMostThreads = 1024;
   if (threads < 1 || threads > kMostThreads) {
     throw UsageError("threads is " + std::to_string(threads) + "; expected 1 to " + std::to_string(kMostThreads));
   }

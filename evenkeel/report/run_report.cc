@@ -90,6 +90,8 @@ std::vector<std::pair<std::string, std::string>> figures_of(const RunFacts& run)
         fmt::format("{} ({})", percent_text(*s->test_accuracy), s->running_statistics));
   if (last && last->validation_accuracy)
     add("validation accuracy, last epoch", percent_text(*last->validation_accuracy));
+  if (run.end != nullptr && run.end->best_epoch > 0)
+    add("best epoch by the validation set", std::to_string(run.end->best_epoch));
   add("time of the training steps", run.steps.empty() ? "" : duration_text(run.training_s()));
   add("time since the last start", run.end == nullptr ? "" : duration_text(run.end->seconds));
   add("peak memory", run.end == nullptr ? "" : bytes_text(run.end->peak_memory_bytes));

@@ -71,6 +71,10 @@ TensorFile checkpoint_of(const TrainState& s, const RunIdentity& identity, const
   if (s.ranks > 1) file.metadata["ranks"] = number_text(s.ranks);
   if (s.sums.weight != static_cast<double>(s.sums.examples))
     file.metadata["epoch_weight_bits"] = bits_text(s.sums.weight);
+  if (s.best.epoch > 0) {
+    file.metadata["best_epoch"] = number_text(s.best.epoch);
+    file.metadata["best_bits"] = bits_text(s.best.value);
+  }
   file.metadata["network"] = identity.network;
   file.metadata["data"] = identity.data;
   for (const auto& [key, value] : identity.settings) file.metadata[kSettingPrefix + key] = value;
@@ -122,6 +126,10 @@ TrainState restore_checkpoint(const TensorFile& file, const std::string& name, c
   const bool weighted = file.metadata.count("epoch_weight_bits") > 0;
   s.sums.weight = weighted ? std::bit_cast<double>(number<uint64_t>(file, name, "epoch_weight_bits"))
                            : static_cast<double>(s.sums.examples);
+  if (file.metadata.count("best_epoch") > 0) {
+    s.best.epoch = number<int64_t>(file, name, "best_epoch");
+    s.best.value = std::bit_cast<double>(number<uint64_t>(file, name, "best_bits"));
+  }
   return s;
 }
 

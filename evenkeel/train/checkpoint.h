@@ -26,6 +26,10 @@ struct TrainState {
     int64_t examples = 0, refused = 0;
     double weight = 0;  // of the examples; their number where they have none
   } sums;
+  struct Best {
+    int64_t epoch = 0;  // 0: none was judged yet
+    double value = 0;   // its validation loss, or accuracy: TrainSettings::keep
+  } best;
 };
 
 // What a run is about: it is resumed with the same only.

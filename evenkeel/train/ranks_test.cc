@@ -44,6 +44,8 @@ TrainResult train_on(int ranks, const TrainSettings& settings, const TrainObserv
     EXPECT_EQ(other.status, first.status);
     EXPECT_EQ(other.message, first.message);
     EXPECT_EQ(other.steps, first.steps);
+    EXPECT_EQ(other.best_epoch, first.best_epoch);
+    EXPECT_EQ(other.stopped_early, first.stopped_early);
     EXPECT_EQ(other.test_loss, first.test_loss);
     EXPECT_EQ(other.validation_loss, first.validation_loss);
     EXPECT_EQ(other.model_path, first.model_path);
@@ -192,6 +194,22 @@ TEST_F(TrainOnRanks, averages_and_population_statistics_are_those_of_one_process
   s.average = {};
   s.running_statistics = RunningStatistics::kPopulation;
   expect_one_result("population", s, {3});
+}
+
+TEST_F(TrainOnRanks, the_best_epoch_is_that_of_one_process) {
+  TrainSettings s = exact("");
+  s.load.validation_fraction = 0.2;
+  s.keep = Keep::kBestAccuracy;
+  s.patience = 2;  // on data that are learned at once there is soon nothing better
+  s.epochs = 9;
+  const TrainResult alone = train_on(1, [&] {
+    TrainSettings one = s;
+    one.out = folder_ / "looked-at";
+    return one;
+  }());
+  ASSERT_TRUE(alone.stopped_early);
+  ASSERT_LT(alone.best_epoch, alone.epochs);
+  expect_one_result("best", s, {3});
 }
 
 TEST_F(TrainOnRanks, ranks_may_have_other_numbers_of_threads) {

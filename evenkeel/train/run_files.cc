@@ -17,7 +17,8 @@ double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock:
 void require_place_in_run(const TrainState& s, const BatchCut& cut, int64_t epochs, const std::string& path) {
   const auto batches = static_cast<int64_t>(cut.sizes.size());
   bool sound = s.epoch >= 0 && s.epoch <= epochs && s.batch >= 0 && s.batch <= batches && s.updates >= 0 &&
-               s.updates <= s.step && s.sums.examples >= 0 && s.sums.refused >= 0 && s.ranks >= 1;
+               s.updates <= s.step && s.best.epoch >= 0 && s.best.epoch <= s.epoch && s.sums.examples >= 0 &&
+               s.sums.refused >= 0 && s.ranks >= 1;
   if (sound) {
     sound = s.first_example == std::accumulate(cut.sizes.begin(), cut.sizes.begin() + s.batch, int64_t{0}) &&
             s.step == (s.epoch == 0 ? 0 : (s.epoch - 1) * batches + s.batch);
@@ -58,7 +59,9 @@ void RunFiles::open_here(const std::string& name, const BatchCut& cut, TrainStat
   if (settings_.resume) resume(cut, state, store);
   size_t bytes = 0;
   for (const auto& [tensor_name, tensor] : store.tensors()) bytes += tensor.bytes();
-  folder_->require_free_bytes(4 * bytes + (size_t{1} << 20));  // two checkpoints, one being written, the model
+  const size_t files =
+      settings_.keep == Keep::kLast ? 4 : 6;  // two checkpoints, one being written, the model; the best
+  folder_->require_free_bytes(files * bytes + (size_t{1} << 20));
   // Also finds out that nothing can be written before any work is done.
   if (state.step == 0) save_checkpoint(state, store);
   last_checkpoint_s_ = now_s();
@@ -123,6 +126,33 @@ void RunFiles::save_checkpoint(TrainState& state, const ParameterStore& store) {
                                   .file = path.filename().string(),
                                   .seconds = last_checkpoint_s_ - start});
   });
+}
+
+void RunFiles::save_best(const TrainState& state, const ParameterStore& store) {
+  on_root([&] { write_safetensors(folder_->best_path(), checkpoint_of(state, identity_, store)); });
+}
+
+bool RunFiles::load_best(TrainState& state, ParameterStore& store) {
+  TrainState shared = state;
+  on_root([&] {
+    const TensorFile last = checkpoint_of(state, identity_, store);
+    try {
+      const std::string path = folder_->best_path();
+      const TrainState best = restore_checkpoint(read_safetensors(path), path, identity_, store);
+      if (best.epoch != state.best.epoch) throw FormatError(fmt::format("'{}' is of epoch {}", path, best.epoch));
+      shared.averages = best.averages;
+    } catch (const Error& error) {
+      restore_checkpoint(last, "the last epoch", identity_, store);
+      note(fmt::format(
+          "warning: the values of epoch {}, the best one, cannot be had: {}; those of the last epoch are saved",
+          state.best.epoch, error.what()));
+      shared.best.epoch = 0;
+    }
+  });
+  share_state(comm_, shared, store);
+  const bool loaded = shared.best.epoch > 0;
+  state = shared;
+  return loaded;
 }
 
 bool RunFiles::checkpoint_is_due() const {

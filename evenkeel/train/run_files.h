@@ -44,6 +44,11 @@ class RunFiles {
 
   // Requires a finite state. Nothing where the last one is of this step.
   void save_checkpoint(TrainState& state, const ParameterStore& store);
+  // The values of the best epoch so far, in a file beside the checkpoints.
+  void save_best(const TrainState& state, const ParameterStore& store);
+  // Collective. Assigns the store and state.averages from that file, and the rest of the state stays. False, with a warning, where the file cannot
+  // be read or is of another epoch than state.best: nothing is assigned then.
+  bool load_best(TrainState& state, ParameterStore& store);
   // One is due: --checkpoint-every.
   bool checkpoint_is_due() const;
 

@@ -22,6 +22,7 @@ namespace {
 
 constexpr std::string_view kLogName = "log.jsonl";
 constexpr std::string_view kModelName = "model.safetensors";
+constexpr std::string_view kBestName = "best.safetensors";
 constexpr std::string_view kLockName = ".lock";
 constexpr std::string_view kCheckpointPrefix = "checkpoint-";
 constexpr std::string_view kCheckpointSuffix = ".safetensors";
@@ -52,7 +53,7 @@ std::vector<std::string> names_in(const std::string& dir) {
 }
 
 bool is_of_a_run(std::string_view name) {
-  return name == kLogName || name == kModelName || step_of_name(name).has_value();
+  return name == kLogName || name == kModelName || name == kBestName || step_of_name(name).has_value();
 }
 
 void refuse_a_folder_with_a_run(const std::string& dir) {
@@ -192,6 +193,8 @@ void RunFolder::release() noexcept {
 std::string RunFolder::log_path() const { return dir_ + "/" + std::string(kLogName); }
 
 std::string RunFolder::model_path() const { return dir_ + "/" + std::string(kModelName); }
+
+std::string RunFolder::best_path() const { return dir_ + "/" + std::string(kBestName); }
 
 std::string RunFolder::checkpoint_path(int64_t step) const {
   EK_ASSERT(step >= 0 && step < kStepEnd);

@@ -50,6 +50,7 @@ class RunFolder {
   const std::string& dir() const { return dir_; }
   std::string log_path() const;
   std::string model_path() const;
+  std::string best_path() const;                    // of the values of the best epoch, in a file of its own
   std::string checkpoint_path(int64_t step) const;  // requires 0 <= step < 10^12 (EK_ASSERT)
 
   // Throws IoError when the disk has less than `bytes` free: call it before the first step with

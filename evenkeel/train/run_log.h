@@ -147,6 +147,7 @@ struct EndRecord {
   double seconds = 0;
   int64_t peak_memory_bytes = 0;
   std::string message = {};  // of the error, or which tensor was not finite; empty when finished
+  int64_t best_epoch = 0;    // by the validation set; 0: none was judged
 };
 
 using LogRecord = std::variant<RunStart, StepRecord, EpochRecord, CheckpointRecord, StatisticsRecord, LayersRecord,

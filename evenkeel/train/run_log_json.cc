@@ -152,13 +152,15 @@ ordered_json to_json(const CheckpointRecord& record) {
 }
 
 ordered_json to_json(const EndRecord& record) {
-  return {{"kind", "end"},
-          {"status", record.status},
-          {"step", record.step},
-          {"epoch", record.epoch},
-          {"seconds", json_of(record.seconds)},
-          {"peak_memory_bytes", record.peak_memory_bytes},
-          {"message", record.message}};
+  ordered_json json = {{"kind", "end"},
+                       {"status", record.status},
+                       {"step", record.step},
+                       {"epoch", record.epoch},
+                       {"seconds", json_of(record.seconds)},
+                       {"peak_memory_bytes", record.peak_memory_bytes},
+                       {"message", record.message}};
+  if (record.best_epoch > 0) json["best_epoch"] = record.best_epoch;
+  return json;
 }
 
 // --- JSON -> record ---
@@ -411,6 +413,7 @@ EndRecord end_from(const Fields& fields) {
   fields.read("seconds", record.seconds);
   fields.read("peak_memory_bytes", record.peak_memory_bytes);
   fields.read("message", record.message);
+  fields.read("best_epoch", record.best_epoch);
   return record;
 }
 

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include "evenkeel/core/moments.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/model_io/atomic_file.h"
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/trainer.h"
@@ -42,6 +43,17 @@ const char* name_of(LastBatch policy) {
 }
 
 }  // namespace
+
+const char* name_of(Keep keep) {
+  return keep == Keep::kLast ? "last" : keep == Keep::kBestLoss ? "best-loss" : "best-accuracy";
+}
+
+Keep keep_from_name(const std::string& name) {
+  for (const Keep keep : {Keep::kLast, Keep::kBestLoss, Keep::kBestAccuracy}) {
+    if (name == name_of(keep)) return keep;
+  }
+  throw UsageError("keep: found '" + name + "', expected last, best-loss or best-accuracy");
+}
 
 std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   std::map<std::string, std::string> map;
@@ -108,6 +120,8 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
     map["norm-sync"] = s.norm_sync_group == 1 ? "local" : fmt::format("group:{}", s.norm_sync_group);
   }
   if (s.deterministic) map["deterministic"] = "true";
+  if (s.keep != Keep::kLast) map["keep"] = name_of(s.keep);
+  if (s.patience > 0) map["patience"] = std::to_string(s.patience);
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
   map["on-nonfinite"] = s.on_nonfinite == OnNonfinite::kStop ? "stop" : "skip";
@@ -210,7 +224,10 @@ void require_sound(const TrainSettings& s) {
                     s.average.first_epoch, s.epochs));
   }
   if (s.max_steps < 0 || s.overfit < 0) throw UsageError("max-steps and overfit must not be negative");
-  if (s.threads < 0 || s.threads > 1024) throw UsageError(fmt::format("threads is {}; expected 0 to 1024", s.threads));
+  if (s.threads < 0 || s.threads > kMostThreads) {
+    throw UsageError(fmt::format("threads is {}; expected 0 to {}", s.threads, kMostThreads));
+  }
+  if (s.patience < 0) throw UsageError(fmt::format("patience must be at least 0, which is none; found {}", s.patience));
   if (s.norm_sync_group < 0) {
     throw UsageError(
         fmt::format("norms see the moments of at least one rank, or of all (0), found {}", s.norm_sync_group));

@@ -11,6 +11,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/engine/onednn.h"
 #include "evenkeel/model_io/atomic_file.h"
+#include "evenkeel/train/best_epoch.h"
 #include "evenkeel/train/checkpoint.h"
 #include "evenkeel/train/outcome.h"
 #include "evenkeel/train/ranks.h"
@@ -43,7 +44,8 @@ class Run {
         observer_(observer),
         comm_(comm),
         threads_(threads_of(settings, comm)),
-        files_(settings_, observer_, comm) {}
+        files_(settings_, observer_, comm),
+        best_(settings_, files_) {}
 
   TrainResult run() {
     const double start = now_s();
@@ -85,7 +87,10 @@ class Run {
       if (comm_.rank() == 0 && !settings_.profile.empty()) require_writable(settings_.profile);
     });
     require_same_terms(comm_, terms_of(settings_));
-    together(comm_, [&] { input_ = load_input(settings_, threads_); });
+    together(comm_, [&] {
+      input_ = load_input(settings_, threads_);
+      best_.require_validation(input_.splits.validation.count);
+    });
     identity_ = identity_of(splits(), model());
     require_same_terms(comm_, terms_of(identity_));
     const auto note_it = [this](const std::string& text) { note(text); };
@@ -229,7 +234,7 @@ class Run {
     profiled_step_ = std::min(state_.step + kProfiledStep, total_steps());
     if (state_.step == 0) look();
     mark_comm();
-    while (state_.step < total_steps()) {
+    while (state_.step < total_steps() && !waited_enough(result)) {
       if (state_.epoch == 0 || state_.batch == steps_per_epoch()) begin_epoch();
       if (order_.empty()) {
         order_ = data::epoch_order(splits().train.count, settings_.seed, static_cast<uint64_t>(state_.epoch));
@@ -388,6 +393,7 @@ class Run {
     s.seconds = epoch_seconds_;
     s.images_per_s = epoch_seconds_ > 0 ? static_cast<double>(epoch_examples_) / epoch_seconds_ : 0;
     last_epoch_ = s;
+    best_.judge(s, state_, model().store);
     log(EpochRecord{.epoch = s.epoch,
                     .step = state_.step,
                     .train_loss = s.train_loss,
@@ -414,6 +420,22 @@ class Run {
   }
 
   bool averaged() const { return state_.averages > 0; }
+
+  bool waited_enough(TrainResult& result) {
+    result.stopped_early = best_.waited_enough(state_, steps_per_epoch());
+    if (result.stopped_early) note(fmt::format("stopped after {} epochs: {}", state_.epoch, best_.sentence(state_)));
+    return result.stopped_early;
+  }
+
+  // The network goes back to the best epoch where that is asked for. What was evaluated last is then another.
+  void restore_best() {
+    comm_.place.what = "the reading of the best epoch";
+    if (!best_.restore(state_, model().store, steps_per_epoch())) return;
+    outcome_->forget();
+    last_epoch_.reset();
+    restored_ = true;
+    note(fmt::format("the model is that of epoch {}: {}", state_.best.epoch, best_.sentence(state_)));
+  }
 
   // False, with `result` saying so, when weights have grown so large that they have no statistics.
   bool try_outcome(RunningStatistics kind, TrainResult& result) {
@@ -471,9 +493,10 @@ class Run {
     result.run_dir = files_.dir();
     result.train_loss = epoch_mean(state_.sums.loss);
     result.train_accuracy = epoch_mean(state_.sums.correct);
+    if (result.status != "not finite") restore_best();
     if (result.status != "not finite") make_last_outcome(result);
     if (result.status != "not finite") {
-      if (result.status == "finished" && !last_epoch_)  // resumed after its last epoch
+      if (!last_epoch_ && (result.status == "finished" || restored_))  // resumed after its last epoch; or of another
         evaluate_splits(outcome_->model() != nullptr ? outcome_->evaluator() : *evaluator_, result);
       on_root([&] {
         save_model(files_.model_path(), outcome_->model() != nullptr ? *outcome_->model() : model());
@@ -488,6 +511,7 @@ class Run {
       result.validation_loss = last_epoch_->validation_loss;
       result.validation_accuracy = last_epoch_->validation_accuracy;
     }
+    result.best_epoch = state_.best.epoch;
     result.profile = profile_;
     if (!settings_.profile.empty() && !profile_)
       note("warning: no step was profiled: the run ended before step " + std::to_string(profiled_step_));
@@ -497,7 +521,8 @@ class Run {
                   .epoch = state_.epoch,
                   .seconds = seconds,
                   .peak_memory_bytes = result.peak_memory_bytes,
-                  .message = result.message});
+                  .message = result.message,
+                  .best_epoch = state_.best.epoch});
     files_.sync_log();
     comm_.place.what = "the end of the run";
     files_.agree_on_failure();
@@ -520,6 +545,8 @@ class Run {
   Comm& comm_;
   const int threads_;
   RunFiles files_;
+  BestEpoch best_;
+  bool restored_ = false;   // the network is the best epoch's
   CommTotals comm_totals_;  // when the record of the last step was made
   RunInput input_;
   std::optional<TrainingStep> step_;

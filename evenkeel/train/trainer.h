@@ -30,6 +30,10 @@
 namespace evenkeel {
 
 enum class OnNonfinite { kStop, kSkip };
+// Of which epoch the model is: the last one, or the one with the smallest loss or the largest accuracy on the validation set.
+enum class Keep { kLast, kBestLoss, kBestAccuracy };
+const char* name_of(Keep keep);                // "last", "best-loss", "best-accuracy"
+Keep keep_from_name(const std::string& name);  // throws UsageError, naming all
 
 struct TrainSettings {
   std::string data = "fashion-mnist";
@@ -79,8 +83,11 @@ struct TrainSettings {
   bool deterministic = false;  // weight gradients of the same bits on any number of ranks (PlanOptions)
   double timeout_s = 300;      // that a rank waits for others; 0: for ever
   int64_t max_steps = 0;       // > 0: stop after so many steps in all
-  int64_t overfit = 0;         // > 0: train on the first so many examples of every split only
-  bool dry_run = false;        // one batch of everything; writes nothing
+  Keep keep = Keep::kLast;
+  // > 0: stop after so many epochs in which the validation set's loss (accuracy with Keep::kBestAccuracy) was not better than before.
+  int64_t patience = 0;
+  int64_t overfit = 0;   // > 0: train on the first so many examples of every split only
+  bool dry_run = false;  // one batch of everything; writes nothing
   LastBatch last_batch = LastBatch::kKeep;
   OnNonfinite on_nonfinite = OnNonfinite::kStop;
   data::Augment augment;
@@ -121,8 +128,10 @@ struct TrainResult {
   std::string status;   // "finished", "interrupted", "not finite"
   std::string message;  // not finite: step and tensor, in one sentence
   int64_t epochs = 0, steps = 0;
+  int64_t best_epoch = 0;      // by the validation set; 0 where none was judged: neither keep nor patience
+  bool stopped_early = false;  // by patience
   double train_loss = 0, train_accuracy = 0;  // of the last epoch; NaN when all of its batches were refused
-  // Of the last epoch; none where nothing was evaluated: no such split, or the run ended within an epoch.
+  // Of the last epoch, or of the best where that is kept; none where nothing was evaluated: no such split, or the run ended within an epoch.
   std::optional<double> test_loss, test_accuracy, validation_loss, validation_accuracy;
   double images_per_s = 0;  // of the training steps
   double seconds = 0;

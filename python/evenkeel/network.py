@@ -93,6 +93,8 @@ class History:
         epochs: a dict per epoch: epoch, loss, accuracy (of training), validation_loss, validation_accuracy, test_loss, test_accuracy (None
             without such data), seconds, examples_per_s, refused_batches.
         steps, parameters: counts.
+        best_epoch: the number of the epoch that was best on the validation data; None without `keep` and `patience`.
+        stopped_early: whether `patience` ended the run.
         seconds: of the run.
         notes: what was said on the way, a sentence each.
         run: the folder of the run; None where it was a temporary one.
@@ -103,6 +105,8 @@ class History:
     def __init__(self, facts: Dict[str, Any], run: Optional[str]):
         self.epochs: List[Dict[str, Any]] = list(facts["epochs"])
         self.steps: int = facts["steps"]
+        self.best_epoch: Optional[int] = facts["best_epoch"] or None
+        self.stopped_early: bool = facts["stopped_early"]
         self.parameters: int = facts["parameters"]
         self.seconds: float = facts["seconds"]
         self.notes: List[str] = list(facts["notes"])
@@ -197,9 +201,12 @@ class Network:
             on_epoch: called after every epoch with its dict (see History). What it raises ends the run and is raised here. The values are
                 fit()'s until it ends: inside, the network can be printed, but not asked or saved.
             options: any option of `evenkeel train`, with _ for -: schedule="cosine", augment="crop4,flip", norm="group",
-                freeze_norm=["bn1", "layer1.*"], running_statistics="population", ...
+                freeze_norm=["bn1", "layer1.*"], running_statistics="population", ... With validation data patience=5 stops after five epochs
+                in which their loss was no better than before, and keep="best-loss" (or "best-accuracy") gives the network the values of
+                the best epoch in the end, as Keras' EarlyStopping(patience=5, restore_best_weights=True).
 
-        Ctrl-C raises KeyboardInterrupt after the step in work; the network then has the values of that step. Other threads of Python go on
+        Ctrl-C raises KeyboardInterrupt after the step in work; the network then has the values of that step, or with `keep` those of the best
+        epoch so far. Other threads of Python go on
         while it trains. Raises evenkeel.UsageError where data and options do not fit, evenkeel.Error where a value is not finite: the
         network is then as it was.
         """

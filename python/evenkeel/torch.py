@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from evenkeel import _core
 from evenkeel._core import UsageError
+from evenkeel._fuse import fused
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm", "convert", "revert"]
 
@@ -44,8 +45,8 @@ class _Settings(NamedTuple):
 def _refuse_tensor(name: str, x: Any) -> None:
     """Says what is wrong with a tensor that the kernels cannot read."""
     if isinstance(x, torch.fx.Proxy):  # type: ignore[attr-defined]
-        raise UsageError("torch.fx cannot look into evenkeel's norms, whose kernels take values; give it a model with PyTorch's norms: "
-                         "evenkeel.torch.revert(model) first, or torch.jit.trace")
+        raise UsageError(f"{name} is a value of torch.fx, which is followed only where it is x of a module, and this module a part of the "
+                         "model that is traced; expected a tensor")
     if not isinstance(x, Tensor):
         raise UsageError(f"{name} is of type {type(x).__name__}; expected a tensor")
     if not x.is_cpu:  # type: ignore[attr-defined]
@@ -228,6 +229,15 @@ def _of_nothing(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor]) -> T
     return y
 
 
+def _expanded(residual: Tensor, x: Tensor) -> Tensor:
+    """What is added to [N, C, *space] as PyTorch's + takes it: a value per channel, [C, 1, 1], and the like."""
+    try:
+        return residual.expand_as(x)
+    except RuntimeError:
+        raise UsageError(f"residual has the shape {list(residual.shape)}; expected that of x, {list(x.shape)}, or one that can be expanded "
+                         "to it") from None
+
+
 def _apply(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual: Optional[Tensor], mean: Optional[Tensor],
            var: Optional[Tensor], counter: Optional[Tensor], settings: _Settings) -> Tensor:
     count = x.numel()
@@ -236,8 +246,11 @@ def _apply(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual:
     if settings.training and count == x.shape[1]:
         raise UsageError(f"x {list(x.shape)} has one value per channel, and its variance is 0 whatever it is; expected at least 2 in "
                          "training: take more examples, drop the last batch where it is short, or call model.eval()")
-    if residual is not None and residual.dtype is not x.dtype and torch.is_autocast_cpu_enabled():
-        residual = residual.to(x.dtype)
+    if residual is not None:
+        if residual.dtype is not x.dtype and torch.is_autocast_cpu_enabled():
+            residual = residual.to(x.dtype)
+        if residual.shape != x.shape:
+            residual = _expanded(residual, x)
     if torch.is_grad_enabled() and (x.requires_grad or (gamma is not None and gamma.requires_grad) or
                                     (beta is not None and beta.requires_grad) or
                                     (residual is not None and residual.requires_grad)):
@@ -326,6 +339,14 @@ def _activated(y: Tensor, activation: str, slope: float) -> Tensor:
     return z
 
 
+def _node_of_fx(module: nn.Module, x: Any, residual: Any) -> Any:
+    """The call of a norm in a graph of torch.fx, which does not look into it, as into none of PyTorch's modules; None where x is of no graph."""
+    if not isinstance(x, torch.fx.Proxy) or not isinstance(x.tracer, torch.fx.Tracer):  # type: ignore[attr-defined]
+        return None
+    path = x.tracer.path_of_module(module)
+    return x.tracer.create_proxy("call_module", path, (x,), {} if residual is None else {"residual": residual})
+
+
 class _BatchNorm:
     """What the three modules share. Stands before PyTorch's class, whose constructor, state dict and checks of shapes they have."""
 
@@ -388,6 +409,9 @@ class _BatchNorm:
 
     def _by_evenkeel(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
         if not isinstance(x, Tensor):
+            node = _node_of_fx(self, x, residual)
+            if node is not None:
+                return node
             _refuse_tensor("x", x)
         self._check_input_dim(x)
         gamma, beta, mean, var, counter = self._tensors()
@@ -434,13 +458,18 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
+def convert(model: nn.Module, inplace: bool = False, *, fuse: bool = False) -> nn.Module:
     """The model with evenkeel's norms in the place of every nn.BatchNorm1d, 2d and 3d. Parameters and buffers stay the same tensors.
 
     inplace=False leaves `model` as it is and gives another that shares its tensors: both train the same weights. inplace=True changes
     the class of the modules and nothing else, so that optimizers, hooks and other references to them stay good.
+    fuse=True gives a torch.fx.GraphModule, with the same state dict, in which the norms do the additions and activations that follow them
+    (norm, + shortcut, relu: one pass over memory in place of three). Throws UsageError for a forward() that torch.fx cannot follow or that
+    itself asks whether it is in training.
     SyncBatchNorm, lazy norms before their first batch and classes of others that derive from PyTorch's norms are left, with a warning.
     """
+    if fuse and inplace:
+        raise UsageError("fuse=True gives another module, the graph of the model; expected inplace=False with it")
     model = model if inplace else _copy_sharing_tensors(model)
     left = []
     for name, module in model.named_modules():
@@ -450,7 +479,7 @@ def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
             left.append(f"{name or 'the model itself'} ({type(module).__name__})")
     if left:
         warnings.warn(f"evenkeel.torch.convert left {len(left)} norms as they are: " + ", ".join(left), stacklevel=2)
-    return model
+    return fused(model, set(_THEIRS)) if fuse else model
 
 
 def revert(model: nn.Module, inplace: bool = False) -> nn.Module:

@@ -338,7 +338,8 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
     throw Error(in_python_words(result.message) + "; the network is as it was", kExitNotFinite);
   py::list said;
   for (const std::string& note : *notes) said.append(note);
-  return py::dict("status"_a = result.status, "epochs"_a = watcher.records, "steps"_a = result.steps,
+  return py::dict("status"_a = result.status, "best_epoch"_a = result.best_epoch,
+                  "stopped_early"_a = result.stopped_early, "epochs"_a = watcher.records, "steps"_a = result.steps,
                   "loss"_a = result.train_loss, "accuracy"_a = result.train_accuracy,
                   "validation_accuracy"_a = none_or(result.validation_accuracy),
                   "test_accuracy"_a = none_or(result.test_accuracy), "seconds"_a = result.seconds,

@@ -7,6 +7,7 @@
 
 #include "evenkeel/cli/option_groups.h"
 #include "evenkeel/cli/options.h"
+#include "evenkeel/core/parallel.h"
 #include "evenkeel/train/words.h"
 
 namespace py = pybind11;
@@ -41,9 +42,9 @@ std::string text_of(const py::handle& value, const std::string& key) {
 }  // namespace
 
 void require_threads(int64_t threads) {
-  if (threads < 0 || threads > cli::kMostThreads) {
+  if (threads < 0 || threads > kMostThreads) {
     throw UsageError("threads is " + std::to_string(threads) + "; expected 0 (all cores) to " +
-                     std::to_string(cli::kMostThreads));
+                     std::to_string(kMostThreads));
   }
 }
 

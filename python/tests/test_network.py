@@ -490,3 +490,21 @@ def test_load_names_what_is_missing(trained, tmp_path):
     if (DATA / "models").exists():
         with pytest.raises(evenkeel.UsageError, match="architecture resnet20"):
             evenkeel.Network.load(DATA / "models/resnet20_cifar10.safetensors")
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_run():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 6)).astype(np.float32), rng.integers(0, 3, 300)  # nothing to learn: validation soon gets worse
+    network = evenkeel.Network("mlp")
+    history = network.fit(x[:200], y[:200], validation=(x[200:], y[200:]), epochs=40, batch_size=50, schedule="constant", patience=3,
+                          keep="best-loss")
+    assert history.stopped_early and len(history) == history.best_epoch + 3 < 40
+    least = min(history.validation_loss)
+    assert history.validation_loss.index(least) + 1 == history.best_epoch
+    assert network.evaluate(x[200:], y[200:])["loss"] == pytest.approx(least, rel=1e-6)
+    plain = evenkeel.Network("mlp").fit(x, y, epochs=1)
+    assert plain.best_epoch is None and not plain.stopped_early
+    with pytest.raises(evenkeel.UsageError, match="patience judges the epochs by a validation set"):
+        evenkeel.Network("mlp").fit(x, y, epochs=1, patience=2)
+    with pytest.raises(evenkeel.UsageError, match="keep"):
+        evenkeel.Network("mlp").fit(x, y, validation=(x, y), epochs=1, keep="best")

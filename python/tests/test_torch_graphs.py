@@ -1,4 +1,4 @@
-"""evenkeel.torch in the graphs of PyTorch: torch.jit.trace, torch.jit.script, torch.onnx.export, torch.fx."""
+"""evenkeel.torch in the graphs of PyTorch: torch.jit.trace, torch.jit.script, torch.onnx.export."""
 import copy
 import io
 
@@ -83,10 +83,3 @@ def test_onnx_of_a_converted_model(activation):
     kinds = [node.op_type for node in onnx.load_model_from_string(file.getvalue()).graph.node if node.op_type != "Identity"]
     assert kinds[:3] == ["Conv", "BatchNormalization", "Add"]
     assert (len(kinds) == 3) == (activation == "identity")
-
-
-def test_a_graph_of_fx_is_refused_with_what_to_do():
-    model = ours.convert(Cnn())
-    with pytest.raises(evenkeel.UsageError, match=r"torch.fx.*revert\(model\) first"):
-        torch.fx.symbolic_trace(model)
-    torch.fx.symbolic_trace(ours.revert(model))

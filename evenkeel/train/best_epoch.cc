@@ -1,0 +1,51 @@
+#include "evenkeel/train/best_epoch.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+namespace evenkeel {
+namespace {
+
+int64_t ended_epochs(const TrainState& state, int64_t steps_per_epoch) {
+  return state.batch == steps_per_epoch ? state.epoch : state.epoch - 1;
+}
+
+}  // namespace
+
+void BestEpoch::require_validation(int64_t examples) const {
+  if (!asked() || examples > 0) return;
+  throw UsageError(
+      fmt::format("{} judges the epochs by a validation set, and there is none; give a part of the training set to it: "
+                  "--validation 0.1",
+                  settings_.patience > 0 ? "--patience" : "--keep"));
+}
+
+void BestEpoch::judge(const EpochSummary& epoch, TrainState& state, const ParameterStore& store) {
+  if (!asked() || !epoch.validation_loss || !epoch.validation_accuracy) return;
+  const bool by_accuracy = settings_.keep == Keep::kBestAccuracy;
+  const double value = by_accuracy ? *epoch.validation_accuracy : *epoch.validation_loss;
+  const bool better = by_accuracy ? value > state.best.value : value < state.best.value;
+  if (std::isnan(value) || (state.best.epoch > 0 && !better)) return;
+  state.best = {epoch.epoch, value};
+  if (settings_.keep != Keep::kLast) files_.save_best(state, store);
+}
+
+bool BestEpoch::waited_enough(const TrainState& state, int64_t steps_per_epoch) const {
+  return settings_.patience > 0 && ended_epochs(state, steps_per_epoch) - state.best.epoch >= settings_.patience;
+}
+
+bool BestEpoch::restore(TrainState& state, ParameterStore& store, int64_t steps_per_epoch) {
+  if (settings_.keep == Keep::kLast || state.best.epoch == 0) return false;
+  if (state.best.epoch == state.epoch && state.batch == steps_per_epoch) return false;
+  return files_.load_best(state, store);
+}
+
+std::string BestEpoch::sentence(const TrainState& state) const {
+  if (settings_.keep == Keep::kBestAccuracy)
+    return fmt::format("epoch {} had the largest validation accuracy ({:.2f} %)", state.best.epoch,
+                       100 * state.best.value);
+  return fmt::format("epoch {} had the smallest validation loss ({:.4f})", state.best.epoch, state.best.value);
+}
+
+}  // namespace evenkeel

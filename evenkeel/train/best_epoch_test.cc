@@ -1,0 +1,181 @@
+#include "evenkeel/train/best_epoch.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "evenkeel/train/run_log.h"
+#include "evenkeel/train/trainer_testing.h"
+
+namespace evenkeel {
+namespace {
+
+using testing::HasSubstr;
+
+// Labels that have nothing to do with the examples: what is learned of them makes the validation loss larger from some epoch on.
+class BestEpochTest : public TrainerTest {
+ protected:
+  void SetUp() override {
+    TrainerTest::SetUp();
+    std::vector<int64_t> y(kCount);
+    RandomStream random(7, RandomUse::kCorrupt);
+    for (int64_t& label : y) label = static_cast<int64_t>(std::floor(100 * random.next_normal())) & 3;
+    write_npy(folder_ / "y.npy", "<i8", std::to_string(kCount) + ",", y.data(), y.size() * sizeof(int64_t));
+  }
+
+  // With a constant rate a run of k epochs is the beginning of a longer one.
+  TrainSettings noisy(const std::string& out, int64_t epochs) const {
+    TrainSettings s = settings(out);
+    s.schedule = ScheduleKind::kConstant;
+    s.load.validation_fraction = 0.25;
+    s.epochs = epochs;
+    return s;
+  }
+
+  TrainResult watched(const TrainSettings& s) {
+    epochs_.clear();
+    notes_.clear();
+    TrainObserver observer;
+    observer.epoch = [&](const EpochSummary& e) { epochs_.push_back(e); };
+    observer.note = [&](const std::string& text) { notes_ += text + "\n"; };
+    return train(s, observer);
+  }
+
+  std::vector<EpochSummary> epochs_;
+  std::string notes_;
+};
+
+TEST_F(BestEpochTest, the_model_is_that_of_the_epoch_with_the_smallest_validation_loss) {
+  TrainSettings s = noisy("run", 12);
+  s.keep = Keep::kBestLoss;
+  const TrainResult result = watched(s);
+  ASSERT_EQ(epochs_.size(), 12U);
+  const auto best = std::min_element(epochs_.begin(), epochs_.end(), [](const EpochSummary& a, const EpochSummary& b) {
+    return *a.validation_loss < *b.validation_loss;
+  });
+  ASSERT_LT(best->epoch, 12) << "nothing to go back to";
+  EXPECT_EQ(result.best_epoch, best->epoch);
+  EXPECT_FALSE(result.stopped_early);
+  EXPECT_EQ(result.epochs, 12);
+  EXPECT_EQ(result.validation_loss, best->validation_loss);
+  EXPECT_EQ(result.test_loss, best->test_loss);
+  EXPECT_THAT(notes_, HasSubstr("the model is that of epoch " + std::to_string(best->epoch)));
+  expect_same_tensors(train(noisy("short", best->epoch), {}).model_path, result.model_path);
+  const std::vector<LogRecord> log = read_log(folder_ / "run/log.jsonl");
+  EXPECT_EQ(std::get<EndRecord>(log.back()).best_epoch, best->epoch);
+}
+
+TEST_F(BestEpochTest, of_equal_accuracies_the_first_is_the_best) {
+  TrainSettings s = noisy("run", 12);
+  s.keep = Keep::kBestAccuracy;
+  const TrainResult result = watched(s);
+  const auto best = std::max_element(epochs_.begin(), epochs_.end(), [](const EpochSummary& a, const EpochSummary& b) {
+    return *a.validation_accuracy < *b.validation_accuracy;
+  });
+  EXPECT_EQ(result.best_epoch, best->epoch);
+  EXPECT_EQ(result.validation_accuracy, best->validation_accuracy);
+  expect_same_tensors(train(noisy("short", best->epoch), {}).model_path, result.model_path);
+}
+
+TEST_F(BestEpochTest, patience_ends_a_run_and_by_itself_keeps_the_last_epoch) {
+  TrainSettings s = noisy("run", 40);
+  s.patience = 2;
+  const TrainResult result = watched(s);
+  EXPECT_EQ(result.status, "finished");
+  EXPECT_TRUE(result.stopped_early);
+  ASSERT_LT(result.epochs, 40);
+  EXPECT_EQ(result.epochs, result.best_epoch + 2);
+  EXPECT_THAT(notes_, HasSubstr("stopped after " + std::to_string(result.epochs) + " epochs: epoch " +
+                                std::to_string(result.best_epoch) + " had the smallest validation loss"));
+  expect_same_tensors(train(noisy("short", result.epochs), {}).model_path, result.model_path);
+}
+
+TEST_F(BestEpochTest, interrupted_anywhere_and_resumed_finds_the_same_best_epoch) {
+  TrainSettings s = noisy("whole", 40);
+  s.keep = Keep::kBestLoss;
+  s.patience = 2;
+  const TrainResult whole = watched(s);
+  ASSERT_TRUE(whole.stopped_early);
+  const int64_t steps_per_epoch = whole.steps / whole.epochs;
+  // In the first epoch, right behind the best one, in the one behind it, and at the end.
+  for (const int64_t stop_at :
+       {int64_t{1}, whole.best_epoch * steps_per_epoch, whole.best_epoch * steps_per_epoch + 2, whole.steps}) {
+    s.out = folder_ / ("stopped-" + std::to_string(stop_at));
+    s.resume = false;
+    std::atomic<bool> stop{false};
+    TrainObserver observer;
+    observer.stop = &stop;
+    observer.progress = [&](const Progress& p) { stop = p.step == stop_at; };
+    const TrainResult first = train(s, observer);
+    EXPECT_EQ(first.status, "interrupted") << stop_at;
+    if (stop_at > whole.best_epoch * steps_per_epoch) expect_same_tensors(whole.model_path, first.model_path);
+    s.resume = true;
+    const TrainResult resumed = watched(s);
+    EXPECT_EQ(resumed.status, "finished");
+    EXPECT_EQ(resumed.epochs, whole.epochs);
+    EXPECT_EQ(resumed.best_epoch, whole.best_epoch);
+    EXPECT_EQ(resumed.test_loss, whole.test_loss);
+    expect_same_tensors(whole.model_path, resumed.model_path);
+  }
+}
+
+TEST_F(BestEpochTest, averages_and_population_statistics_are_those_of_the_best_epoch) {
+  for (const bool averaged : {true, false}) {
+    const std::string name = averaged ? "averaged" : "population";
+    const auto with = [&](TrainSettings s) {
+      if (averaged) s.average = {.kind = AveragingKind::kEma, .decay = 0.5};
+      if (!averaged) s.running_statistics = RunningStatistics::kPopulation;
+      return s;
+    };
+    TrainSettings s = with(noisy(name, 12));
+    s.keep = Keep::kBestLoss;
+    const TrainResult result = watched(s);
+    ASSERT_LT(result.best_epoch, 12) << name;
+    const TrainResult shorter = train(with(noisy(name + "-short", result.best_epoch)), {});
+    expect_same_tensors(shorter.model_path, result.model_path);
+    EXPECT_EQ(result.test_loss, shorter.test_loss);
+  }
+}
+
+TEST_F(BestEpochTest, a_file_that_is_gone_or_damaged_leaves_the_last_epoch_and_is_named) {
+  for (const bool gone : {true, false}) {
+    TrainSettings s = noisy(gone ? "gone" : "damaged", 12);
+    s.keep = Keep::kBestLoss;
+    ASSERT_LT(watched(s).best_epoch, 12);
+    const std::string file = s.out + "/best.safetensors";
+    if (gone) {
+      std::filesystem::remove(file);
+    } else {
+      std::filesystem::resize_file(file, 1000);
+    }
+    s.resume = true;
+    const TrainResult result = watched(s);
+    EXPECT_THAT(notes_, HasSubstr("best.safetensors"));
+    EXPECT_THAT(notes_, HasSubstr("those of the last epoch are saved"));
+    EXPECT_EQ(result.best_epoch, 0);
+    expect_same_tensors(train(noisy(gone ? "a" : "b", 12), {}).model_path, result.model_path);
+  }
+}
+
+TEST_F(BestEpochTest, without_a_validation_set_nothing_can_be_judged) {
+  for (const bool patience : {true, false}) {
+    TrainSettings s = noisy("none", 2);
+    s.load.validation_fraction = 0;
+    if (patience) s.patience = 1;
+    if (!patience) s.keep = Keep::kBestAccuracy;
+    try {
+      train(s, {});
+      FAIL();
+    } catch (const UsageError& error) {
+      EXPECT_THAT(error.what(), HasSubstr(patience ? "--patience judges" : "--keep judges"));
+      EXPECT_THAT(error.what(), HasSubstr("--validation 0.1"));
+    }
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "none"));
+  }
+}
+
+}  // namespace
+}  // namespace evenkeel
