@@ -103,8 +103,9 @@ struct NamedTensor {
 EK_API ModelReport inspect_tensors(const std::vector<NamedTensor>& tensors, const ToolOptions& options = {});
 
 struct FoldOptions : ToolOptions {
-  int64_t verify = 8;            // inputs of the proof: of options.data, else seeded random ones; 0: no proof
-  double tolerance = 1e-4;       // the largest difference that is written, as a share of the largest value
+  int64_t verify = 8;  // inputs of the proof: of options.data, else seeded random ones; 0: no proof
+  // The largest difference that is written, as a share of the largest value; none: 1e-4, or 1e-2 where weights are float16, 5e-2 for bfloat16.
+  std::optional<double> tolerance;
   bool write = true;             // false: fold and prove only
   bool force_inference = false;  // norms in training mode are taken to use their stored statistics
 };

@@ -182,8 +182,8 @@ ModelReport inspect_tensors(const std::vector<NamedTensor>& tensors, const ToolO
 
 FoldReport fold_model(const std::string& in, const std::string& out, const FoldOptions& options) {
   check_count("verify", options.verify, kMostInputs);
-  if (!std::isfinite(options.tolerance) || options.tolerance < 0) {
-    throw UsageError("tolerance is " + std::to_string(options.tolerance) + "; expected a finite number of at least 0");
+  if (options.tolerance && (!std::isfinite(*options.tolerance) || *options.tolerance < 0)) {
+    throw UsageError("tolerance is " + std::to_string(*options.tolerance) + "; expected a finite number of at least 0");
   }
   refuse_without_data(options);
   if (!options.corrupt.empty()) throw UsageError("corrupt has no meaning for fold_model; leave it out");

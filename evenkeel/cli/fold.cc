@@ -55,7 +55,7 @@ nlohmann::ordered_json fold_json(const tools::FoldedModel& folded, const Argumen
   json["model"] = model_path_of(arguments);
   json["out"] = folded.written ? nlohmann::ordered_json(asked.out) : nlohmann::ordered_json();
   json.update(tools::json_of(folded.record));
-  json["proof"] = folded.proof ? json_of(*folded.proof, asked.tolerance) : nlohmann::ordered_json();
+  json["proof"] = folded.proof ? json_of(*folded.proof, folded.tolerance) : nlohmann::ordered_json();
   return json;
 }
 
@@ -67,10 +67,10 @@ std::string fold_text(const tools::FoldedModel& folded, const Arguments& argumen
   return text;
 }
 
-std::string fold_refusal(const tools::FoldedModel& folded, const Arguments& arguments) {
+std::string fold_refusal(const tools::FoldedModel& folded) {
   return fmt::format(
       "the folded model differs by {:.3g} of the largest value, more than --tolerance {}: nothing was written",
-      folded.proof->worst_of_all(), arguments.tools.fold.tolerance);
+      folded.proof->worst_of_all(), folded.tolerance);
 }
 
 int run_fold(const Arguments& arguments) {
@@ -84,7 +84,7 @@ int run_fold(const Arguments& arguments) {
     print(fold_text(folded, arguments));
   }
   if (folded.good) return kExitGood;
-  print_note(fold_refusal(folded, arguments));
+  print_note(fold_refusal(folded));
   return kExitFindings;
 }
 

@@ -349,7 +349,7 @@ std::vector<Option> plan_options() {
        read_by(EK_FIELD(plan.input), parse_shape), "1x28x28, or what a file says"},
       {kPlan, "Network", "classes", 0, "N", "Outputs of the network.", integer(EK_FIELD(plan.classes), 1, 1 << 24),
        "10, or what a file says"},
-      {kPlan, "Network", "data", 'd', "D", "Take input and classes from this data set.",
+      {kPlan, "Network", "data", 'd', "D", fmt::format("Take input and classes from this data set: {}.", kDataWords),
        text_or(EK_FIELD(data), {"fashion-mnist", "mnist"}), "none", "file"},
       {kPlan, "Plan", "batch-size", 'b', "N", "Examples per step.", integer(EK_FIELD(plan.batch_size), 1, kMostBatch)},
       {kPlan, "Plan", "memory", 0, "BYTES", kMemoryHelp, bytes(EK_FIELD(plan.memory_bytes)), "no limit"},
@@ -511,7 +511,7 @@ const std::vector<Command>& commands() {
        "evenkeel plan MODEL [OPTIONS]",
        {{"evenkeel plan resnet20 --input 3x32x32", "phases, memory, and where the time goes"},
         {"evenkeel plan cnn --batch-size 512 --memory 128M --no-run", "does it fit in 128 MiB?"},
-        {"evenkeel plan net.toml --data cifar10 --json", "for a program to read"}},
+        {"evenkeel plan net.toml --data mnist --json", "for a program to read"}},
        "A phase walks the batch tile by tile on all threads; it ends where statistics of the whole batch are needed. "
        "Values that a later phase reads are kept, or made again there, which a star marks."},
       {"report",

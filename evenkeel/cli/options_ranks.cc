@@ -10,8 +10,8 @@ namespace {
 
 constexpr int64_t kMostRanks = 1 << 20;
 constexpr const char* kNormSyncHelp =
-    "Whose statistics a norm sees in training on several ranks (mpirun): those of the whole batch, of its own rank, or "
-    "of K neighbouring ranks.";
+    "Whose statistics a norm sees in training on several ranks (mpirun): global, those of the whole batch; local, of "
+    "its own rank; or group:K, of K neighbouring ranks.";
 constexpr const char* kDeterministicHelp =
     "Sum gradients in 16 groups of examples, as nodes of one tree: the same bits on any number of ranks up to 16, for "
     "more memory and more bytes between them.";

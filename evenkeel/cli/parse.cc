@@ -242,10 +242,10 @@ void find_without_effect(const TrainSettings& train, Warn warn) {
   const NormKind norm = train.norm.value_or(NormKind::kBatch);
   const std::string norm_kind = "--norm is " + norm_kind_names()[static_cast<size_t>(norm)];
   if (train.norm && !has_running_statistics(norm)) {
-    for (const char* option : {"running-statistics", "ghost-batch", "freeze-running", "use-running"})
-      warn(option, norm_kind);
+    for (const char* option : {"ghost-batch", "freeze-running", "use-running"}) warn(option, norm_kind);
     if (norm != NormKind::kNone) {
-      for (const char* option : {"new-batch-weight", "running-variance", "bias-corrected"}) warn(option, norm_kind);
+      for (const char* option : {"running-statistics", "new-batch-weight", "running-variance", "bias-corrected"})
+        warn(option, norm_kind);
     }
   }
   if (train.norm ? norm != NormKind::kGroup : from_zoo) warn("norm-groups", norm_kind);

@@ -16,7 +16,7 @@ namespace evenkeel::cli {
 nlohmann::ordered_json fold_json(const tools::FoldedModel& folded, const Arguments& arguments);
 std::string fold_text(const tools::FoldedModel& folded, const Arguments& arguments);
 // Why nothing was written. Requires that the proof failed.
-std::string fold_refusal(const tools::FoldedModel& folded, const Arguments& arguments);
+std::string fold_refusal(const tools::FoldedModel& folded);
 
 nlohmann::ordered_json diff_json(const tools::ModelDiff& diff, const Arguments& arguments);
 std::string diff_text(const tools::ModelDiff& diff, const Arguments& arguments);

@@ -332,7 +332,9 @@ ValueId GraphBuilder::flatten(const std::string& name, ValueId x) {
 ValueId GraphBuilder::add(const std::string& name, ValueId a, ValueId b) {
   if (shape(a) != shape(b)) {
     throw UsageError(at(name, "add") + "the two inputs must have the same shape, found " + to_string(shape(a)) +
-                     " and " + to_string(shape(b)) + "; give the residual block shortcut = \"pad\" or \"projection\"");
+                     " and " + to_string(shape(b)) +
+                     "; in a residual block give shortcut = \"pad\" or \"projection\" where channels or "
+                     "strides change, and padding to layers that lose rows at the borders");
   }
   const ValueId y = computed(name, shape(a));
   node(name, Add{}, {a, b}, {y});

@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/as_onnx.h"
+#include "evenkeel/tools/fold_linear.h"
 #include "evenkeel/tools/onnx_subject.h"
 
 namespace evenkeel::tools {
@@ -56,6 +58,19 @@ std::string metadata_of(const FoldRecord& record, const std::optional<Comparison
 
 }  // namespace
 
+double usual_tolerance(const onnx::Model& model) {
+  constexpr double kUsual = 1e-4, kFloat16 = 1e-2, kBfloat16 = 5e-2;
+  double tolerance = kUsual;
+  for (const onnx::Node& node : model.graph.nodes) {
+    if (!is_product(node) || node.inputs.size() < 2) continue;
+    const onnx::TensorValue* weights = model.graph.initializer(node.inputs[1]);
+    if (weights == nullptr) continue;
+    if (weights->type == onnx::ElementType::kFloat16) tolerance = std::max(tolerance, kFloat16);
+    if (weights->type == onnx::ElementType::kBfloat16) tolerance = std::max(tolerance, kBfloat16);
+  }
+  return tolerance;
+}
+
 FoldedModel fold_model(const Asked& asked, const FoldAsked& how) {
   const std::string path = model_path_of(asked);
   if (how.out.empty() && !how.dry_run) throw UsageError("fold needs --out FILE, or --dry-run to write nothing");
@@ -71,9 +86,10 @@ FoldedModel fold_model(const Asked& asked, const FoldAsked& how) {
   folded.record = fold(folded.model, {.force_inference = how.force_inference});
   folded.proof = prove(before, folded.model, folded.record, asked, how);
   if (folded.proof) require_finite(*folded.proof);
-  folded.good = !folded.proof || folded.proof->worst_of_all() <= how.tolerance;
+  folded.tolerance = how.tolerance.value_or(usual_tolerance(before));
+  folded.good = !folded.proof || folded.proof->worst_of_all() <= folded.tolerance;
   folded.written = folded.good && !how.dry_run;
-  if (folded.good) folded.model.metadata[kFoldMetadata] = metadata_of(folded.record, folded.proof, how.tolerance);
+  if (folded.good) folded.model.metadata[kFoldMetadata] = metadata_of(folded.record, folded.proof, folded.tolerance);
   if (folded.written) onnx::save(how.out, folded.model);
   return folded;
 }

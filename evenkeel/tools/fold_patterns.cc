@@ -44,18 +44,6 @@ std::string not_a_matrix(const FoldGraph& graph, const std::string& value, const
                            rank);
 }
 
-// One value for each channel of what a constant adds to a value of that rank; nothing where it differs within a channel.
-std::optional<std::vector<double>> per_channel(const Weights& constant, size_t rank, int64_t channels) {
-  Shape dims = constant.dims;
-  if (dims.size() > rank) return std::nullopt;
-  dims.insert(dims.begin(), rank - dims.size(), 1);
-  for (size_t axis = 0; axis < rank; ++axis) {
-    if (dims[axis] != 1 && !(axis == 1 && dims[axis] == channels)) return std::nullopt;
-  }
-  if (dims[1] == 1) return std::vector<double>(static_cast<size_t>(channels), constant.values.at(0));
-  return constant.values;
-}
-
 FoldAttempt into_product(FoldGraph& graph, size_t producer, size_t norm, const Affine& affine) {
   if (const std::string others = others_see(graph, producer, norm); !others.empty()) return refuse(others);
   std::string reason;

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/tools/fold_model.h"
 #include "evenkeel/tools/fold_testing.h"
 
 namespace evenkeel::tools {
@@ -196,6 +197,20 @@ TEST(Fold, a_conv_with_a_bias_of_its_own_and_an_addition_take_in_the_norm_behind
   net.norm("s", "y", 4);
   net.output("y");
   EXPECT_THAT(patterns_of(folded(net)), ElementsAre("conv+add -> norm"));
+}
+
+TEST(Fold, the_usual_tolerance_is_that_of_the_coarsest_weights) {
+  for (const auto& [type, expected] :
+       {std::pair{onnx::ElementType::kFloat, 1e-4}, std::pair{onnx::ElementType::kDouble, 1e-4},
+        std::pair{onnx::ElementType::kFloat16, 1e-2}, std::pair{onnx::ElementType::kBfloat16, 5e-2}}) {
+    Net net;
+    net.input("x", {2, 3, 5, 5}).constant("w", {4, 3, 3, 3}).constant("c", {4}, 1, 2);
+    net.node("Conv", {"x", "w", "c"}, "y");
+    net.output("y");
+    const std::vector<double> values(4 * 3 * 3 * 3, 0.5);
+    net.model.graph.set_initializer(onnx::tensor_as(type, "w", {4, 3, 3, 3}, values));
+    EXPECT_EQ(usual_tolerance(net.model), expected) << onnx::name_of(type);
+  }
 }
 
 TEST(Fold, an_addition_that_differs_within_a_channel_is_left) {

@@ -195,6 +195,17 @@ std::optional<Weights> affine_addend(const Weights* addend, std::span<const doub
   return result;
 }
 
+std::optional<std::vector<double>> per_channel(const Weights& constant, size_t rank, int64_t channels) {
+  Shape dims = constant.dims;
+  if (dims.size() > rank) return std::nullopt;
+  dims.insert(dims.begin(), rank - dims.size(), 1);
+  for (size_t axis = 0; axis < rank; ++axis) {
+    if (dims[axis] != 1 && !(axis == 1 && dims[axis] == channels)) return std::nullopt;
+  }
+  if (dims[1] == 1) return std::vector<double>(static_cast<size_t>(channels), constant.values.at(0));
+  return constant.values;
+}
+
 int64_t first_unstorable(const Weights& weights) {
   const double limit = limit_of(weights.type);
   for (size_t i = 0; i < weights.values.size(); ++i) {

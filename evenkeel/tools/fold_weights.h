@@ -84,6 +84,9 @@ class ScaledWeights {
 std::optional<Weights> affine_addend(const Weights* addend, std::span<const double> factor,
                                      std::span<const double> value, onnx::ElementType type);
 
+// One value for each channel (axis 1) of what a constant adds to a value of that rank, at least 2; nothing where it differs within a channel.
+std::optional<std::vector<double>> per_channel(const Weights& constant, size_t rank, int64_t channels);
+
 // The index of the first value that is not finite, or would not be when rounded to the type; -1: none.
 int64_t first_unstorable(const Weights& weights);
 

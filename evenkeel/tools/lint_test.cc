@@ -11,6 +11,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/test_folder.h"
+#include "evenkeel/tools/fold_testing.h"
 #include "evenkeel/tools/lint_data.h"
 #include "evenkeel/tools/norm_page.h"
 
@@ -308,6 +309,37 @@ TEST(NormTable, a_bias_that_others_read_too_is_not_said_to_be_redundant) {
   }
   for (const bool reader : {false, true}) {
     for (const NormRecord& norm : table_with(true, reader, !reader).norms) EXPECT_EQ(norm.bias_in_front, "");
+  }
+}
+
+TEST(NormTable, a_table_of_places_in_front_is_no_bias) {
+  struct Case {
+    const char* op;
+    Shape x, weights, addend;
+    bool bias;
+  };
+  const Case cases[] = {
+      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {4, 1, 1}, true},
+      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {1}, true},
+      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {7}, false},
+      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {4, 5, 7}, false},
+      {"MatMul", {2, 3}, {3, 4}, {4}, true},
+      {"MatMul", {2, 3}, {3, 4}, {2, 4}, false},
+      {"Gemm", {2, 3}, {3, 4}, {1, 4}, true},
+      {"Gemm", {2, 3}, {3, 4}, {2, 4}, false},
+  };
+  for (const Case& c : cases) {
+    Net net;
+    net.input("x", c.x).constant("w", c.weights).constant("a", c.addend, 1, 2);
+    if (c.op == std::string("Gemm")) {
+      net.node("Gemm", {"x", "w", "a"}, "s");
+    } else {
+      net.node(c.op, {"x", "w"}, "p");
+      net.node("Add", {"p", "a"}, "s");
+    }
+    net.norm("s", "y", 4);
+    net.output("y");
+    EXPECT_EQ(norm_table(net.model).norms.at(0).bias_in_front, c.bias ? "a" : "") << c.op << " " << to_string(c.addend);
   }
 }
 

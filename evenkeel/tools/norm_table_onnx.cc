@@ -84,7 +84,9 @@ class Surroundings {
     const onnx::Node& node = graph_.nodes[producer];
     const bool biased = product->addend && std::any_of(product->addend->values.begin(), product->addend->values.end(),
                                                        [](double value) { return value != 0; });
-    if (biased && only_norms_read(node.outputs[0])) record.bias_in_front = node.inputs[2];
+    // Gemm's C may be a matrix, which the norm does not take away.
+    const bool even = biased && (!product->matrix || per_channel(*product->addend, 2, record.channels).has_value());
+    if (even && only_norms_read(node.outputs[0])) record.bias_in_front = node.inputs[2];
     if (product->outputs() == record.channels) record.weight_range = largest_per_output(*product);
   }
 
@@ -95,6 +97,15 @@ class Surroundings {
     if (constants_.find(sum.inputs[side]) == nullptr || producer < 0) return;
     if (!is_product(graph_.nodes[static_cast<size_t>(producer)])) return;
     add_product(static_cast<size_t>(producer), record);
+    // A table of values for each place is not taken away.
+    const std::optional<Weights> constant = work_.constant(sum.inputs[side]);
+    std::string reason;
+    const std::optional<Product> product = product_at(work_, static_cast<size_t>(producer), reason);
+    if (!product) return;
+    // A rank that is not known is most likely that of a matrix.
+    const size_t rank =
+        product->matrix ? std::max<size_t>(2, work_.rank_of(sum.outputs[0])) : product->weights.dims().size();
+    if (!constant || !per_channel(*constant, rank, record.channels)) return;
     record.bias_in_front = only_norms_read(sum.outputs[0]) ? sum.inputs[side] : "";
   }
 

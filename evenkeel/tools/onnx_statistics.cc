@@ -11,6 +11,7 @@
 #include <set>
 
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/tools/fold_weights.h"
 #include "evenkeel/tools/norm_node.h"
 #include "evenkeel/train/batches.h"
 #include "evenkeel/train/estimate.h"
@@ -205,6 +206,20 @@ StatisticsWork recompute_statistics(onnx::Model& model, const ClassifierForm& fo
   return work;
 }
 
+namespace {
+
+void require_storable(const Weights& values, const std::string& norm, const char* what) {
+  const int64_t channel = first_unstorable(values);
+  if (channel < 0) return;
+  throw Error(
+      fmt::format("norm '{}' would get the {} {:.6g} (channel {}), which the {} of the model cannot hold; nothing "
+                  "was changed; convert the model to float32, or scale its inputs",
+                  norm, what, values.values[static_cast<size_t>(channel)], channel, onnx::name_of(values.type)),
+      kExitNotFinite);
+}
+
+}  // namespace
+
 void assign_statistics(onnx::Model& model, const std::vector<ChannelStatistics>& statistics) {
   const std::vector<OnnxNorm> norms = onnx_norms(model);
   const auto uses = onnx::uses_of(model.graph);
@@ -236,8 +251,9 @@ void assign_statistics(onnx::Model& model, const std::vector<ChannelStatistics>&
         new_name = fmt::format("{}.{}{}", s.name, input == kNormMean ? "running_mean" : "running_var",
                                i == 1 ? "" : fmt::format(".{}", i));
       taken.insert(new_name);
-      changes.push_back(
-          {norm->node, input, onnx::tensor_as(old.type, new_name, old.dims, input == kNormMean ? s.mean : s.var)});
+      const std::vector<double>& values = input == kNormMean ? s.mean : s.var;
+      require_storable({old.type, old.dims, values}, s.name, input == kNormMean ? "mean" : "variance");
+      changes.push_back({norm->node, input, onnx::tensor_as(old.type, new_name, old.dims, values)});
     }
   }
   for (Change& change : changes) {

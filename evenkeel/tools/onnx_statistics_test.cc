@@ -8,6 +8,7 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/onnx_testing.h"
+#include "evenkeel/model_io/test_folder.h"
 
 namespace evenkeel::tools {
 namespace {
@@ -189,6 +190,20 @@ TEST(OnnxStatistics, NumbersThatAreNoneComeBack) {
   EXPECT_TRUE(std::isnan(back[0].mean[0]));
   EXPECT_EQ(back[0].mean[1], HUGE_VAL);
   EXPECT_EQ(back[0].var[0], -HUGE_VAL);
+}
+
+TEST(OnnxStatistics, RefusesWhatTheTypeOfTheModelCannotHold) {
+  onnx::Model m = two_norms();
+  const std::vector<double> start = {1, 1};
+  m.graph.set_initializer(onnx::tensor_as(onnx::ElementType::kFloat16, "b.running_var", {2}, start));
+  assign_statistics(m, {{"b", 0, {5, 6}, {7, 65504}}});
+  EXPECT_THAT(onnx_norms(m)[1].stored.var, testing::ElementsAre(7, 65504));
+  EXPECT_THAT(message_of<Error>([&] {
+                assign_statistics(m, {{"b", 0, {5, 6}, {7, 90000}}});
+              }),
+              testing::AllOf(testing::HasSubstr("norm 'b' would get the variance 90000 (channel 1)"),
+                             testing::HasSubstr("float16"), testing::HasSubstr("nothing was changed")));
+  EXPECT_THAT(onnx_norms(m)[1].stored.var, testing::ElementsAre(7, 65504));
 }
 
 TEST(OnnxStatistics, RefusesNormsThatAreNotThere) {

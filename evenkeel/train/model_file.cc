@@ -1,5 +1,6 @@
 #include "evenkeel/train/model_file.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -145,6 +146,14 @@ class MetadataReader {
           "folder, which is written when the run ends");
     }
     if (it == file_.metadata.end() || it->second != kFormatName) {
+      const bool state_dict = std::any_of(file_.tensors.begin(), file_.tensors.end(), [](const auto& tensor) {
+        return tensor.first.ends_with(".weight") || tensor.first.ends_with(".running_mean");
+      });
+      if (state_dict) {
+        fail(
+            "this file holds weights without a network, as a state dict of PyTorch does; `evenkeel convert FILE "
+            "--architecture NAME -o model.safetensors` makes a model of it");
+      }
       fail("this file was not written by evenkeel (expected format = 'evenkeel' in its metadata, found " +
            (it == file_.metadata.end() ? "none" : "'" + it->second + "'") +
            "); train a model, or give its model.safetensors");

@@ -219,10 +219,14 @@ TEST(ModelFile, refuses_files_of_others_and_of_a_newer_evenkeel) {
   const TensorFile good = to_tensor_file(small_model());
   TensorFile file = copy_of(good);
   file.metadata["format"] = "pt";
-  EXPECT_NE(refusal_of(file).find("m.safetensors: this file was not written by evenkeel"), std::string::npos)
+  EXPECT_NE(refusal_of(file).find("m.safetensors: this file holds weights without a network, as a state dict"),
+            std::string::npos)
       << refusal_of(file);
-  file.metadata.clear();
-  EXPECT_NE(refusal_of(file).find("found none"), std::string::npos) << refusal_of(file);
+  TensorFile other;
+  other.tensors.emplace_back("data", Tensor(DType::kF32, {2}));
+  EXPECT_NE(refusal_of(other).find("m.safetensors: this file was not written by evenkeel"), std::string::npos)
+      << refusal_of(other);
+  EXPECT_NE(refusal_of(other).find("found none"), std::string::npos) << refusal_of(other);
   file = copy_of(good);
   file.metadata["format_version"] = "2";
   EXPECT_NE(refusal_of(file).find("format version 2, but this evenkeel reads versions up to 1"), std::string::npos)

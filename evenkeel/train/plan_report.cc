@@ -7,6 +7,7 @@
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/train/model_file.h"
 #include "evenkeel/train/profile.h"
+#include "evenkeel/train/training_step.h"
 
 namespace evenkeel {
 namespace {
@@ -181,6 +182,8 @@ PlanReport report_plan(const ModelSpec& spec, const PlanReportOptions& options) 
       with_updates(with_gradients(network.graph), {.kind = options.optimizer}, network.parameters, &states),
       options.precision);
   Plan plan = make_plan(graph, options.plan);
+  require_enough_parts(options.plan.ranks, options.plan.batch, plan.shard_unit, options.plan.deterministic,
+                       options.plan.batch);
   PlanReport report;
   report.batch = options.plan.batch;
   report.ranks = plan.ranks;

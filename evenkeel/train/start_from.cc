@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
@@ -49,9 +50,15 @@ void take_statistics(const Model& from, const Graph& graph, ParameterStore& stor
 
 std::string take_values(const Model& from, const std::string& path, const Network& network, Model& model) {
   std::vector<std::string> left;
+  const auto fits = [&](const std::string& name) {
+    return from.store.contains(name) && from.store.at(name).shape() == model.store.at(name).shape();
+  };
   const auto take = [&](const std::string& name) {
-    const bool there = from.store.contains(name);
-    if (there && from.store.at(name).shape() == model.store.at(name).shape()) {
+    // The count of the batches belongs to the statistics that they made.
+    constexpr std::string_view kCounter = ".num_batches_tracked";
+    const bool counts = name.ends_with(kCounter);
+    const std::string mean = name.substr(0, name.size() - (counts ? kCounter.size() : 0)) + ".running_mean";
+    if (fits(name) && (!counts || fits(mean))) {
       model.store.writable(name) = from.store.at(name).clone();
     } else {
       left.push_back(name);

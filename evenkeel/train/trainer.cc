@@ -511,6 +511,9 @@ class Run {
       result.validation_loss = last_epoch_->validation_loss;
       result.validation_accuracy = last_epoch_->validation_accuracy;
     }
+    if (settings_.average.any() && !averaged() && result.status == "finished")
+      note(fmt::format("warning: no weights were averaged: --average-weights {} begins behind the end of this run",
+                       to_string(settings_.average)));
     result.best_epoch = state_.best.epoch;
     result.profile = profile_;
     if (!settings_.profile.empty() && !profile_)

@@ -313,6 +313,17 @@ TEST_F(TrainerTest, the_averaged_network_is_evaluated_once_averaging_has_begun) 
   EXPECT_THAT(message_of<UsageError>([&] { train(s, {}); }), HasSubstr("from epoch 4 on, but the run has 3"));
 }
 
+TEST_F(TrainerTest, a_run_that_ends_before_averaging_begins_says_so) {
+  TrainSettings s = settings("run");
+  s.average = parse_averaging("swa=2");
+  s.max_steps = 6;  // one epoch
+  std::string notes;
+  TrainObserver observer;
+  observer.note = [&](const std::string& text) { notes += text + "\n"; };
+  EXPECT_EQ(train(s, observer).status, "finished");
+  EXPECT_THAT(notes, HasSubstr("no weights were averaged: --average-weights swa=2 begins behind the end of this run"));
+}
+
 TEST_F(TrainerTest, population_statistics_are_made_when_the_run_ends) {
   TrainSettings s = settings("ema");
   const TrainResult ema = train(s, {});

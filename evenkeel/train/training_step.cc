@@ -108,7 +108,8 @@ std::string TrainingStep::compile_plans(const Network& network, Precision precis
     }
     Plan plan = make_plan(graph, plan_options(cut_.sizes.front()));
     if (!cut_.last_uses_running) require_shares_to_normalize(plan, cut_.sizes.back());
-    require_enough_units(plan, cut_.sizes.front());
+    require_enough_parts(comm_.size(), cut_.sizes.front(), plan.shard_unit, settings_.deterministic,
+                         settings_.batch_size);
     const std::unique_ptr<Backend> backend = cpu_backend(threads_, settings_.spill);
     const auto compiled = [&](Plan made) { return backend->compile(std::move(made), model_.store, &comm_); };
     try {
@@ -140,22 +141,22 @@ PlanOptions TrainingStep::plan_options(int64_t batch) const {
           .deterministic = settings_.deterministic};
 }
 
-// A rank without examples in every batch would only wait.
-void TrainingStep::require_enough_units(const Plan& plan, int64_t batch) const {
-  const int64_t units = (batch + plan.shard_unit - 1) / plan.shard_unit;
-  const int64_t ranks = comm_.size();
-  if (settings_.deterministic && ranks > kDeterministicGroups) {
+void require_enough_parts(int64_t ranks, int64_t batch, int64_t unit, bool deterministic, int64_t batch_size) {
+  const int64_t units = (batch + unit - 1) / unit;
+  if (deterministic && ranks > kDeterministicGroups) {
     throw UsageError(fmt::format(
         "--deterministic sums gradients in {} groups of examples, which {} ranks cannot share: start at most {} ranks, "
         "or leave it out",
         kDeterministicGroups, ranks, std::min(units, kDeterministicGroups)));
   }
   if (ranks <= units) return;
+  const std::string remedy = batch < batch_size
+                                 ? "; there are no more examples to train on"
+                                 : fmt::format(", or give --batch-size {} or more", (ranks - 1) * unit + 1);
   throw UsageError(fmt::format(
       "{} ranks are more than a batch of {} examples has parts: it is cut into {} of {} examples{}; start at most {} "
-      "rank{}, or give --batch-size {} or more",
-      ranks, batch, units, plan.shard_unit, settings_.deterministic ? " (--deterministic)" : "", units,
-      units == 1 ? "" : "s", (ranks - 1) * plan.shard_unit + 1));
+      "rank{}{}",
+      ranks, batch, units, unit, deterministic ? " (--deterministic)" : "", units, units == 1 ? "" : "s", remedy));
 }
 
 void TrainingStep::note_spilling(const Plan& plan) const {

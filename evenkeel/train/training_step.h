@@ -24,6 +24,10 @@
 
 namespace evenkeel {
 
+// A rank without examples in every batch would only wait. Throws UsageError where `ranks` are more than the parts of `unit` examples that a batch
+// has. batch_size: what was asked for, more than `batch` where the data are few.
+void require_enough_parts(int64_t ranks, int64_t batch, int64_t unit, bool deterministic, int64_t batch_size);
+
 class TrainingStep {
  public:
   // Collective. Keeps references to settings, train, model and comm. Fills model.store: initial values, or those of `from` (null: none), and the optimizer's
@@ -56,7 +60,6 @@ class TrainingStep {
   void compile(const Network& network);
   // Returns why it cannot be done in bf16 on this rank; "" where all is well.
   std::string compile_plans(const Network& network, Precision precision);
-  void require_enough_units(const Plan& plan, int64_t batch) const;
   PlanOptions plan_options(int64_t batch) const;
   void note_spilling(const Plan& plan) const;
 

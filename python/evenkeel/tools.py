@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
 
@@ -100,8 +101,8 @@ class ModelReport(Report):
         raise KeyError(name)
 
 
-class StateDict(Dict[str, "Array"]):
-    """Arrays by name; .report says how they came about."""
+class StateDict(Dict[str, Any]):
+    """Arrays by name, or tensors where tensors were given; .report says how they came about."""
     report: Report
 
 
@@ -145,6 +146,35 @@ def _with_names_of(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict
     return named
 
 
+def _torch_of(value: Any) -> Any:
+    """PyTorch's module where `value` is a tensor of it, else None."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(value, torch.Tensor) else None
+
+
+def _in_kind_of(name: str, value: Array, given: Any) -> Any:
+    """An array as what `given` is, a tensor or an array, and in its type; where the values are those of `given`, a copy of it."""
+    import numpy as np
+    torch = _torch_of(given)
+    old = np.asarray(_plain(given).float() if torch is not None and given.is_floating_point() else _plain(given))
+    if old.shape == value.shape and np.array_equal(old.astype(value.dtype), value, equal_nan=value.dtype.kind == "f"):
+        return given.detach().clone() if torch is not None else np.array(given)
+    stored = torch.from_numpy(value).to(given.dtype) if torch is not None else value.astype(old.dtype)
+    if value.dtype.kind == "f" and not np.isfinite(np.asarray(stored.double() if torch is not None else stored)).all():
+        raise _core.Error(f"'{name}' would get the value {value[np.argmax(np.abs(value))]:.6g}, which {given.dtype} cannot hold; give the state dict "
+                          "in float32")
+    return stored
+
+
+def _in_kind_of_all(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict[str, Any]:
+    """The arrays as tensors or arrays of the types that `model` has; what it has not, as the weight of that layer."""
+    done: Dict[str, Any] = {}
+    for name, value in state.items():
+        alike = model.get(name, model.get(name.rpartition(".")[0] + ".weight"))
+        done[name] = value if alike is None else _in_kind_of(name, value, alike)
+    return done
+
+
 def _norms_of(model: Model) -> Any:
     """As _model(). The state dict of a single norm has bare names; it is the one that is then called "norm"."""
     given = _model(model)
@@ -175,13 +205,13 @@ def fold(model: Model, out: Optional[Path] = None, *, data: Any = None, **option
         options: of `evenkeel fold`: verify (how many inputs; 0: no proof), tolerance, force_inference, architecture, ...
 
     Returns the report: folded, left (with reasons) and proof. For a state dict: the tensors of the folded network by name, conv1.weight and
-    conv1.bias and no norms, with the report as `.report`. Raises evenkeel.Error, and writes nothing, where the outputs differ.
+    conv1.bias and no norms, with the report as `.report`; tensors where tensors were given, in their types. Raises evenkeel.Error, and writes nothing, where the outputs differ.
     """
     answer = _core.fold(_model(model), _data(data), _out(out, model), options)
     report = Report(answer)
     if answer["state"] is None:
         return report
-    state = StateDict(answer["state"])
+    state = StateDict(_in_kind_of_all(answer["state"], model))  # type: ignore[arg-type]
     state.report = report
     return state
 
@@ -199,14 +229,14 @@ def recalibrate(model: Model, data: Any = None, out: Optional[Path] = None, *, t
             adapt="gamma-beta", undo=True, ...
 
     Returns the report: norms (how far each moved), before, after. For a state dict: a new one with the new running statistics, under the same
-    names, with the report as `.report`.
+    names, with the report as `.report`: tensors where tensors were given, in their types; what did not change is a copy.
     """
     given = _model(model)
     answer = _core.recalibrate(given, _data(data), _data(test), _out(out, model), options)
     report = Report(answer)
     if answer["state"] is None:
         return report
-    state = StateDict(_with_names_of(answer["state"], given))
+    state = StateDict(_in_kind_of_all(_with_names_of(answer["state"], given), model))  # type: ignore[arg-type]
     state.report = report
     return state
 

@@ -125,7 +125,7 @@ py::dict fold(const py::object& model, const py::object& data, const std::string
     const py::gil_scoped_release release;
     return tools::fold_model(asked, asked.tools.fold);
   });
-  if (!folded.good) throw Error(in_python_words(cli::fold_refusal(folded, asked)), kExitFindings);
+  if (!folded.good) throw Error(in_python_words(cli::fold_refusal(folded)), kExitFindings);
   asked.verbose = true;
   return py::dict("json"_a = dumped(cli::fold_json(folded, asked)), "text"_a = cli::fold_text(folded, asked),
                   "warnings"_a = *said,

@@ -177,6 +177,36 @@ def test_recalibrate_keeps_the_names_in_any_order(small, prefix):
     assert list(done) == list(given)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_tensors_come_back_as_tensors_of_their_types(small, dtype):
+    torch = pytest.importorskip("torch")
+    network, x, _ = small
+    state = {name: torch.from_numpy(value) for name, value in network.state_dict().items()}
+    state = {name: value.to(getattr(torch, dtype)) * (1 + 2 ** -40) if value.is_floating_point() else value for name, value in state.items()}
+    done = evenkeel.recalibrate(state, 3 * x, architecture="mlp", input=(5,), classes=2)
+    assert list(done) == list(state)
+    for name, value in done.items():
+        assert isinstance(value, torch.Tensor) and value.dtype is state[name].dtype, name
+        statistics = ".running_" in name or "tracked" in name
+        assert statistics or (torch.equal(value, state[name]) and value is not state[name]), name
+    assert not torch.equal(done["bn1.running_var"], state["bn1.running_var"])
+    folded = evenkeel.fold(state, architecture="mlp", input=(5,), classes=2, tolerance=0.1)
+    assert {value.dtype for value in folded.values()} == {state["fc1.weight"].dtype}
+    arrays = {name: value.double().numpy() for name, value in state.items() if value.is_floating_point()}
+    done = evenkeel.recalibrate(arrays, x, architecture="mlp", input=(5,), classes=2)
+    assert {value.dtype for value in done.values()} == {np.dtype("float64")}
+    assert all(np.array_equal(done[name], arrays[name]) for name in arrays if ".running_" not in name)
+
+
+def test_statistics_that_the_type_cannot_hold_are_an_error(small):
+    torch = pytest.importorskip("torch")
+    network, x, _ = small
+    state = {name: torch.from_numpy(value) for name, value in network.state_dict().items()}
+    state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    with pytest.raises(evenkeel.Error, match="running_var' would get the value .*, which torch.float16 cannot hold"):
+        evenkeel.recalibrate(state, 3000 * x, architecture="mlp", input=(5,), classes=2)
+
+
 def test_recalibrate_of_names_that_end_alike():
     x = np.random.default_rng(0).random((8, 3, 32, 32), np.float32)
     state = evenkeel.Network("resnet20", input_shape=(3, 32, 32), classes=10).state_dict()
