@@ -29,6 +29,12 @@ def _plain(x: Any) -> Any:
     return x.detach() if getattr(x, "requires_grad", False) else x
 
 
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise _core.UsageError(f"{name}: found {value!r} of type {type(value).__name__}, expected a path or a name")
+    return os.fspath(value)
+
+
 def _whole(value: Any, name: str, least: int, most: int) -> int:
     try:
         whole = operator.index(value)
@@ -165,7 +171,7 @@ class Network:
                  seed: int = 1):
         shape = None if input_shape is None else _shape(input_shape)
         count = 0 if classes is None else _whole(classes, "classes", 1, 2 ** 31 - 1)
-        self._core = _core.Network(os.fspath(architecture), shape, count, _whole(seed, "seed", 0, 2 ** 64 - 1))
+        self._core = _core.Network(_path("architecture", architecture), shape, count, _whole(seed, "seed", 0, 2 ** 64 - 1))
 
     @classmethod
     def load(cls, path: Path, architecture: Optional[Path] = None, **options: Any) -> "Network":
@@ -180,11 +186,11 @@ class Network:
         """
         network = cls.__new__(cls)
         if architecture is not None:
-            options["architecture"] = os.fspath(architecture)
+            options["architecture"] = _path("architecture", architecture)
         for name in ("mean", "std"):
             if isinstance(options.get(name), (int, float)):
                 options[name] = [options[name]]
-        network._core = _core.Network.load(os.fspath(path), options)
+        network._core = _core.Network.load(_path("path", path), options)
         return network
 
     def fit(self, x: Any, y: Any = None, *, validation: Any = None, test: Optional[Data] = None, epochs: int = 3,
@@ -267,7 +273,7 @@ class Network:
 
     def save(self, path: Path) -> None:
         """Writes the network: .safetensors, which load() and the program read, or .onnx, for everybody else."""
-        self._core.save(os.fspath(path))
+        self._core.save(_path("path", path))
 
     def state_dict(self) -> Dict[str, Array]:
         """A copy of parameters and buffers by PyTorch's names: "conv1.weight" [out, in, k, k], "bn1.running_mean" [C], ..."""

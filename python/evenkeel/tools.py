@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from evenkeel import _core
-from evenkeel.network import _plain
+from evenkeel.network import _path, _plain
 
 if TYPE_CHECKING:  # importing evenkeel does not take the time of importing NumPy
     import numpy as np
@@ -109,7 +109,9 @@ class StateDict(Dict[str, Any]):
 def _model(model: Model) -> Any:
     if isinstance(model, Mapping):
         return {name: _plain(value) for name, value in model.items()}
-    return os.fspath(model)
+    if hasattr(model, "state_dict"):
+        raise _core.UsageError(f"model: found a {type(model).__name__}, expected a path or a state dict: give model.state_dict()")
+    return _path("model", model)
 
 
 def _data(data: Any) -> Any:

@@ -50,7 +50,7 @@ void require_threads(int64_t threads) {
 
 std::string in_python_words(const std::string& message) {
   static const std::regex kHelp("(; | \\()`evenkeel [a-z ]+--help` shows what there is\\)?");
-  static const std::regex kOption("--([a-z][a-z0-9]*(-[a-z0-9]+)*)");
+  static const std::regex kOption("`evenkeel [^`]*`|--([a-z][a-z0-9]*(-[a-z0-9]+)*)");  // commands stay as they are
   std::string text = std::regex_replace(message, kHelp, "");
   const std::string resume = "continue it with --resume, or give another folder with --out";
   if (const size_t at = text.find(resume); at != std::string::npos) {
@@ -61,7 +61,7 @@ std::string in_python_words(const std::string& message) {
   auto end = text.cbegin();
   for (std::sregex_iterator it(text.begin(), text.end(), kOption), last; it != last; ++it) {
     result.append(end, it->prefix().second);
-    result += replaced((*it)[1].str(), '-', '_');
+    result += (*it)[1].matched ? replaced((*it)[1].str(), '-', '_') : it->str();
     end = (*it)[0].second;
   }
   return result.append(end, text.cend());

@@ -36,6 +36,10 @@ auto speaking_python(F&& f) {
     throw FormatError(in_python_words(error.what()));
   } catch (const BackendError& error) {
     throw BackendError(in_python_words(error.what()));
+  } catch (const IoError&) {
+    throw;  // of the system, about files
+  } catch (const Error& error) {
+    throw Error(in_python_words(error.what()), error.exit_code());
   }
 }
 

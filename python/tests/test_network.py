@@ -508,3 +508,20 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run():
         evenkeel.Network("mlp").fit(x, y, epochs=1, patience=2)
     with pytest.raises(evenkeel.UsageError, match="keep"):
         evenkeel.Network("mlp").fit(x, y, validation=(x, y), epochs=1, keep="best")
+
+
+def test_what_is_no_path_is_said_so():
+    for call in (lambda: evenkeel.Network(5), lambda: evenkeel.Network.load(5), lambda: evenkeel.Network.load("a", 5),
+                 lambda: evenkeel.inspect(5)):
+        with pytest.raises(evenkeel.UsageError, match="found 5 of type int, expected a path or a name"):
+            call()
+    with pytest.raises(evenkeel.UsageError, match=r"found a Network, expected a path or a state dict: give model.state_dict\(\)"):
+        evenkeel.fold(evenkeel.Network("mlp"))
+
+
+def test_commands_in_messages_stay_as_they_are(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32), np.arange(40) % 2
+    evenkeel.Network("mlp").fit(x, y, epochs=1, out=tmp_path / "run")
+    checkpoint = next((tmp_path / "run").glob("checkpoint-*.safetensors"))
+    with pytest.raises(evenkeel.FormatError, match="from which `evenkeel train --resume` goes on"):
+        evenkeel.Network.load(checkpoint)
