@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""PyTorch's `cnn` (tests/torch_models.py) with evenkeel's batch norms beside the same network with its own: forward and backward.
+"""PyTorch's `cnn` and `resnet20` (tests/torch_models.py) with evenkeel's batch norms beside the same networks with its own: forward and backward.
 
   PYTHONPATH=build/release/python /usr/bin/python3 bench/torch_modules.py [--batch 128] [--rounds 60] [--threads 1 2] [--json FILE]
 
-Both networks take turns within one run, step by step, and which of them begins changes with every round, so that whatever else the
+"fused" is evenkeel.torch.convert(model, fuse=True): additions and activations behind the norms are theirs. Both networks take turns within one run, step by step, and which of them begins changes with every round, so that whatever else the
 machine does meets both alike. Printed: median time of forward and backward of each, median of the ratios of neighbours (ours /
 PyTorch's; below 1 is faster) with its quartiles, and the same for single norms: of a table, where the cost of a call counts, and of the
 network's first image.
@@ -31,14 +31,15 @@ from torch_models import make_model
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
-def network_steps(batch, format):
+def network_steps(name, batch, format, fuse):
     """Forward and backward of the whole network: (ours, PyTorch's), from equal weights on equal images."""
     torch.manual_seed(1)
-    theirs = make_model("cnn").to(memory_format=FORMATS[format])
-    mine = make_model("cnn").to(memory_format=FORMATS[format])
+    theirs = make_model(name).to(memory_format=FORMATS[format])
+    mine = make_model(name).to(memory_format=FORMATS[format])
     mine.load_state_dict(theirs.state_dict())
-    evenkeel.torch.convert(mine, inplace=True)
-    x = torch.randn(batch, 1, 28, 28).contiguous(memory_format=FORMATS[format])
+    mine = evenkeel.torch.convert(mine, fuse=fuse)
+    shape = (3, 32, 32) if name == "resnet20" else (1, 28, 28)
+    x = torch.randn(batch, *shape).contiguous(memory_format=FORMATS[format])
     labels = torch.arange(batch) % 10
 
     def step_of(model):
@@ -116,7 +117,9 @@ def main():
     results = []
     for threads in options.threads:
         torch.set_num_threads(threads)
-        cases = [(f"cnn {name}", *network_steps(options.batch, name), options.rounds, 1) for name in FORMATS]
+        cases = [(f"{network}{' fused' if fuse else ''} {name}", *network_steps(network, options.batch, name, fuse),
+                  options.rounds if network == "cnn" else options.rounds // 3 + 2, 1)
+                 for network in ("cnn", "resnet20") for fuse in (False, True) for name in FORMATS]
         cases += [(f"norm [128, 32, 28, 28] {name}", *norm_steps((128, 32, 28, 28), name, 1), options.rounds, 1) for name in FORMATS]
         cases.append(("norm [64, 128]", *norm_steps((64, 128), "nchw", 100), options.rounds, 100))
         for name, ours, theirs, rounds, repeats in cases:

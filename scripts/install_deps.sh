@@ -10,7 +10,7 @@ packages_of() {
                 libonnx-dev libhdf5-dev libopenmpi-dev libjs-chart.js libgtest-dev libgmock-dev pybind11-dev python3-dev ;;
     run) echo dataset-fashion-mnist ;;
     test) echo openmpi-bin clang-format librapidcheck-dev libbenchmark-dev libonnx-testdata pkg-config python3 python3-numpy python3-pytest git ;;
-    all) echo clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy python3-onnx ;;
+    all) echo mypy clang clang-tidy libclang-rt-14-dev libomp-dev libtorch-dev python3-torch python3-numpy python3-onnx ;;
     packages) echo dpkg-dev file man-db debootstrap lintian zsh fish ;;
     browser) echo chromium ;;
     npm) echo nodejs npm ;;

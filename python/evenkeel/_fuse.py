@@ -7,27 +7,30 @@ from collections import Counter
 from typing import Any, Optional
 
 import torch
-import torch.fx
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx.graph import Graph
+from torch.fx.graph_module import GraphModule
+from torch.fx.node import Node
+from torch.fx._symbolic_trace import Tracer
 from torch.nn import functional as F
 
 from evenkeel._core import UsageError
 
 _OF_MODULE = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu"}
 _OF_FUNCTION: dict[Any, str] = {
-    F.relu: "relu", F.relu_: "relu", torch.relu: "relu", torch.relu_: "relu", F.leaky_relu: "leaky_relu", torch.sigmoid: "sigmoid",  # type: ignore[attr-defined]
+    F.relu: "relu", F.relu_: "relu", torch.relu: "relu", torch.relu_: "relu", F.leaky_relu: "leaky_relu", torch.sigmoid: "sigmoid",
     F.sigmoid: "sigmoid", torch.tanh: "tanh", F.tanh: "tanh", F.silu: "silu", F.gelu: "gelu"}
 _OF_METHOD = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh"}
 _ADDITIONS: dict[str, set[Any]] = {"call_function": {operator.add, operator.iadd, torch.add}, "call_method": {"add", "add_"}}
 
 
-def _graph_of(model: nn.Module, training: bool) -> torch.fx.Graph:
+def _graph_of(model: nn.Module, training: bool) -> Graph:
     """The graph of the model in this mode; the modes of its modules are as before."""
     modes = {module: module.training for module in model.modules()}
     model.train(training)
     try:
-        return torch.fx.Tracer().trace(model)
+        graph: Graph = Tracer().trace(model)
+        return graph
     except UsageError:
         raise
     except Exception as error:  # whatever a forward() does with what is no tensor
@@ -70,7 +73,8 @@ def _added_to(norm: Node, node: Node) -> Optional[Node]:
     # Directly behind the norm: else the other tensor could be changed in between.
     if len(others) != 1 or not isinstance(others[0], Node) or norm.next is not node:
         return None
-    return others[0]
+    other: Node = others[0]
+    return other
 
 
 def _replace(node: Node, by: Node) -> None:
@@ -123,6 +127,6 @@ def fused(model: nn.Module, norms: set[type]) -> nn.Module:
                 module.activation, module.slope = found
                 _replace(behind, node)
     graph.lint()
-    result = GraphModule(model, graph, type(model).__name__)
+    result: nn.Module = GraphModule(model, graph, type(model).__name__)
     _keep_state(result, model)
     return result
