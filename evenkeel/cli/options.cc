@@ -181,6 +181,11 @@ std::vector<Option> optimization_options() {
        "Epochs in which the learning rate rises from 0, as in --schedule cosine --warmup-epochs 1; one-cycle has its "
        "own rise.",
        number(EK_FIELD(train.warmup_epochs), kNotNegative)},
+      {kTrain, group, "plateau-patience", 0, "N",
+       "--schedule plateau: multiply the rate by --step-factor after N epochs in which the validation loss (or "
+       "accuracy, "
+       "with --keep best-accuracy) was no better than before.",
+       integer(EK_FIELD(train.plateau_patience), 1, 1000000)},
       {kTrain, group, "step-epochs", 0, "X", "Epochs between the steps of --schedule step.",
        number(EK_FIELD(train.step_epochs), kPositive)},
       {kTrain, group, "step-factor", 0, "X", "What the learning rate is multiplied by at a step.",

@@ -228,7 +228,9 @@ void find_without_effect(const TrainSettings& train, Warn warn) {
   if (train.schedule == ScheduleKind::kOneCycle && train.warmup_epochs > 0)
     warn("warmup-epochs", schedule + ", which has its own rise; try --schedule cosine");
   if (train.schedule != ScheduleKind::kStep) warn("step-epochs", schedule);
-  if (train.schedule != ScheduleKind::kStep) warn("step-factor", schedule);
+  const bool plateau = train.schedule == ScheduleKind::kPlateau;
+  if (train.schedule != ScheduleKind::kStep && !plateau) warn("step-factor", schedule);
+  if (!plateau) warn("plateau-patience", schedule);
 
   // What is not given may stand in a TOML file.
   const auto& names = zoo_names();

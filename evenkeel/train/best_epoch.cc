@@ -18,7 +18,9 @@ void BestEpoch::require_validation(int64_t examples) const {
   throw UsageError(
       fmt::format("{} judges the epochs by a validation set, and there is none; give a part of the training set to it: "
                   "--validation 0.1",
-                  settings_.patience > 0 ? "--patience" : "--keep"));
+                  settings_.patience > 0          ? "--patience"
+                  : settings_.keep != Keep::kLast ? "--keep"
+                                                  : "--schedule plateau"));
 }
 
 void BestEpoch::judge(const EpochSummary& epoch, TrainState& state, const ParameterStore& store) {
@@ -26,9 +28,17 @@ void BestEpoch::judge(const EpochSummary& epoch, TrainState& state, const Parame
   const bool by_accuracy = settings_.keep == Keep::kBestAccuracy;
   const double value = by_accuracy ? *epoch.validation_accuracy : *epoch.validation_loss;
   const bool better = by_accuracy ? value > state.best.value : value < state.best.value;
-  if (std::isnan(value) || (state.best.epoch > 0 && !better)) return;
-  state.best = {epoch.epoch, value};
-  if (settings_.keep != Keep::kLast) files_.save_best(state, store);
+  if (!std::isnan(value) && (state.best.epoch == 0 || better)) {
+    state.best = {epoch.epoch, value};
+    state.plateau.since = epoch.epoch;
+    if (settings_.keep != Keep::kLast) files_.save_best(state, store);
+  } else if (lowers_rate() && epoch.epoch - state.plateau.since >= settings_.plateau_patience) {
+    ++state.plateau.reductions;
+    state.plateau.since = epoch.epoch;
+    const double rate =
+        settings_.learning_rate * std::pow(settings_.step_factor, static_cast<double>(state.plateau.reductions));
+    files_.note(fmt::format("the learning rate is {:.3g} from here on: {}", rate, sentence(state)));
+  }
 }
 
 bool BestEpoch::waited_enough(const TrainState& state, int64_t steps_per_epoch) const {

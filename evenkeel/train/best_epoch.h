@@ -19,6 +19,7 @@ class BestEpoch {
   // Throws UsageError where epochs are to be judged and there is nothing to judge them by.
   void require_validation(int64_t examples) const;
   // At the end of an epoch, with what was measured: assigns state.best where it is the best so far, and writes its values. Equal is not better.
+  // With the schedule plateau assigns state.plateau, with a note where the rate goes down.
   void judge(const EpochSummary& epoch, TrainState& state, const ParameterStore& store);
   // Whether --patience epochs have gone by since the best one.
   bool waited_enough(const TrainState& state, int64_t steps_per_epoch) const;
@@ -29,7 +30,8 @@ class BestEpoch {
   std::string sentence(const TrainState& state) const;
 
  private:
-  bool asked() const { return settings_.keep != Keep::kLast || settings_.patience > 0; }
+  bool lowers_rate() const { return settings_.schedule == ScheduleKind::kPlateau; }
+  bool asked() const { return settings_.keep != Keep::kLast || settings_.patience > 0 || lowers_rate(); }
 
   const TrainSettings& settings_;
   RunFiles& files_;

@@ -93,6 +93,52 @@ TEST_F(BestEpochTest, patience_ends_a_run_and_by_itself_keeps_the_last_epoch) {
   expect_same_tensors(train(noisy("short", result.epochs), {}).model_path, result.model_path);
 }
 
+std::vector<double> rates_of(const std::string& log) {
+  std::vector<double> rates;
+  for (const LogRecord& record : read_log(log)) {
+    if (const auto* step = std::get_if<StepRecord>(&record)) rates.push_back(step->learning_rate);
+  }
+  return rates;
+}
+
+TEST_F(BestEpochTest, a_plateau_lowers_the_rate_and_a_resumed_run_goes_on_with_it) {
+  TrainSettings s = noisy("whole", 12);
+  s.schedule = ScheduleKind::kPlateau;
+  s.plateau_patience = 2;
+  s.step_factor = 0.5;
+  const TrainResult whole = watched(s);
+  // The rule, applied to what was measured.
+  std::vector<double> expected;
+  double rate = s.learning_rate, best = HUGE_VAL;
+  int64_t since = 0, reductions = 0;
+  for (const EpochSummary& e : epochs_) {
+    expected.insert(expected.end(), static_cast<size_t>(e.batches), rate);
+    if (*e.validation_loss < best) {
+      best = *e.validation_loss;
+      since = e.epoch;
+    } else if (e.epoch - since == 2) {
+      rate /= 2;
+      since = e.epoch;
+      ++reductions;
+    }
+  }
+  ASSERT_GT(reductions, 1);
+  EXPECT_EQ(rates_of(folder_ / "whole/log.jsonl"), expected);
+  EXPECT_THAT(notes_, HasSubstr("the learning rate is 0.01 from here on: epoch"));
+  const int64_t per_epoch = whole.steps / 12;
+  s.out = folder_ / "stopped";
+  for (const int64_t stop_at : {per_epoch * 5 + 1, per_epoch * 8}) {
+    std::atomic<bool> stop{false};
+    TrainObserver observer;
+    observer.stop = &stop;
+    observer.progress = [&](const Progress& p) { stop = p.step == stop_at; };
+    EXPECT_EQ(train(s, observer).status, "interrupted");
+    s.resume = true;
+  }
+  expect_same_tensors(whole.model_path, train(s, {}).model_path);
+  EXPECT_EQ(rates_of(folder_ / "stopped/log.jsonl"), expected);
+}
+
 TEST_F(BestEpochTest, interrupted_anywhere_and_resumed_finds_the_same_best_epoch) {
   TrainSettings s = noisy("whole", 40);
   s.keep = Keep::kBestLoss;

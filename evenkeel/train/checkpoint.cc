@@ -75,6 +75,10 @@ TensorFile checkpoint_of(const TrainState& s, const RunIdentity& identity, const
     file.metadata["best_epoch"] = number_text(s.best.epoch);
     file.metadata["best_bits"] = bits_text(s.best.value);
   }
+  if (s.plateau.since > 0) {
+    file.metadata["plateau_reductions"] = number_text(s.plateau.reductions);
+    file.metadata["plateau_since"] = number_text(s.plateau.since);
+  }
   file.metadata["network"] = identity.network;
   file.metadata["data"] = identity.data;
   for (const auto& [key, value] : identity.settings) file.metadata[kSettingPrefix + key] = value;
@@ -129,6 +133,10 @@ TrainState restore_checkpoint(const TensorFile& file, const std::string& name, c
   if (file.metadata.count("best_epoch") > 0) {
     s.best.epoch = number<int64_t>(file, name, "best_epoch");
     s.best.value = std::bit_cast<double>(number<uint64_t>(file, name, "best_bits"));
+  }
+  if (file.metadata.count("plateau_since") > 0) {
+    s.plateau.reductions = number<int64_t>(file, name, "plateau_reductions");
+    s.plateau.since = number<int64_t>(file, name, "plateau_since");
   }
   return s;
 }

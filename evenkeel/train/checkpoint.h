@@ -30,6 +30,10 @@ struct TrainState {
     int64_t epoch = 0;  // 0: none was judged yet
     double value = 0;   // its validation loss, or accuracy: TrainSettings::keep
   } best;
+  struct Plateau {
+    int64_t reductions = 0;  // of the learning rate
+    int64_t since = 0;       // the epoch of the last one, or the best so far where that was later
+  } plateau;
 };
 
 // What a run is about: it is resumed with the same only.

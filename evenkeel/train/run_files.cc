@@ -17,8 +17,9 @@ double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock:
 void require_place_in_run(const TrainState& s, const BatchCut& cut, int64_t epochs, const std::string& path) {
   const auto batches = static_cast<int64_t>(cut.sizes.size());
   bool sound = s.epoch >= 0 && s.epoch <= epochs && s.batch >= 0 && s.batch <= batches && s.updates >= 0 &&
-               s.updates <= s.step && s.best.epoch >= 0 && s.best.epoch <= s.epoch && s.sums.examples >= 0 &&
-               s.sums.refused >= 0 && s.ranks >= 1;
+               s.updates <= s.step && s.best.epoch >= 0 && s.best.epoch <= s.epoch && s.plateau.reductions >= 0 &&
+               s.plateau.since >= 0 && s.plateau.since <= s.epoch && s.sums.examples >= 0 && s.sums.refused >= 0 &&
+               s.ranks >= 1;
   if (sound) {
     sound = s.first_example == std::accumulate(cut.sizes.begin(), cut.sizes.begin() + s.batch, int64_t{0}) &&
             s.step == (s.epoch == 0 ? 0 : (s.epoch - 1) * batches + s.batch);

@@ -32,7 +32,7 @@ double one_cycle(double largest, int64_t total, int64_t step) {
 }  // namespace
 
 const std::vector<std::string>& schedule_names() {
-  static const std::vector<std::string> names = {"constant", "step", "cosine", "one-cycle"};
+  static const std::vector<std::string> names = {"constant", "step", "cosine", "one-cycle", "plateau"};
   return names;
 }
 
@@ -42,7 +42,7 @@ ScheduleKind schedule_from_name(const std::string& name) {
   if (it != names.end()) return static_cast<ScheduleKind>(it - names.begin());
   const std::string likely = closest_match(name, names);
   throw UsageError("unknown schedule '" + name + "'" + (likely.empty() ? ";" : "; did you mean '" + likely + "'?") +
-                   " The schedules are constant, step, cosine and one-cycle");
+                   " The schedules are constant, step, cosine, one-cycle and plateau");
 }
 
 const char* name_of(ScheduleKind kind) { return schedule_names()[static_cast<size_t>(kind)].c_str(); }
@@ -58,6 +58,7 @@ double learning_rate_at(const Schedule& s, int64_t step) {
     const int64_t drops = t / s.step_every;
     return s.learning_rate * std::pow(s.factor, static_cast<double>(drops));
   }
+  if (s.kind == ScheduleKind::kPlateau) return s.learning_rate * std::pow(s.factor, static_cast<double>(s.reductions));
   if (s.kind == ScheduleKind::kCosine) {
     const int64_t total = std::max<int64_t>(1, s.total_steps - s.warmup_steps);
     const double fraction = static_cast<double>(std::min(t, total)) / static_cast<double>(total);

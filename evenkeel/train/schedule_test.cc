@@ -72,8 +72,8 @@ TEST(Schedule, one_cycle_rises_to_the_largest_rate_and_falls_to_almost_nothing) 
 }
 
 TEST(Schedule, is_finite_and_positive_for_runs_of_a_few_steps) {
-  for (const ScheduleKind kind :
-       {ScheduleKind::kConstant, ScheduleKind::kStep, ScheduleKind::kCosine, ScheduleKind::kOneCycle}) {
+  for (const ScheduleKind kind : {ScheduleKind::kConstant, ScheduleKind::kStep, ScheduleKind::kCosine,
+                                  ScheduleKind::kOneCycle, ScheduleKind::kPlateau}) {
     for (int64_t total = 1; total < 12; ++total) {
       for (int64_t warmup = 0; warmup <= total + 1; ++warmup) {
         const Schedule s{.kind = kind, .learning_rate = 0.5, .total_steps = total, .warmup_steps = warmup};

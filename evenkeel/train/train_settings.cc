@@ -121,6 +121,7 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   }
   if (s.deterministic) map["deterministic"] = "true";
   if (s.keep != Keep::kLast) map["keep"] = name_of(s.keep);
+  if (s.schedule == ScheduleKind::kPlateau) map["plateau-patience"] = std::to_string(s.plateau_patience);
   if (s.patience > 0) map["patience"] = std::to_string(s.patience);
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
@@ -227,6 +228,11 @@ void require_sound(const TrainSettings& s) {
   if (s.threads < 0 || s.threads > kMostThreads) {
     throw UsageError(fmt::format("threads is {}; expected 0 to {}", s.threads, kMostThreads));
   }
+  if (s.schedule == ScheduleKind::kPlateau && !(s.step_factor > 0 && s.step_factor < 1))
+    throw UsageError(
+        fmt::format("schedule plateau lowers the rate: step-factor must be between 0 and 1, found {}", s.step_factor));
+  if (s.plateau_patience < 1)
+    throw UsageError(fmt::format("plateau-patience must be at least 1, found {}", s.plateau_patience));
   if (s.patience < 0) throw UsageError(fmt::format("patience must be at least 0, which is none; found {}", s.patience));
   if (s.norm_sync_group < 0) {
     throw UsageError(

@@ -216,6 +216,7 @@ class Run {
     if (settings_.schedule == ScheduleKind::kStep)
       schedule.step_every = std::max<int64_t>(1, steps(settings_.step_epochs));
     schedule.factor = settings_.step_factor;
+    schedule.reductions = state_.plateau.reductions;
     return schedule;
   }
 

@@ -73,6 +73,8 @@ struct TrainSettings {
   double warmup_epochs = 0;
   double step_epochs = 1;  // schedule step: every so many epochs
   double step_factor = 0.1;
+  // Schedule plateau: the rate is multiplied by step_factor after so many epochs in which the validation set was no better than before.
+  int64_t plateau_patience = 3;
   uint64_t seed = 1;
   int threads = 0;          // 0: the cores this process may use
   size_t memory_bytes = 0;  // > 0: the most that a training step may take (memory_of)
