@@ -21,6 +21,7 @@ _OF_FUNCTION: dict[Any, str] = {
     F.relu: "relu", F.relu_: "relu", torch.relu: "relu", torch.relu_: "relu", F.leaky_relu: "leaky_relu", torch.sigmoid: "sigmoid",
     F.sigmoid: "sigmoid", torch.tanh: "tanh", F.tanh: "tanh", F.silu: "silu", F.gelu: "gelu"}
 _OF_METHOD = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh"}
+_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor", "ilshift", "irshift"}
 _ADDITIONS: dict[str, set[Any]] = {"call_function": {operator.add, operator.iadd, torch.add}, "call_method": {"add", "add_"}}
 
 
@@ -65,14 +66,29 @@ def _activation_of(node: Node, model: nn.Module) -> Optional[tuple[str, float]]:
     return (name if name != "gelu" or gelu == "none" else "gelu_tanh"), float(slope)
 
 
-def _added_to(norm: Node, node: Node) -> Optional[Node]:
-    """What `node` adds to what the norm makes, where that is another tensor, there before the norm is called."""
+def _leaves_alone(node: Node, model: nn.Module) -> bool:
+    """Whether an operation changes none of the tensors that it is given, as far as its name and arguments say."""
+    if node.op == "call_module":
+        return not any(getattr(module, "inplace", False) for module in model.get_submodule(str(node.target)).modules())
+    if node.op in ("call_function", "call_method"):
+        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "_")
+        in_place = name.endswith("_") or name == "setitem" or (getattr(node.target, "__module__", "") == "_operator" and name in _IN_PLACE)
+        return not in_place and not any(value is True for value in (*node.args, *node.kwargs.values()))  # F.relu(x, True)
+    return node.op == "get_attr"
+
+
+def _added_to(norm: Node, node: Node, model: nn.Module) -> Optional[Node]:
+    """What `node` adds to what the norm makes, where that is another tensor, and no operation between the two may change one."""
     if node.target not in _ADDITIONS.get(node.op, ()) or node.kwargs or len(node.args) != 2:
         return None
     others = [argument for argument in node.args if argument is not norm]
-    # Directly behind the norm: else the other tensor could be changed in between.
-    if len(others) != 1 or not isinstance(others[0], Node) or norm.next is not node:
+    if len(others) != 1 or not isinstance(others[0], Node):
         return None
+    between = norm.next
+    while between is not node:
+        if not _leaves_alone(between, model):
+            return None
+        between = between.next
     other: Node = others[0]
     return other
 
@@ -110,14 +126,15 @@ def fused(model: nn.Module, norms: set[type]) -> nn.Module:
                          "without fuse=True")
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
-    for node in list(graph.nodes):
+    for node in reversed(list(graph.nodes)):  # of two norms that are added, the later one has its output in the cache
         module: Any = modules.get(str(node.target)) if node.op == "call_module" else None
         if type(module) not in norms or calls[id(module)] > 1 or module.activation != "identity" or len(node.args) != 1:
             continue
         if "residual" not in node.kwargs and len(node.users) == 1:
             addition = next(iter(node.users))
-            residual = _added_to(node, addition)
+            residual = _added_to(node, addition, model)
             if residual is not None:
+                addition.prepend(node)  # where the other tensor is there
                 node.kwargs = {**node.kwargs, "residual": residual}
                 _replace(addition, node)
         if len(node.users) == 1:

@@ -138,7 +138,8 @@ def test_activations_as_modules_and_as_functions(activation):
     lambda y, x: (y, F.relu(y))[1] + y,  # the output goes elsewhere, too
     lambda y, x: F.hardtanh(y),
     lambda y, x: F.relu(x) * y,
-    lambda y, x: y + x.cos(),  # made behind the call of the norm
+    lambda y, x: y + x.clone().relu_(),  # something is changed in between
+    lambda y, x: y + F.relu(x.clone(), True),
 ])
 def test_what_cannot_be_taken_stays(function):
     model = Behind(function)
@@ -147,9 +148,15 @@ def test_what_cannot_be_taken_stays(function):
     expect_same(model, graph, torch.randn(8, 3))
 
 
+def test_what_is_made_behind_the_norm_can_be_added():
+    for function in (lambda y, x: F.relu(y + F.pad(x[:, :2].cos(), (0, 1))), lambda y, x: F.relu(x.cos() + y)):
+        model = Behind(function)
+        graph = ours.convert(copy.deepcopy(model), fuse=True)
+        assert activations_of(graph) == {"norm": "relu"}
+        expect_same(model, graph, torch.randn(8, 3))
+
+
 def test_a_value_per_channel_is_added_as_pytorch_does():
-    model = Behind(lambda y, x: F.relu(y + x[:1]))
-    model.norm = nn.BatchNorm1d(3)
 
     class Before(nn.Module):
 
