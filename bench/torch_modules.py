@@ -3,7 +3,7 @@
 
   PYTHONPATH=build/release/python /usr/bin/python3 bench/torch_modules.py [--batch 128] [--rounds 60] [--threads 1 2] [--json FILE]
 
-"fused" is evenkeel.torch.convert(model, fuse=True): additions and activations behind the norms are theirs. Both networks take turns within one run, step by step, and which of them begins changes with every round, so that whatever else the
+Both networks take turns within one run, step by step, and which of them begins changes with every round, so that whatever else the
 machine does meets both alike. Printed: median time of forward and backward of each, median of the ratios of neighbours (ours /
 PyTorch's; below 1 is faster) with its quartiles, and the same for single norms: of a table, where the cost of a call counts, and of the
 network's first image.
@@ -31,13 +31,13 @@ from torch_models import make_model
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
-def network_steps(name, batch, format, fuse):
+def network_steps(name, batch, format):
     """Forward and backward of the whole network: (ours, PyTorch's), from equal weights on equal images."""
     torch.manual_seed(1)
     theirs = make_model(name).to(memory_format=FORMATS[format])
     mine = make_model(name).to(memory_format=FORMATS[format])
     mine.load_state_dict(theirs.state_dict())
-    mine = evenkeel.torch.convert(mine, fuse=fuse)
+    evenkeel.torch.convert(mine, inplace=True)
     shape = (3, 32, 32) if name == "resnet20" else (1, 28, 28)
     x = torch.randn(batch, *shape).contiguous(memory_format=FORMATS[format])
     labels = torch.arange(batch) % 10
@@ -117,9 +117,8 @@ def main():
     results = []
     for threads in options.threads:
         torch.set_num_threads(threads)
-        cases = [(f"{network}{' fused' if fuse else ''} {name}", *network_steps(network, options.batch, name, fuse),
-                  options.rounds if network == "cnn" else options.rounds // 3 + 2, 1)
-                 for network in ("cnn", "resnet20") for fuse in (False, True) for name in FORMATS]
+        cases = [(f"{network} {name}", *network_steps(network, options.batch, name), options.rounds if network == "cnn" else options.rounds // 3 + 2, 1)
+                 for network in ("cnn", "resnet20") for name in FORMATS]
         cases += [(f"norm [128, 32, 28, 28] {name}", *norm_steps((128, 32, 28, 28), name, 1), options.rounds, 1) for name in FORMATS]
         cases.append(("norm [64, 128]", *norm_steps((64, 128), "nchw", 100), options.rounds, 100))
         for name, ours, theirs, rounds, repeats in cases:

@@ -162,19 +162,17 @@ def _in_kind_of(name: str, value: Array, given: Any) -> Any:
     if old.shape == value.shape and np.array_equal(old.astype(value.dtype), value, equal_nan=value.dtype.kind == "f"):
         return given.detach().clone() if torch is not None else np.array(given)
     stored = torch.from_numpy(value).to(given.dtype) if torch is not None else value.astype(old.dtype)
-    if value.dtype.kind == "f" and not np.isfinite(np.asarray(stored.double() if torch is not None else stored)).all():
-        raise _core.Error(f"'{name}' would get the value {value[np.argmax(np.abs(value))]:.6g}, which {given.dtype} cannot hold; give the state dict "
-                          "in float32")
+    if value.dtype.kind == "f":
+        lost = np.isfinite(value) & ~np.isfinite(np.asarray(stored.double() if torch is not None else stored))
+        if lost.any():
+            raise _core.Error(f"'{name}' would get the value {value[lost].flat[0]:.6g}, which {given.dtype} cannot hold; give the state dict in float32")
     return stored
 
 
-def _in_kind_of_all(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict[str, Any]:
-    """The arrays as tensors or arrays of the types that `model` has; what it has not, as the weight of that layer."""
-    done: Dict[str, Any] = {}
-    for name, value in state.items():
-        alike = model.get(name, model.get(name.rpartition(".")[0] + ".weight"))
-        done[name] = value if alike is None else _in_kind_of(name, value, alike)
-    return done
+def _tensors_if(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict[str, Any]:
+    """The arrays as tensors where `model` holds tensors."""
+    torch = next((found for found in map(_torch_of, model.values()) if found is not None), None)
+    return {name: value if torch is None else torch.from_numpy(value) for name, value in state.items()}
 
 
 def _norms_of(model: Model) -> Any:
@@ -207,13 +205,13 @@ def fold(model: Model, out: Optional[Path] = None, *, data: Any = None, **option
         options: of `evenkeel fold`: verify (how many inputs; 0: no proof), tolerance, force_inference, architecture, ...
 
     Returns the report: folded, left (with reasons) and proof. For a state dict: the tensors of the folded network by name, conv1.weight and
-    conv1.bias and no norms, with the report as `.report`; tensors where tensors were given, in their types. Raises evenkeel.Error, and writes nothing, where the outputs differ.
+    conv1.bias and no norms, with the report as `.report`; tensors where tensors were given, float32, as they were proved. Raises evenkeel.Error, and writes nothing, where the outputs differ.
     """
     answer = _core.fold(_model(model), _data(data), _out(out, model), options)
     report = Report(answer)
     if answer["state"] is None:
         return report
-    state = StateDict(_in_kind_of_all(answer["state"], model))  # type: ignore[arg-type]
+    state = StateDict(_tensors_if(answer["state"], model))  # type: ignore[arg-type]
     state.report = report
     return state
 
@@ -238,7 +236,9 @@ def recalibrate(model: Model, data: Any = None, out: Optional[Path] = None, *, t
     report = Report(answer)
     if answer["state"] is None:
         return report
-    state = StateDict(_in_kind_of_all(_with_names_of(answer["state"], given), model))  # type: ignore[arg-type]
+    named = _with_names_of(answer["state"], given)
+    state = StateDict({name: _in_kind_of(name, value, model[name]) if name in model else value  # type: ignore[index, operator]
+                       for name, value in named.items()})
     state.report = report
     return state
 

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from evenkeel import _core
 from evenkeel._core import UsageError
-from evenkeel._fuse import fused
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm", "convert", "revert"]
 
@@ -344,6 +343,11 @@ def _node_of_fx(module: nn.Module, x: Any, residual: Any) -> Any:
     if not isinstance(x, torch.fx.Proxy) or not isinstance(x.tracer, torch.fx.Tracer):  # type: ignore[attr-defined]
         return None
     path = x.tracer.path_of_module(module)
+    if not path:
+        raise UsageError("a norm alone is no model that torch.fx could trace; put it into one: torch.nn.Sequential(norm)")
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UsageError(f"torch.fx would call the hooks of {path} twice, while it traces and in the graph; remove them before, and register them on "
+                         "the graph's module")
     return x.tracer.create_proxy("call_module", path, (x,), {} if residual is None else {"residual": residual})
 
 
@@ -458,18 +462,13 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def convert(model: nn.Module, inplace: bool = False, *, fuse: bool = False) -> nn.Module:
+def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
     """The model with evenkeel's norms in the place of every nn.BatchNorm1d, 2d and 3d. Parameters and buffers stay the same tensors.
 
     inplace=False leaves `model` as it is and gives another that shares its tensors: both train the same weights. inplace=True changes
     the class of the modules and nothing else, so that optimizers, hooks and other references to them stay good.
-    fuse=True gives a torch.fx.GraphModule, with the same state dict, in which the norms do the additions and activations that follow them
-    (norm, + shortcut, relu: one pass over memory in place of three). Throws UsageError for a forward() that torch.fx cannot follow or that
-    itself asks whether it is in training.
     SyncBatchNorm, lazy norms before their first batch and classes of others that derive from PyTorch's norms are left, with a warning.
     """
-    if fuse and inplace:
-        raise UsageError("fuse=True gives another module, the graph of the model; expected inplace=False with it")
     model = model if inplace else _copy_sharing_tensors(model)
     left = []
     for name, module in model.named_modules():
@@ -479,7 +478,7 @@ def convert(model: nn.Module, inplace: bool = False, *, fuse: bool = False) -> n
             left.append(f"{name or 'the model itself'} ({type(module).__name__})")
     if left:
         warnings.warn(f"evenkeel.torch.convert left {len(left)} norms as they are: " + ", ".join(left), stacklevel=2)
-    return fused(model, set(_THEIRS)) if fuse else model
+    return model
 
 
 def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
