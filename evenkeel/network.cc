@@ -17,6 +17,8 @@ TrainReport train_network(const TrainOptions& options) {
   settings.optimizer.weight_decay = options.weight_decay;
   settings.learning_rate = options.learning_rate;
   settings.schedule = schedule_from_name(options.schedule);
+  settings.step_factor = options.step_factor;
+  settings.plateau_patience = options.plateau_patience;
   settings.seed = options.seed;
   settings.threads = options.threads;
   settings.max_steps = options.max_steps;

@@ -25,7 +25,10 @@ struct TrainOptions {
   int64_t batch_size = 128;
   std::string optimizer = "adamw";
   double learning_rate = 3e-3;
-  std::string schedule = "one-cycle";
+  std::string schedule = "one-cycle";  // constant, step, cosine, plateau
+  double step_factor = 0.1;            // of the schedules step and plateau
+  int64_t plateau_patience =
+      3;  // of the schedule plateau: epochs that were no better on the validation set than one before
   double weight_decay = 1e-2;
   uint64_t seed = 1;
   int threads = 0;        // 0: the cores this process may use
@@ -51,13 +54,14 @@ struct TrainOptions {
 };
 
 struct TrainReport {
-  std::string status;   // "finished", or "not finite": then no model was written
+  std::string
+      status;  // "finished", or "not finite": then no model was written, but for that of the best epoch where `keep` asks for it
   std::string message;  // not finite: step and tensor, in one sentence
   double train_loss = 0, images_per_s = 0;
   std::optional<double> test_accuracy;  // none without test examples
   int64_t epochs = 0, steps = 0, parameters = 0;
   std::string model_path, run_dir;
-  int64_t best_epoch = 0;      // by the validation set; 0: neither keep nor patience was asked for
+  int64_t best_epoch = 0;  // by the validation set; 0: neither keep, patience nor the schedule plateau was asked for
   bool stopped_early = false;  // by patience
 };
 

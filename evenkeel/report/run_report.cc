@@ -46,6 +46,9 @@ Verdict status_of(const RunFacts& run) {
     return {Tone::kMixed, "no end", "The log has no end after " + steps + ": the run goes on, or was killed."};
   const std::string& status = run.end->status;
   const std::string message = run.end->message.empty() ? "" : ": " + run.end->message;
+  if (run.end->stopped_early)
+    return {Tone::kGood, "finished",
+            "It was stopped after " + steps + ": the validation set got no better (--patience)."};
   if (status == "finished") return {Tone::kGood, "finished", "All " + steps + " were done" + message + "."};
   if (status == "interrupted")
     return {Tone::kMixed, "interrupted", "It was stopped after " + steps + " and can go on" + message + "."};
@@ -92,6 +95,11 @@ std::vector<std::pair<std::string, std::string>> figures_of(const RunFacts& run)
     add("validation accuracy, last epoch", percent_text(*last->validation_accuracy));
   if (run.end != nullptr && run.end->best_epoch > 0)
     add("best epoch by the validation set", std::to_string(run.end->best_epoch));
+  const auto keep = start.settings.find("keep");
+  for (const EpochRecord* e : run.epochs) {
+    const bool saved = keep != start.settings.end() && run.end != nullptr && e->epoch == run.end->best_epoch;
+    if (saved && e->test_accuracy) add("test accuracy of the epoch that was kept", percent_text(*e->test_accuracy));
+  }
   add("time of the training steps", run.steps.empty() ? "" : duration_text(run.training_s()));
   add("time since the last start", run.end == nullptr ? "" : duration_text(run.end->seconds));
   add("peak memory", run.end == nullptr ? "" : bytes_text(run.end->peak_memory_bytes));

@@ -29,7 +29,7 @@ void BestEpoch::judge(const EpochSummary& epoch, TrainState& state, const Parame
   const double value = by_accuracy ? *epoch.validation_accuracy : *epoch.validation_loss;
   const bool better = by_accuracy ? value > state.best.value : value < state.best.value;
   if (!std::isnan(value) && (state.best.epoch == 0 || better)) {
-    state.best = {epoch.epoch, value};
+    state.best = {epoch.epoch, state.step, value};
     state.plateau.since = epoch.epoch;
     if (settings_.keep != Keep::kLast) files_.save_best(state, store);
   } else if (lowers_rate() && epoch.epoch - state.plateau.since >= settings_.plateau_patience) {
@@ -45,9 +45,8 @@ bool BestEpoch::waited_enough(const TrainState& state, int64_t steps_per_epoch) 
   return settings_.patience > 0 && ended_epochs(state, steps_per_epoch) - state.best.epoch >= settings_.patience;
 }
 
-bool BestEpoch::restore(TrainState& state, ParameterStore& store, int64_t steps_per_epoch) {
-  if (settings_.keep == Keep::kLast || state.best.epoch == 0) return false;
-  if (state.best.epoch == state.epoch && state.batch == steps_per_epoch) return false;
+bool BestEpoch::restore(TrainState& state, ParameterStore& store) {
+  if (settings_.keep == Keep::kLast || state.best.epoch == 0 || state.best.step == state.step) return false;
   return files_.load_best(state, store);
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 
 #include "evenkeel/train/checkpoint.h"
@@ -25,7 +24,7 @@ class BestEpoch {
   bool waited_enough(const TrainState& state, int64_t steps_per_epoch) const;
   // Collective, at the end of a run. True: the store and state.averages are now those of the best epoch. False where they are already, where no
   // epoch was judged or the last is to be kept, and with a note where the file is not there any more.
-  bool restore(TrainState& state, ParameterStore& store, int64_t steps_per_epoch);
+  bool restore(TrainState& state, ParameterStore& store);
   // "epoch 4 had the smallest validation loss (0.3121)"; requires a best epoch.
   std::string sentence(const TrainState& state) const;
 

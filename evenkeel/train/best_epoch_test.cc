@@ -66,6 +66,11 @@ TEST_F(BestEpochTest, the_model_is_that_of_the_epoch_with_the_smallest_validatio
   expect_same_tensors(train(noisy("short", best->epoch), {}).model_path, result.model_path);
   const std::vector<LogRecord> log = read_log(folder_ / "run/log.jsonl");
   EXPECT_EQ(std::get<EndRecord>(log.back()).best_epoch, best->epoch);
+  for (const LogRecord& record : log) {
+    if (const auto* answers = std::get_if<AnswersRecord>(&record)) {
+      EXPECT_EQ(answers->epoch, best->epoch);
+    }
+  }
 }
 
 TEST_F(BestEpochTest, of_equal_accuracies_the_first_is_the_best) {
@@ -186,12 +191,75 @@ TEST_F(BestEpochTest, averages_and_population_statistics_are_those_of_the_best_e
   }
 }
 
+TEST_F(BestEpochTest, an_average_that_begins_behind_the_best_epoch_is_not_kept) {
+  TrainSettings s = noisy("kept", 12);
+  s.keep = Keep::kBestLoss;
+  s.average = {.kind = AveragingKind::kSwa, .first_epoch = 12};
+  const TrainResult result = watched(s);
+  ASSERT_LT(result.best_epoch, 12);
+  EXPECT_THAT(notes_, testing::Not(HasSubstr("no weights were averaged")));
+  const TrainResult shorter = train(noisy("short", result.best_epoch), {});
+  expect_same_tensors(shorter.model_path, result.model_path);
+  EXPECT_EQ(result.test_loss, shorter.test_loss);
+}
+
+TEST_F(BestEpochTest, a_run_that_diverges_later_saves_the_best_epoch) {
+  TrainSettings s = noisy("run", 12);
+  s.norm = NormKind::kNone;
+  s.optimizer.kind = OptimizerKind::kSgd;
+  s.optimizer.weight_decay = 0;
+  s.schedule = ScheduleKind::kStep;  // up, a thousand times an epoch from the third on
+  s.step_epochs = 2;
+  s.step_factor = 1e9;
+  s.keep = Keep::kBestLoss;
+  const TrainResult result = watched(s);
+  ASSERT_EQ(result.status, "not finite");
+  ASSERT_GT(result.best_epoch, 0);
+  EXPECT_THAT(notes_, HasSubstr("the model is that of epoch " + std::to_string(result.best_epoch)));
+  TrainSettings shorter = s;
+  shorter.keep = Keep::kLast;
+  shorter.out = folder_ / "short";
+  shorter.epochs = result.best_epoch;
+  expect_same_tensors(train(shorter, {}).model_path, result.model_path);
+}
+
+TEST_F(BestEpochTest, killed_between_the_values_and_the_checkpoint_a_run_still_has_the_best_of_that_checkpoint) {
+  TrainSettings s = noisy("run", 12);
+  s.keep = Keep::kBestLoss;
+  const TrainResult whole = watched(s);
+  // The folder as it is behind epoch 1, with the values of epoch 2 written already.
+  s.out = folder_ / "killed";
+  s.epochs = 12;
+  std::atomic<bool> stop{false};
+  TrainObserver observer;
+  observer.stop = &stop;
+  const int64_t per_epoch = whole.steps / 12;
+  observer.progress = [&](const Progress& p) { stop = p.step == per_epoch; };
+  EXPECT_EQ(train(s, observer).best_epoch, 1);
+  std::filesystem::copy_file(s.out + "/best-1.safetensors", s.out + "/best-2.safetensors");
+  // Stopped again in the middle of epoch 2: the best epoch is 1.
+  s.resume = true;
+  stop = false;
+  observer.progress = [&](const Progress& p) { stop = p.step == per_epoch + 1; };
+  const TrainResult again = train(s, observer);
+  EXPECT_EQ(again.status, "interrupted");
+  expect_same_tensors(train(noisy("one", 1), {}).model_path, again.model_path);
+  expect_same_tensors(whole.model_path, train(s, {}).model_path);
+  for (const auto& entry : std::filesystem::directory_iterator(s.out)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("best-")) {
+      EXPECT_EQ(name, "best-" + std::to_string(whole.best_epoch) + ".safetensors");
+    }
+  }
+}
+
 TEST_F(BestEpochTest, a_file_that_is_gone_or_damaged_leaves_the_last_epoch_and_is_named) {
   for (const bool gone : {true, false}) {
     TrainSettings s = noisy(gone ? "gone" : "damaged", 12);
     s.keep = Keep::kBestLoss;
-    ASSERT_LT(watched(s).best_epoch, 12);
-    const std::string file = s.out + "/best.safetensors";
+    const int64_t best = watched(s).best_epoch;
+    ASSERT_LT(best, 12);
+    const std::string file = s.out + "/best-" + std::to_string(best) + ".safetensors";
     if (gone) {
       std::filesystem::remove(file);
     } else {
@@ -199,9 +267,9 @@ TEST_F(BestEpochTest, a_file_that_is_gone_or_damaged_leaves_the_last_epoch_and_i
     }
     s.resume = true;
     const TrainResult result = watched(s);
-    EXPECT_THAT(notes_, HasSubstr("best.safetensors"));
-    EXPECT_THAT(notes_, HasSubstr("those of the last epoch are saved"));
-    EXPECT_EQ(result.best_epoch, 0);
+    EXPECT_THAT(notes_, HasSubstr("best-" + std::to_string(best) + ".safetensors"));
+    EXPECT_THAT(notes_, HasSubstr("those of the last step are saved"));
+    EXPECT_EQ(result.best_epoch, best);
     expect_same_tensors(train(noisy(gone ? "a" : "b", 12), {}).model_path, result.model_path);
   }
 }

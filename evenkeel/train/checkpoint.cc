@@ -73,6 +73,7 @@ TensorFile checkpoint_of(const TrainState& s, const RunIdentity& identity, const
     file.metadata["epoch_weight_bits"] = bits_text(s.sums.weight);
   if (s.best.epoch > 0) {
     file.metadata["best_epoch"] = number_text(s.best.epoch);
+    file.metadata["best_step"] = number_text(s.best.step);
     file.metadata["best_bits"] = bits_text(s.best.value);
   }
   if (s.plateau.since > 0) {
@@ -132,6 +133,7 @@ TrainState restore_checkpoint(const TensorFile& file, const std::string& name, c
                            : static_cast<double>(s.sums.examples);
   if (file.metadata.count("best_epoch") > 0) {
     s.best.epoch = number<int64_t>(file, name, "best_epoch");
+    s.best.step = number<int64_t>(file, name, "best_step");
     s.best.value = std::bit_cast<double>(number<uint64_t>(file, name, "best_bits"));
   }
   if (file.metadata.count("plateau_since") > 0) {

@@ -28,6 +28,7 @@ struct TrainState {
   } sums;
   struct Best {
     int64_t epoch = 0;  // 0: none was judged yet
+    int64_t step = 0;   // its last one
     double value = 0;   // its validation loss, or accuracy: TrainSettings::keep
   } best;
   struct Plateau {

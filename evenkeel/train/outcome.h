@@ -39,8 +39,12 @@ class Outcome {
     return model_ && step_ == state.step && kind_ == kind;
   }
 
-  // The values of the trained network are others than the step says.
-  void forget() { step_ = -1; }
+  // The values of the trained network are others now: there is none any more.
+  void forget() {
+    evaluator_.reset();
+    model_.reset();
+    step_ = -1;
+  }
   // Of the last make(); null, and not to be called, where there was none.
   const Model* model() const { return model_.get(); }
   Evaluator& evaluator() { return *evaluator_; }

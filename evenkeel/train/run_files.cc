@@ -61,7 +61,7 @@ void RunFiles::open_here(const std::string& name, const BatchCut& cut, TrainStat
   size_t bytes = 0;
   for (const auto& [tensor_name, tensor] : store.tensors()) bytes += tensor.bytes();
   const size_t files =
-      settings_.keep == Keep::kLast ? 4 : 6;  // two checkpoints, one being written, the model; the best
+      settings_.keep == Keep::kLast ? 4 : 7;  // two checkpoints, one being written, the model; best epochs
   folder_->require_free_bytes(files * bytes + (size_t{1} << 20));
   // Also finds out that nothing can be written before any work is done.
   if (state.step == 0) save_checkpoint(state, store);
@@ -78,6 +78,7 @@ void RunFiles::resume(const BatchCut& cut, TrainState& state, ParameterStore& st
   }
   state = restore_checkpoint(latest.found->state, latest.found->path, identity_, store);
   require_place_in_run(state, cut, settings_.epochs, latest.found->path);
+  saved_best_ = state.best.epoch;
   // Before the first step a log has nothing that is not written again.
   cut_log(folder_->log_path(), state.step > 0 ? state.step : -1);
   note(fmt::format("resuming {} at epoch {}, step {}", folder_->dir(), state.epoch, state.step));
@@ -118,6 +119,9 @@ void RunFiles::save_checkpoint(TrainState& state, const ParameterStore& store) {
     const double start = now_s();
     if (log_) log_->sync();
     folder_->save_checkpoint(state.step, checkpoint_of(state, identity_, store));
+    // The best of the checkpoint before stays as long as that does: a run may be resumed from it.
+    folder_->remove_best_but({state.best.epoch, saved_best_});
+    saved_best_ = state.best.epoch;
     saved_step_ = state.step;
     last_checkpoint_s_ = now_s();
     if (!log_) return;
@@ -130,7 +134,7 @@ void RunFiles::save_checkpoint(TrainState& state, const ParameterStore& store) {
 }
 
 void RunFiles::save_best(const TrainState& state, const ParameterStore& store) {
-  on_root([&] { write_safetensors(folder_->best_path(), checkpoint_of(state, identity_, store)); });
+  on_root([&] { write_safetensors(folder_->best_path(state.best.epoch), checkpoint_of(state, identity_, store)); });
 }
 
 bool RunFiles::load_best(TrainState& state, ParameterStore& store) {
@@ -138,22 +142,22 @@ bool RunFiles::load_best(TrainState& state, ParameterStore& store) {
   on_root([&] {
     const TensorFile last = checkpoint_of(state, identity_, store);
     try {
-      const std::string path = folder_->best_path();
+      const std::string path = folder_->best_path(state.best.epoch);
       const TrainState best = restore_checkpoint(read_safetensors(path), path, identity_, store);
       if (best.epoch != state.best.epoch) throw FormatError(fmt::format("'{}' is of epoch {}", path, best.epoch));
       shared.averages = best.averages;
     } catch (const Error& error) {
-      restore_checkpoint(last, "the last epoch", identity_, store);
+      restore_checkpoint(last, "the last step", identity_, store);
       note(fmt::format(
-          "warning: the values of epoch {}, the best one, cannot be had: {}; those of the last epoch are saved",
+          "warning: the values of epoch {}, the best one, cannot be had: {}; those of the last step are saved",
           state.best.epoch, error.what()));
-      shared.best.epoch = 0;
+      shared.best.step = -1;  // no step: for the other ranks
     }
   });
   share_state(comm_, shared, store);
-  const bool loaded = shared.best.epoch > 0;
+  if (shared.best.step < 0) return false;
   state = shared;
-  return loaded;
+  return true;
 }
 
 bool RunFiles::checkpoint_is_due() const {

@@ -44,7 +44,7 @@ class RunFiles {
 
   // Requires a finite state. Nothing where the last one is of this step.
   void save_checkpoint(TrainState& state, const ParameterStore& store);
-  // The values of the best epoch so far, in a file beside the checkpoints.
+  // The values of state.best.epoch, in a file beside the checkpoints. Those of older ones go with later checkpoints.
   void save_best(const TrainState& state, const ParameterStore& store);
   // Collective. Assigns the store and state.averages from that file, and the rest of the state stays. False, with a warning, where the file cannot
   // be read or is of another epoch than state.best: nothing is assigned then.
@@ -66,6 +66,7 @@ class RunFiles {
   std::optional<RunLogWriter> log_;
   std::string dir_, model_path_;
   int64_t saved_step_ = -1;  // of the newest checkpoint that this process wrote
+  int64_t saved_best_ = 0;   // the best epoch when it was written
   double last_checkpoint_s_ = 0;
 };
 

@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::string_view kLogName = "log.jsonl";
 constexpr std::string_view kModelName = "model.safetensors";
-constexpr std::string_view kBestName = "best.safetensors";
+constexpr std::string_view kBestPrefix = "best-";
 constexpr std::string_view kLockName = ".lock";
 constexpr std::string_view kCheckpointPrefix = "checkpoint-";
 constexpr std::string_view kCheckpointSuffix = ".safetensors";
@@ -52,8 +52,10 @@ std::vector<std::string> names_in(const std::string& dir) {
   return names;
 }
 
+bool is_best(std::string_view name) { return name.starts_with(kBestPrefix) && name.ends_with(kCheckpointSuffix); }
+
 bool is_of_a_run(std::string_view name) {
-  return name == kLogName || name == kModelName || name == kBestName || step_of_name(name).has_value();
+  return name == kLogName || name == kModelName || is_best(name) || step_of_name(name).has_value();
 }
 
 void refuse_a_folder_with_a_run(const std::string& dir) {
@@ -194,7 +196,18 @@ std::string RunFolder::log_path() const { return dir_ + "/" + std::string(kLogNa
 
 std::string RunFolder::model_path() const { return dir_ + "/" + std::string(kModelName); }
 
-std::string RunFolder::best_path() const { return dir_ + "/" + std::string(kBestName); }
+std::string RunFolder::best_path(int64_t epoch) const {
+  return dir_ + "/" + std::string(kBestPrefix) + std::to_string(epoch) + std::string(kCheckpointSuffix);
+}
+
+void RunFolder::remove_best_but(const std::vector<int64_t>& epochs) const {
+  for (const std::string& name : names_in(dir_)) {
+    const std::string path = dir_ + "/" + name;
+    const bool wanted =
+        std::any_of(epochs.begin(), epochs.end(), [&](int64_t epoch) { return path == best_path(epoch); });
+    if (is_best(name) && !wanted) ::unlink(path.c_str());  // one that stays costs disk, not correctness
+  }
+}
 
 std::string RunFolder::checkpoint_path(int64_t step) const {
   EK_ASSERT(step >= 0 && step < kStepEnd);

@@ -50,7 +50,7 @@ class RunFolder {
   const std::string& dir() const { return dir_; }
   std::string log_path() const;
   std::string model_path() const;
-  std::string best_path() const;                    // of the values of the best epoch, in a file of its own
+  std::string best_path(int64_t epoch) const;       // of the values of an epoch that was the best so far
   std::string checkpoint_path(int64_t step) const;  // requires 0 <= step < 10^12 (EK_ASSERT)
 
   // Throws IoError when the disk has less than `bytes` free: call it before the first step with
@@ -62,6 +62,9 @@ class RunFolder {
   // here). At every moment the last one saved is whole. Throws as write_safetensors; then no older
   // checkpoint was removed.
   void save_checkpoint(int64_t step, const TensorFile& state);
+
+  // Removes the files of best epochs but those of these.
+  void remove_best_but(const std::vector<int64_t>& epochs) const;
 
   // The newest checkpoint that reads completely. Ones with bad bytes are passed over, and named in
   // the note; one that the system cannot read is an IoError, because it may be whole.

@@ -146,8 +146,9 @@ struct EndRecord {
   int64_t epoch = 0;
   double seconds = 0;
   int64_t peak_memory_bytes = 0;
-  std::string message = {};  // of the error, or which tensor was not finite; empty when finished
-  int64_t best_epoch = 0;    // by the validation set; 0: none was judged
+  std::string message = {};    // of the error, or which tensor was not finite; empty when finished
+  int64_t best_epoch = 0;      // by the validation set; 0: none was judged
+  bool stopped_early = false;  // by --patience
 };
 
 using LogRecord = std::variant<RunStart, StepRecord, EpochRecord, CheckpointRecord, StatisticsRecord, LayersRecord,

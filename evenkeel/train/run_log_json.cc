@@ -160,6 +160,7 @@ ordered_json to_json(const EndRecord& record) {
                        {"peak_memory_bytes", record.peak_memory_bytes},
                        {"message", record.message}};
   if (record.best_epoch > 0) json["best_epoch"] = record.best_epoch;
+  if (record.stopped_early) json["stopped_early"] = true;
   return json;
 }
 
@@ -190,6 +191,13 @@ class Fields {
   void read(const char* key, std::optional<int64_t>& value) const {
     const json* field = find(key);
     if (field != nullptr && !field->is_null()) value = integer(*field, key);
+  }
+
+  void read(const char* key, bool& value) const {
+    const json* field = find(key);
+    if (field == nullptr) return;
+    if (!field->is_boolean()) throw BadLine{std::string("\"") + key + "\" is not true or false"};
+    value = field->get<bool>();
   }
 
   void read(const char* key, std::string& value) const {
@@ -414,6 +422,7 @@ EndRecord end_from(const Fields& fields) {
   fields.read("peak_memory_bytes", record.peak_memory_bytes);
   fields.read("message", record.message);
   fields.read("best_epoch", record.best_epoch);
+  fields.read("stopped_early", record.stopped_early);
   return record;
 }
 

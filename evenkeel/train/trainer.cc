@@ -394,7 +394,6 @@ class Run {
     s.seconds = epoch_seconds_;
     s.images_per_s = epoch_seconds_ > 0 ? static_cast<double>(epoch_examples_) / epoch_seconds_ : 0;
     last_epoch_ = s;
-    best_.judge(s, state_, model().store);
     log(EpochRecord{.epoch = s.epoch,
                     .step = state_.step,
                     .train_loss = s.train_loss,
@@ -417,7 +416,9 @@ class Run {
                        s.batches, s.epoch));
     }
     if (state_.sums.examples == 0) return goes_on(message_of_refused_epoch(s.epoch), result);
-    return goes_on(message_of_outputs(state_, s.test_loss, s.validation_loss), result);
+    if (!goes_on(message_of_outputs(state_, s.test_loss, s.validation_loss), result)) return false;
+    best_.judge(s, state_, model().store);
+    return true;
   }
 
   bool averaged() const { return state_.averages > 0; }
@@ -431,7 +432,7 @@ class Run {
   // The network goes back to the best epoch where that is asked for. What was evaluated last is then another.
   void restore_best() {
     comm_.place.what = "the reading of the best epoch";
-    if (!best_.restore(state_, model().store, steps_per_epoch())) return;
+    if (!best_.restore(state_, model().store)) return;
     outcome_->forget();
     last_epoch_.reset();
     restored_ = true;
@@ -461,7 +462,7 @@ class Run {
     if (!last_epoch_) last_epoch_.emplace();
     evaluate_splits(outcome_->evaluator(), *last_epoch_);
     log(StatisticsRecord{.step = state_.step,
-                         .epoch = state_.epoch,
+                         .epoch = restored_ ? state_.best.epoch : state_.epoch,
                          .running_statistics = outcome_->model()->running_statistics,
                          .examples = splits().train.count,
                          .seconds = outcome_->seconds(),
@@ -494,9 +495,12 @@ class Run {
     result.run_dir = files_.dir();
     result.train_loss = epoch_mean(state_.sums.loss);
     result.train_accuracy = epoch_mean(state_.sums.correct);
-    if (result.status != "not finite") restore_best();
-    if (result.status != "not finite") make_last_outcome(result);
-    if (result.status != "not finite") {
+    const bool began_to_average = averaged();
+    restore_best();
+    // Values that are not finite are not saved; those of a best epoch were there before.
+    const bool good = result.status != "not finite" || restored_;
+    if (good) make_last_outcome(result);
+    if (good) {
       if (!last_epoch_ && (result.status == "finished" || restored_))  // resumed after its last epoch; or of another
         evaluate_splits(outcome_->model() != nullptr ? outcome_->evaluator() : *evaluator_, result);
       on_root([&] {
@@ -512,7 +516,7 @@ class Run {
       result.validation_loss = last_epoch_->validation_loss;
       result.validation_accuracy = last_epoch_->validation_accuracy;
     }
-    if (settings_.average.any() && !averaged() && result.status == "finished")
+    if (settings_.average.any() && !began_to_average && result.status == "finished")
       note(fmt::format("warning: no weights were averaged: --average-weights {} begins behind the end of this run",
                        to_string(settings_.average)));
     result.best_epoch = state_.best.epoch;
@@ -526,7 +530,8 @@ class Run {
                   .seconds = seconds,
                   .peak_memory_bytes = result.peak_memory_bytes,
                   .message = result.message,
-                  .best_epoch = state_.best.epoch});
+                  .best_epoch = state_.best.epoch,
+                  .stopped_early = result.stopped_early});
     files_.sync_log();
     comm_.place.what = "the end of the run";
     files_.agree_on_failure();
@@ -536,8 +541,8 @@ class Run {
   void append_answers() {
     if (answered_step_ != state_.step || answers_.labelled == 0) return;
     AnswersRecord record = answers_of(answers_, splits().test, model().class_names);
-    record.step = state_.step;
-    record.epoch = state_.epoch;
+    record.step = restored_ ? state_.best.step : state_.step;
+    record.epoch = restored_ ? state_.best.epoch : state_.epoch;
     log(record);
   }
 

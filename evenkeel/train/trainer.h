@@ -130,8 +130,9 @@ struct TrainResult {
   std::string status;   // "finished", "interrupted", "not finite"
   std::string message;  // not finite: step and tensor, in one sentence
   int64_t epochs = 0, steps = 0;
-  int64_t best_epoch = 0;      // by the validation set; 0 where none was judged: neither keep nor patience
-  bool stopped_early = false;  // by patience
+  int64_t best_epoch =
+      0;  // by the validation set; 0 where none was judged: neither keep, patience nor the schedule plateau
+  bool stopped_early = false;                 // by patience
   double train_loss = 0, train_accuracy = 0;  // of the last epoch; NaN when all of its batches were refused
   // Of the last epoch, or of the best where that is kept; none where nothing was evaluated: no such split, or the run ended within an epoch.
   std::optional<double> test_loss, test_accuracy, validation_loss, validation_accuracy;

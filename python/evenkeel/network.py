@@ -99,7 +99,8 @@ class History:
         epochs: a dict per epoch: epoch, loss, accuracy (of training), validation_loss, validation_accuracy, test_loss, test_accuracy (None
             without such data), seconds, examples_per_s, refused_batches.
         steps, parameters: counts.
-        best_epoch: the number of the epoch that was best on the validation data; None without `keep` and `patience`.
+        best_epoch: the number of the epoch that was best on the validation data; None where no epoch was judged: without `keep`, `patience`
+            and schedule="plateau".
         stopped_early: whether `patience` ended the run.
         seconds: of the run.
         notes: what was said on the way, a sentence each.
@@ -214,7 +215,7 @@ class Network:
         Ctrl-C raises KeyboardInterrupt after the step in work; the network then has the values of that step, or with `keep` those of the best
         epoch so far. Other threads of Python go on
         while it trains. Raises evenkeel.UsageError where data and options do not fit, evenkeel.Error where a value is not finite: the
-        network is then as it was.
+        network is then as it was, or with `keep` that of the best epoch.
         """
         if on_epoch is not None and not callable(on_epoch):
             raise _core.UsageError(f"on_epoch: found {on_epoch!r}, expected a function of the dict of an epoch")

@@ -335,7 +335,11 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
   });
   watcher.raise_again();
   if (result.status == "not finite")
-    throw Error(in_python_words(result.message) + "; the network is as it was", kExitNotFinite);
+    throw Error(
+        in_python_words(result.message) +
+            (result.model_path.empty() ? std::string("; the network is as it was")
+                                       : fmt::format("; the network is that of epoch {}, the best", result.best_epoch)),
+        kExitNotFinite);
   py::list said;
   for (const std::string& note : *notes) said.append(note);
   return py::dict("status"_a = result.status, "best_epoch"_a = result.best_epoch,
