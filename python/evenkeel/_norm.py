@@ -1,4 +1,5 @@
-"""Batch normalization on arrays: NumPy's, PyTorch's on the CPU, and whatever else has a buffer or speaks DLPack. Nothing is copied.
+"""Batch normalization on arrays: NumPy's, PyTorch's on the CPU, and whatever else has a buffer or speaks DLPack. They are
+read where they lie.
 
 An array x is [N, C], or [N, C, *space] with any number of axes behind; with axis=-1 the channels stand last, [N, *space, C]. Its
 memory may be channels first or channels last, and its examples may be slices of a larger buffer. x, residual, out and gradients have
@@ -53,6 +54,15 @@ def _empty_like(x: Array) -> Array:
     return numpy.empty_like(numpy.asarray(x), subok=False)
 
 
+def _copy(x: Array) -> Array:
+    """x in memory of its own, its axes in the same order there."""
+    y = _empty_like(x)
+    if _torch_of(x) is not None:
+        return y.copy_(x)
+    y[...] = _numpy().asarray(x)
+    return y
+
+
 def _empty(like: Array, shape: tuple[int, ...]) -> Array:
     """A new fp64 array of like's kind."""
     torch = _torch_of(like)
@@ -87,17 +97,18 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
     x, residual = _plain(x), _plain(residual)
     y = _empty_like(x) if out is None else out
     _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, _plain(weights),
-                       axis, training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, False)
+                       axis, training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, None)
     return y
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What batch_norm_backward needs of batch_norm_forward. Holds x itself, not a copy: leave it as it is until then."""
+    """What batch_norm_backward needs of batch_norm_forward. Holds x, parameters, weights and residual themselves, not copies: leave them
+    as they are until then. Of a residual that out overwrote it holds a copy, unless the gradient needs none."""
     x: Array
     gamma: Optional[Array]
     beta: Optional[Array]
-    residual: Optional[Array]  # None where a mask of one bit per element stands for it
+    residual: Optional[Array]  # None for identity, and where a mask of one bit per element stands for it
     weights: Optional[Array]
     axis: int
     batch_statistics: bool
@@ -138,13 +149,15 @@ def batch_norm_forward(x: Array, gamma: Optional[Array] = None, beta: Optional[A
                        threads: int = 0) -> tuple[Array, Saved]:
     """batch_norm, and what its gradient needs: (y, saved). The same arguments, but training=True, and out may not be x.
 
+    With out=residual the gradient still needs the residual, and a copy of it is kept, for sigmoid, tanh, gelu, gelu_tanh and silu, and
+    for relu and leaky_relu with weights of positions. Otherwise it needs at most one bit per element.
+
     training=False normalizes by the running statistics, and the gradient then takes them as constants (a frozen norm).
     """
     x, gamma, beta, residual, weights = _plain(x), _plain(gamma), _plain(beta), _plain(residual), _plain(weights)
     y = _empty_like(x) if out is None else out
-    scale, mask = _core.norm_forward(x, y, gamma, beta, running_mean, running_var, num_batches_tracked, residual, weights, axis,
-                                     training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, True)
-    kept = residual if mask is None and activation != "identity" else None
+    scale, mask, kept = _core.norm_forward(x, y, gamma, beta, running_mean, running_var, num_batches_tracked, residual, weights, axis,
+                                           training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, _copy)
     return y, Saved(x, gamma, beta, kept, weights, axis, bool(training), activation, slope, threads, residual is not None, scale, mask)
 
 

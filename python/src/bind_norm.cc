@@ -305,9 +305,15 @@ std::span<T> as_span(const py::object& bytes) {
           static_cast<size_t>(PyByteArray_GET_SIZE(bytes.ptr())) / sizeof(T)};
 }
 
-// y = out is assigned. With `save`: (scale, mask or None), what backward needs beside x.
+// What backward rebuilds z from beside x: None where that is x alone or the mask. A residual that y overwrites is copied first.
+py::object kept_residual(const ForwardCall& call, const py::object& residual, const py::function& copy) {
+  if (!call.mask.empty() || call.activation == NormActivation::kIdentity) return py::none();
+  return call.y.data == call.residual.data ? copy(residual) : residual;
+}
+
+// y = out is assigned. With `save`, which copies an array: (scale, mask or None, residual or None), what backward needs beside x.
 py::object forward(const ForwardArguments& a, int axis, bool training, std::optional<double> weight, double eps,
-                   int activation, double slope, const std::string& guard, int threads, bool save) {
+                   int activation, double slope, const std::string& guard, int threads, const py::object& save) {
   Arrays arrays(a.x, "x", axis);
   ForwardCall call;
   call.training = training;
@@ -330,8 +336,8 @@ py::object forward(const ForwardArguments& a, int axis, bool training, std::opti
   call.slope = static_cast<float>(slope);
   call.threads = threads;
   if (training && call.running.mean) require_apart(call, call.y);
-  py::object scale = py::none(), mask = py::none();
-  if (save) {
+  py::object scale = py::none(), mask = py::none(), kept = py::none();
+  if (!save.is_none()) {
     if (call.y.data == call.x.data)
       throw UsageError("out is x, which backward needs; expected another array, or batch_norm without its gradient");
     scale = bytes_for(static_cast<size_t>(call.shape.c) * sizeof(NormScale));
@@ -340,9 +346,10 @@ py::object forward(const ForwardArguments& a, int axis, bool training, std::opti
       mask = bytes_for(norm_mask_bytes(call.shape));
       call.mask = as_span<uint8_t>(mask);
     }
+    kept = kept_residual(call, a.residual, save);
   }
   run_released([&] { run(call); }, "out");
-  return save ? py::object(py::make_tuple(scale, mask)) : py::none();
+  return save.is_none() ? py::none() : py::object(py::make_tuple(scale, mask, kept));
 }
 
 struct BackwardArguments {
@@ -430,15 +437,16 @@ py::tuple describe(py::handle object) {
 }  // namespace
 
 void bind_norm(py::module_& m) {
-  m.def("norm_forward", [](py::object x, py::object out, py::object gamma, py::object beta, py::object running_mean,
-                           py::object running_var, py::object num_batches, py::object residual, py::object weights,
-                           py::handle axis, py::handle training, py::handle weight, py::handle eps,
-                           py::handle activation, py::handle slope, py::handle guard, py::handle threads, bool save) {
-    return forward({x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights}, axis_number(axis),
-                   truth(training, "training"), batch_weight(weight), real_number(eps, "eps"),
-                   activation_of(activation), real_number(slope, "slope"), guard_name(guard), thread_count(threads),
-                   save);
-  });
+  m.def("norm_forward",
+        [](py::object x, py::object out, py::object gamma, py::object beta, py::object running_mean,
+           py::object running_var, py::object num_batches, py::object residual, py::object weights, py::handle axis,
+           py::handle training, py::handle weight, py::handle eps, py::handle activation, py::handle slope,
+           py::handle guard, py::handle threads, py::object save) {
+          return forward({x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights},
+                         axis_number(axis), truth(training, "training"), batch_weight(weight), real_number(eps, "eps"),
+                         activation_of(activation), real_number(slope, "slope"), guard_name(guard),
+                         thread_count(threads), save);
+        });
   m.def("norm_backward", [](py::object x, py::object dy, py::object gamma, py::object beta, py::object scale,
                             py::object mask, py::object residual, py::object weights, py::object dx,
                             py::object dresidual, py::object dgamma, py::object dbeta, py::handle axis,

@@ -65,6 +65,45 @@ def test_activations_and_residuals(activation, training):
                                activation=activation, slope=0.2, residual=residual))
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("weighted", ["none", "examples", "positions"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_residual_that_is_overwritten_has_its_gradient(activation, weighted, last):
+    shape = (5, 3, 4)
+    x, dy, residual = numbers(shape, 1), numbers(shape, 2), numbers(shape, 3)
+    gamma, beta = numbers(3, 4), numbers(3, 5)
+    if last:
+        x, dy, residual = channels_last(x), channels_last(dy), channels_last(residual)
+    w = {"none": None, "examples": numpy.array([2, 1, 1, 0, 3]), "positions": numpy.arange(20).reshape(5, 4) % 3}[weighted]
+    out = residual.copy(order="K")
+    y, saved = evenkeel.batch_norm_forward(x, gamma, beta, activation=activation, slope=0.2, residual=out, out=out, weights=w)
+    masked = activation in ("relu", "leaky_relu") and weighted != "positions"
+    assert (saved.residual is None) == (activation == "identity" or masked)  # else a copy: no more is kept than is needed
+    expected = Oracle(x, gamma, beta, activation=activation, slope=0.2, residual=residual, weights=w)
+    assert y is out and norm_error(y, expected.y) < 1e-6
+    for found, right in zip(evenkeel.batch_norm_backward(dy, saved), expected.backward(dy)):
+        assert norm_error(found, right) < 2e-6  # that of test_activations_and_residuals
+
+
+def test_a_tensor_of_a_larger_one_that_is_overwritten_has_its_gradient():
+    torch = pytest.importorskip("torch")
+    shape = (4, 3, 5, 6)
+    x, dy, residual = (torch.from_numpy(numbers(shape, seed)).to(memory_format=torch.channels_last) for seed in (1, 2, 3))
+    out = torch.zeros((8,) + shape[1:]).to(memory_format=torch.channels_last)[::2]  # gaps between the examples
+    out.copy_(residual)
+    y, saved = evenkeel.batch_norm_forward(x, activation="silu", residual=out, out=out)
+    expected = Oracle(x, activation="silu", residual=residual)
+    assert y is out and norm_error(y, expected.y) < 1e-6
+    for found, right in zip(evenkeel.batch_norm_backward(dy, saved), expected.backward(dy)):
+        assert found is None or norm_error(found, right) < 2e-6
+
+
+def test_a_residual_is_kept_as_it_is_where_nothing_overwrites_it():
+    residual = numbers((5, 3, 4), 3)
+    _, saved = evenkeel.batch_norm_forward(numbers((5, 3, 4), 1), activation="silu", residual=residual)
+    assert saved.residual is residual
+
+
 def test_running_statistics_are_those_of_pytorch():
     x = numbers((6, 3, 4), 1)
     mean, var, counter = numpy.zeros(3, "float32"), numpy.ones(3, "float32"), numpy.zeros((), "int64")
