@@ -106,6 +106,8 @@ typedef struct ek_norm_options {
 // Statistics of the m values of one channel (eq. 1, 2): count = m, m2 = sum of (value - mean)^2. The running statistics
 // of PyTorch (eq. 25, 26), with the weight w of the new batch (0.1 there) and mean, m2 / (count - 1) of the batch:
 //   running_mean = (1 - w) * running_mean + w * mean;   running_var = (1 - w) * running_var + w * m2 / (count - 1)
+// With weights count is their sum, and the unbiased variance is there only for a count clearly above 1: near 1 it is enormous, below negative.
+// Scale such weights so that they count examples (1 on average), or take m2 / count.
 typedef struct ek_moments {
   double count;
   double mean;

@@ -89,6 +89,8 @@ class Weights(CommandLine):
         data = self.table_with(lambda *_: 0.01)
         self.refuse(2, *self.words(data, "run", "--weight", "importance"), says=("0.01 on average", "--running-variance biased"))
         self.succeed(*self.words(data, "run", "--weight", "importance", "--running-variance", "biased"))
+        shares = self.table_with(lambda *_: 1.0001 / 16)  # of the batches of 16
+        self.refuse(2, *self.words(shares, "shares", "--weight", "importance"), says=("0.0625 on average", "about 1;"))
 
     def test_a_batch_whose_weights_are_too_small_stops_the_run_or_is_skipped(self):
         data = self.table_with(lambda i, _: 400 if i < 3 else 0.001)

@@ -222,7 +222,9 @@ struct Slice {
 double weight_sum(const NormWeights& weights, int64_t n, int64_t s) {
   double sum = 0;
   const int64_t count = weights.per_position ? n * s : n;
-  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(weights.values[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    if (is_present(weights.values[i])) sum += static_cast<double>(weights.values[i]);
+  }
   return weights.per_position ? sum : sum * static_cast<double>(s);
 }
 

@@ -86,7 +86,9 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
 
     x: [N, C, *space]      gamma, beta, running_mean, running_var: [C]; gamma None is 1, beta None is 0
     residual, out: as x; out is assigned and returned, and may be x or residual
-    weights: [N], or [N, *space]; training only, fp32 and fp64. 0 is absence: such a value is in no statistic
+    weights: [N], or [N, *space]; training only, for x of fp32 and fp64. 0 is absence: such a value is in no statistic. Running statistics
+        want weights that count examples: those of the values of a channel must add up to more than 1.001, since the unbiased
+        variance divides by their sum less 1
     num_batches_tracked: a single int64, counted up in place
     activation: identity, relu, leaky_relu (with slope), sigmoid, tanh, gelu, gelu_tanh, silu
     axis: 1, or -1 for channels in the last axis

@@ -1,12 +1,21 @@
 #include "norm_call.h"
 
+#include <array>
 #include <bit>
+#include <charconv>
 #include <cmath>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/kernels/weighted.h"
 
 namespace evenkeel::python {
 namespace {
+
+// Shortest text that reads back as the number.
+std::string text_of(double number) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), number).ptr};
+}
 
 float float_of_half(uint16_t bits) {
   const int exponent = bits >> 10 & 31;
@@ -79,7 +88,7 @@ class ParameterGradient : Parameter<T> {
 
 bool is_finite(std::span<const NormMoments> moments) {
   for (const NormMoments& m : moments) {
-    if (!std::isfinite(m.mean) || !std::isfinite(m.m2) || !(m.count > 1)) return false;
+    if (!std::isfinite(m.mean) || !std::isfinite(m.m2)) return false;
   }
   return true;
 }
@@ -117,6 +126,20 @@ void require_weight(const RunningStatistics& running) {
   }
 }
 
+// The same: the unbiased variance divides by their sum less 1.
+void require_heavy_enough(const ForwardCall& call) {
+  if (call.weights.empty() || !call.running.var) return;
+  const int64_t space = call.shape.d * call.shape.h * call.shape.w;
+  const bool per_position = static_cast<int64_t>(call.weights.size()) != call.shape.n;
+  const double sum = kernels::weight_sum({call.weights.data(), per_position}, call.shape.n, space);
+  if (sum == 0 || sum > kernels::kLightestUnbiased) return;  // all of 0: norm_training_forward has words for it
+  throw UsageError("the weights of a channel's values add up to " + text_of(sum) +
+                   ", and the unbiased running variance divides by that less 1; expected more than " +
+                   text_of(kernels::kLightestUnbiased) +
+                   ": multiply the weights so that they count examples (1 on average), or leave running_mean and "
+                   "running_var out");
+}
+
 NormParameter statistic(const ChannelValues& values, const Parameter<double>& converted) {
   if (values.dtype == DType::kF32 && values.stride == 1) return static_cast<const float*>(values.data);
   return converted;
@@ -129,6 +152,7 @@ void forward(const ForwardCall& call) {
   const NormOptions options{.threads = call.threads};
   if (call.training) {
     if (call.update) require_weight(call.running);
+    require_heavy_enough(call);
     std::vector<NormMoments> moments(call.update ? static_cast<size_t>(channels) : 0);
     norm_training_forward(call.shape,
                           {.x = call.x,

@@ -163,6 +163,28 @@ def test_weights(activation, per_position):
     assert norm_error(mask, Oracle(x[there], weights=[1, 0, 1, 1]).y) < 1e-6
 
 
+# Sums over the 4 values of a channel, or as many examples of 2 positions. 1e-3 above 1 is the bound.
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "update"])
+@pytest.mark.parametrize("total", [1e-3, 0.999, 1, 1 + 1e-6, 1.0009])
+@pytest.mark.parametrize("space", [(), (2,)])
+def test_weights_that_add_up_to_one_have_no_running_variance(total, space, on_nonfinite):
+    x = numbers((4, 3) + space, 1)
+    w = numpy.full((4,) + space, total / (4 * len(space) * 2 or 4))
+    mean, var, counter, out = numpy.zeros(3, "float32"), numpy.ones(3, "float32"), numpy.zeros(1, "int64"), numpy.zeros_like(x)
+    running = {"running_mean": mean, "running_var": var}
+    for weights in (w, w.reshape(4, -1)[:, 0].copy()):  # of positions, of examples
+        with pytest.raises(evenkeel.UsageError, match="the weights of a channel's values add up to .*expected more than 1.001.*leave running_mean"):
+            evenkeel.batch_norm(x, training=True, weights=weights, num_batches_tracked=counter, out=out, on_nonfinite=on_nonfinite, **running)
+    assert not mean.any() and (var == 1).all() and counter[0] == 0 and not out.any()
+    # Without the variance any sum will do.
+    y = evenkeel.batch_norm(x, training=True, weights=w, num_batches_tracked=counter)
+    assert norm_error(y, Oracle(x).y) < 1e-6 and counter[0] == 1
+    # And so does a sum above the bound: the variance is the one of math.md.
+    heavy = w * (1.01 / total)
+    evenkeel.batch_norm(x, training=True, weights=heavy, new_batch_weight=1.0, **running)
+    assert norm_error(var, Oracle(x).var[:, 0] * 1.01 / 0.01) < 1e-4  # W - 1 of fp32 weights: 1e-7 / 0.01
+
+
 def test_channels_in_the_last_axis():
     x, gamma = numbers((4, 5, 6, 3), 1), numbers(3, 2)
     y = evenkeel.batch_norm(x, gamma, training=True, axis=-1)
