@@ -648,6 +648,17 @@ void norm_merge(std::span<const NormMoments> a, std::span<const NormMoments> b, 
                      " and " + std::to_string(merged.size()) +
                      " entries; expected the same number of channels, at least 1");
   }
+  const auto region = [](const char* name, std::span<const NormMoments> moments) {
+    const size_t bytes = moments.size_bytes();
+    return Region{.name = name, .begin = reinterpret_cast<uintptr_t>(moments.data()), .bytes = bytes, .stride = bytes};
+  };
+  const Region to = region("merged", merged);
+  for (const Region& from : {region("a", a), region("b", b)}) {
+    if (to.begin != from.begin && overlap(to, from)) {
+      throw UsageError(std::string("norm_merge: merged overlaps ") + from.name +
+                       "; expected the same start, or arrays that share nothing");
+    }
+  }
   for (size_t c = 0; c < a.size(); ++c) merged[c] = norm_merge(a[c], b[c]);
 }
 

@@ -142,7 +142,7 @@ EK_API void norm_moments(const NormDescriptor& descriptor, NormInput x, std::spa
 // Moments of the union of two disjoint sets (eq. 9-11): of parts of a batch, of batches, of processes. Merging with an
 // empty set (count 0) gives the other to the bit. Never throws.
 EK_API NormMoments norm_merge(const NormMoments& a, const NormMoments& b) noexcept;
-// The same for every channel. merged: assigned; may be a or b. Throws when the sizes differ or are 0.
+// The same for every channel. merged: assigned; may be a or b. Throws when the sizes differ or are 0, and when arrays overlap.
 EK_API void norm_merge(std::span<const NormMoments> a, std::span<const NormMoments> b, std::span<NormMoments> merged);
 
 struct NormTrainingForwardArguments {

@@ -513,6 +513,9 @@ TEST(NormCApi, names_what_is_wrong_with_members_of_c_alone) {
   expect_refused(ek_norm_merge(moments.data(), moments.data(), 0, moments.data()), EK_USAGE, "ek_norm_merge", "c is 0");
   expect_refused(ek_norm_merge(moments.data(), nullptr, 2, moments.data()), EK_USAGE, "ek_norm_merge",
                  "b is null; expected 2 entries");
+  std::array<ek_moments, 3> table{};
+  expect_refused(ek_norm_merge(table.data(), moments.data(), 2, table.data() + 1), EK_USAGE, "ek_norm_merge",
+                 "merged overlaps a");
 }
 
 TEST(NormCApi, messages_name_the_functions_of_c) {

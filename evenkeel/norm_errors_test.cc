@@ -338,6 +338,18 @@ TEST(NormApiErrors, moments_and_merge_name_what_is_wrong) {
   expect_refused([&] { norm_merge({}, {}, {}); }, kExitUsage, "at least 1");
 }
 
+TEST(NormApiErrors, merging_refuses_arrays_that_overlap_in_part) {
+  std::vector<NormMoments> table(4, {2, 1, 1}), other(3, {2, 3, 1});
+  const std::span<NormMoments> first(table.data(), 3), second(table.data() + 1, 3);
+  expect_refused([&] { norm_merge(first, other, second); }, kExitUsage,
+                 "norm_merge: merged overlaps a; expected the same start, or arrays that share nothing");
+  expect_refused([&] { norm_merge(other, second, first); }, kExitUsage, "merged overlaps b");
+  for (const NormMoments& m : table) EXPECT_EQ(m.count, 2);
+  norm_merge(first, second, other);  // inputs may share what they like
+  norm_merge(first, other, first);
+  EXPECT_EQ(first[0].count, 6);
+}
+
 // The addresses are never read: the workspace is asked for before anything else happens.
 TEST(NormApiErrors, says_so_where_there_is_no_memory_for_a_workspace) {
   if (kernels::kSanitized) GTEST_SKIP() << "a sanitizer ends the program in place of giving no memory";
