@@ -43,6 +43,12 @@ def _plain(x: Array) -> Array:
     return x.resolve_neg()
 
 
+def _plain_weights(x: Array) -> Array:
+    """_plain, and booleans of PyTorch as bytes: DLPack of older versions has none."""
+    torch = _torch_of(x)
+    return x.view(torch.uint8) if torch is not None and x.dtype is torch.bool else _plain(x)
+
+
 def _empty_like(x: Array) -> Array:
     """A new array with the shape, type and order of axes in memory of x."""
     torch = _torch_of(x)
@@ -86,7 +92,7 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
 
     x: [N, C, *space]      gamma, beta, running_mean, running_var: [C]; gamma None is 1, beta None is 0
     residual, out: as x; out is assigned and returned, and may be x or residual
-    weights: [N], or [N, *space]; training only, for x of fp32 and fp64. 0 is absence: such a value is in no statistic. Running statistics
+    weights: [N], or [N, *space], of any real type, taken as fp32; training only, for x of fp32 and fp64. 0 is absence: such a value is in no statistic. Running statistics
         want weights that count examples: those of the values of a channel must add up to more than 1.001, since the unbiased
         variance divides by their sum less 1
     num_batches_tracked: a single int64, counted up in place
@@ -98,7 +104,7 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
     """
     x, residual = _plain(x), _plain(residual)
     y = _empty_like(x) if out is None else out
-    _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, _plain(weights),
+    _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, _plain_weights(weights),
                        axis, training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, None)
     return y
 
@@ -156,7 +162,7 @@ def batch_norm_forward(x: Array, gamma: Optional[Array] = None, beta: Optional[A
 
     training=False normalizes by the running statistics, and the gradient then takes them as constants (a frozen norm).
     """
-    x, gamma, beta, residual, weights = _plain(x), _plain(gamma), _plain(beta), _plain(residual), _plain(weights)
+    x, gamma, beta, residual, weights = _plain(x), _plain(gamma), _plain(beta), _plain(residual), _plain_weights(weights)
     y = _empty_like(x) if out is None else out
     scale, mask, kept = _core.norm_forward(x, y, gamma, beta, running_mean, running_var, num_batches_tracked, residual, weights, axis,
                                            training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, _copy)

@@ -87,6 +87,58 @@ std::string guard_name(py::handle name) {
 
 // --- arrays ----------------------------------------------------------------------------------------------------------
 
+template <class T>
+double number_at(const ArrayView& view, int64_t at) {
+  return static_cast<double>(view.as<T>()[at]);
+}
+
+// The element so many elements behind the first.
+double element_at(const ArrayView& view, int64_t at) {
+  switch (view.dtype) {
+    case DType::kI8:
+      return number_at<int8_t>(view, at);
+    case DType::kI16:
+      return number_at<int16_t>(view, at);
+    case DType::kI32:
+      return number_at<int32_t>(view, at);
+    case DType::kI64:
+      return number_at<int64_t>(view, at);
+    case DType::kBool:
+    case DType::kU8:
+      return number_at<uint8_t>(view, at);
+    case DType::kU16:
+      return number_at<uint16_t>(view, at);
+    case DType::kU32:
+      return number_at<uint32_t>(view, at);
+    case DType::kU64:
+      return number_at<uint64_t>(view, at);
+    default:
+      return read({view.data, view.dtype, 1}, at);
+  }
+}
+
+// All elements as fp32, row by row, whatever their type and strides.
+std::vector<float> floats_of(const ArrayView& view) {
+  std::vector<float> values(static_cast<size_t>(view.count()));
+  std::vector<int64_t> index(view.shape.size());
+  int64_t at = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double value = element_at(view, at);
+    values[i] = static_cast<float>(value);
+    if (std::isfinite(value) && !std::isfinite(values[i])) {
+      throw UsageError(view.name + "[" + std::to_string(i) + "] is " + std::string(py::str(py::float_(value))) +
+                       ", too large for fp32; expected at most 3.4e38");
+    }
+    for (size_t axis = index.size(); axis-- > 0;) {
+      at += view.strides[axis];
+      if (++index[axis] < view.shape[axis]) break;
+      at -= index[axis] * view.strides[axis];
+      index[axis] = 0;
+    }
+  }
+  return values;
+}
+
 // The arrays of one call, which all have the shape of x or one value per channel. Keeps the views for as long as the call runs.
 class Arrays {
  public:
@@ -139,7 +191,7 @@ class Arrays {
     return {view.data, view.dtype, view.strides[0]};
   }
 
-  // Weights of examples [N] or of positions [N, *space], of any real type.
+  // Weights of examples [N] or of positions [N, *space], of any real type and strides, as fp32 row by row.
   std::span<const float> weights(py::handle object) {
     if (object.is_none()) return {};
     const ArrayView view = view_of(object, "weights");
@@ -151,9 +203,7 @@ class Arrays {
       throw UsageError("weights has the shape " + view.shape_text() + "; expected [" + std::to_string(shape_.n) +
                        "], one for each example, or " + wanted.shape_text() + ", one for each position");
     }
-    require_contiguous(view);
-    weights_.resize(static_cast<size_t>(view.count()));
-    for (size_t i = 0; i < weights_.size(); ++i) weights_[i] = weight_at(view, i);
+    weights_ = floats_of(view);
     return weights_;
   }
 
@@ -172,26 +222,6 @@ class Arrays {
   }
 
  private:
-  static float weight_at(const ArrayView& view, size_t i) {
-    switch (view.dtype) {
-      case DType::kF32:
-        return view.as<float>()[i];
-      case DType::kF64:
-        return static_cast<float>(view.as<double>()[i]);
-      case DType::kBool:
-      case DType::kU8:
-        return static_cast<float>(view.as<uint8_t>()[i]);
-      case DType::kI32:
-        return static_cast<float>(view.as<int32_t>()[i]);
-      case DType::kI64:
-        return static_cast<float>(view.as<int64_t>()[i]);
-      default:
-        break;
-    }
-    throw UsageError(std::string("weights has elements of ") + name_of(view.dtype) +
-                     "; expected fp32, fp64, bool or int64");
-  }
-
   ArrayView like_x(ArrayView view) {
     if (view.shape != x_.shape) {
       throw UsageError(view.name + " has the shape " + view.shape_text() + "; expected that of " + x_.name + ", " +

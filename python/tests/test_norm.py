@@ -163,6 +163,27 @@ def test_weights(activation, per_position):
     assert norm_error(mask, Oracle(x[there], weights=[1, 0, 1, 1]).y) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+                                   "float64"])
+def test_weights_of_any_type_and_stride(dtype):
+    x = numbers((5, 3, 4), 1)
+    whole = (numpy.arange(40) % 3).reshape(5, 8).astype(dtype)
+    for w in (whole[:, :4].copy(), whole[:, ::2], whole[:, 3::-1], numpy.asfortranarray(whole[:, 1:5]), whole[:, 3], whole[::-1, 0],
+              numpy.broadcast_to(whole[:1, :4], (5, 4))):
+        assert norm_error(evenkeel.batch_norm(x, training=True, weights=w), Oracle(x, weights=w.astype(float)).y) < 1e-6
+
+
+def test_weights_that_are_tensors():
+    torch = pytest.importorskip("torch")
+    x, dy = numbers((5, 3, 4), 1), numbers((5, 3, 4), 2)
+    mask = torch.arange(20).reshape(5, 4) % 3 > 0
+    for w in (mask, mask[:, 0], mask.t().contiguous().t(), mask.to(torch.bfloat16), mask.to(torch.float16), mask.to(torch.int16)):
+        expected = Oracle(x, weights=w.to(torch.float64))
+        y, saved = evenkeel.batch_norm_forward(torch.from_numpy(x), weights=w)
+        assert norm_error(y, expected.y) < 1e-6
+        assert norm_error(evenkeel.batch_norm_backward(torch.from_numpy(dy), saved).dx, expected.backward(dy)[0]) < 1e-6
+
+
 # Sums over the 4 values of a channel, or as many examples of 2 positions. 1e-3 above 1 is the bound.
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "update"])
 @pytest.mark.parametrize("total", [1e-3, 0.999, 1, 1 + 1e-6, 1.0009])
@@ -336,7 +357,11 @@ def read_only(x):
     ({"training": True, "threads": -1}, "threads is -1"),
     ({"training": True, "weights": numpy.ones(3)}, r"weights has the shape \[3\]; expected \[4\].*\[4, 5\]"),
     ({"training": True, "weights": -numpy.ones(4)}, "weight"),
-    ({"training": True, "weights": numpy.zeros(4)}, "weight"),
+    ({"training": True, "weights": numpy.zeros(4)}, "all 4 weights are 0.*or normalize by running statistics with training=False$"),
+    ({"training": True, "x": X[:, :, 0].copy(), "weights": numpy.array([1, 0, 0, 0])}, "only one weight.*with training=False$"),
+    ({"training": True, "weights": numpy.array([1, 1e300, 1, 1])}, r"weights\[1\] is 1e\+300, too large for fp32"),
+    ({"training": True, "weights": numpy.array([1, numpy.inf, 1, 1])}, r"weights\[1\] is inf; expected a finite number"),
+    ({"training": True, "weights": numpy.ones(4, "complex64")}, "weights has elements of the format 'Zf'; expected fp32"),
     ({"running_mean": ONES, "running_var": ONES, "weights": numpy.ones(4)}, "weights is given with training=False"),
     ({"training": True, "new_batch_weight": 1.5, "running_mean": ONES, "running_var": ONES.copy()}, "new_batch_weight is 1.5"),
     ({"training": True, "new_batch_weight": None, "running_mean": ONES, "running_var": ONES.copy()}, "without num_batches_tracked"),
