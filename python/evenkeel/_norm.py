@@ -95,7 +95,7 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
     weights: [N], or [N, *space], of any real type, taken as fp32; training only, for x of fp32 and fp64. 0 is absence: such a value is in no statistic. Running statistics
         want weights that count examples: those of the values of a channel must add up to more than 1.001, since the unbiased
         variance divides by their sum less 1
-    num_batches_tracked: a single int64, counted up in place
+    num_batches_tracked: a single int64, 0 to 2^62, counted up in place
     activation: identity, relu, leaky_relu (with slope), sigmoid, tanh, gelu, gelu_tanh, silu
     axis: 1, or -1 for channels in the last axis
     on_nonfinite: what happens to the running statistics where those of the batch are not finite: "stop" leaves them and raises Error,

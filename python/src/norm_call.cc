@@ -124,6 +124,11 @@ void require_weight(const RunningStatistics& running) {
         "the plain average of all batches is asked for without the number of batches before this one; expected "
         "num_batches_tracked");
   }
+  constexpr int64_t kMostBatches = int64_t{1} << 62;
+  if (running.num_batches != nullptr && (*running.num_batches < 0 || *running.num_batches > kMostBatches)) {
+    throw UsageError("num_batches_tracked is " + std::to_string(*running.num_batches) +
+                     "; expected the number of batches before this one, 0 to 2^62");
+  }
 }
 
 // The same: the unbiased variance divides by their sum less 1.

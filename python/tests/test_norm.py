@@ -142,6 +142,20 @@ def test_a_batch_that_is_not_finite_leaves_the_running_statistics():
     assert numpy.isfinite(mean[0]) and numpy.isnan(mean[1]) and counter[0] == 1
 
 
+@pytest.mark.parametrize("count", [-1, -2**63, 2**62 + 1, 2**63 - 1])
+@pytest.mark.parametrize("weight", [0.1, None])
+def test_an_impossible_number_of_batches_is_refused_and_nothing_is_written(count, weight):
+    x = numbers((4, 3), 1)
+    mean, var, counter, out = numpy.zeros(3, "float32"), numpy.ones(3, "float32"), numpy.array(count), numpy.zeros_like(x)
+    arguments = dict(running_mean=mean, running_var=var, num_batches_tracked=counter, training=True, new_batch_weight=weight)
+    with pytest.raises(evenkeel.UsageError, match=rf"^num_batches_tracked is {count}; expected .*0 to 2\^62$"):
+        evenkeel.batch_norm(x, out=out, **arguments)
+    assert not mean.any() and (var == 1).all() and counter == count and not out.any()
+    counter[...] = 2**62
+    evenkeel.batch_norm(x, **arguments)
+    assert counter == 2**62 + 1 and numpy.isfinite(var).all()
+
+
 @pytest.mark.parametrize("per_position", [False, True])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
 def test_weights(activation, per_position):
