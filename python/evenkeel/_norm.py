@@ -98,8 +98,8 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
     num_batches_tracked: a single int64, 0 to 2^62, counted up in place
     activation: identity, relu, leaky_relu (with slope), sigmoid, tanh, gelu, gelu_tanh, silu
     axis: 1, or -1 for channels in the last axis
-    on_nonfinite: what happens to the running statistics where those of the batch are not finite: "stop" leaves them and raises Error,
-        "skip" leaves them, "update" assigns what arithmetic gives
+    on_nonfinite: what happens to the running statistics where those of the batch are not finite, or too large for the type of the
+        running ones (fp16: 65504): "stop" leaves them and raises Error, "skip" leaves them, "update" assigns what arithmetic gives
     threads: 0 are the cores of this process. The result has the same bits for any number.
     """
     x, residual = _plain(x), _plain(residual)

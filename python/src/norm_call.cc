@@ -93,23 +93,66 @@ bool is_finite(std::span<const NormMoments> moments) {
   return true;
 }
 
-// Eq. 25, 26 of docs/math.md, behind the guard.
-void update(const RunningStatistics& running, std::span<const NormMoments> moments) {
-  if (running.on_nonfinite != OnNonfinite::kUpdate && !is_finite(moments)) {
-    if (running.on_nonfinite == OnNonfinite::kSkip) return;
-    throw Error(
-        "the statistics of this batch are not finite, and the running statistics were left as they are: look for NaN "
-        "and infinity in x, or give on_nonfinite=\"skip\"",
-        kExitNotFinite);
-  }
-  if (running.num_batches != nullptr) ++*running.num_batches;
-  if (!running.mean) return;
-  const double w = running.weight ? *running.weight : 1 / static_cast<double>(*running.num_batches);
+// A number as an element of that type holds it.
+double as_stored(DType dtype, double value) {
+  alignas(double) std::array<std::byte, sizeof(double)> memory{};
+  const ChannelValues element{memory.data(), dtype, 1};
+  write(element, 0, value);
+  return read(element, 0);
+}
+
+// The running statistics behind a batch (eq. 25, 26 of docs/math.md).
+struct Updated {
+  double mean, var;
+};
+Updated updated(const RunningStatistics& running, double w, const NormMoments& m, int64_t c) {
+  return {(1 - w) * read(running.mean, c) + w * m.mean, (1 - w) * read(running.var, c) + w * m.m2 / (m.count - 1)};
+}
+
+// The first of the running statistics, finite so far, that would not be in its type: "running_var of channel 3", or "".
+std::string overflowing(const RunningStatistics& running, double w, std::span<const NormMoments> moments) {
   for (size_t i = 0; i < moments.size(); ++i) {
     const auto c = static_cast<int64_t>(i);
-    const NormMoments& m = moments[i];
-    write(running.mean, c, (1 - w) * read(running.mean, c) + w * m.mean);
-    write(running.var, c, (1 - w) * read(running.var, c) + w * m.m2 / (m.count - 1));
+    const auto overflows = [&](const ChannelValues& values, double value) {
+      return std::isfinite(read(values, c)) && !std::isfinite(as_stored(values.dtype, value));
+    };
+    const Updated next = updated(running, w, moments[i], c);
+    const std::string where = " of channel " + std::to_string(c);
+    if (overflows(running.mean, next.mean)) return "running_mean" + where;
+    if (overflows(running.var, next.var)) return "running_var" + where;
+  }
+  return "";
+}
+
+// Assigns the running statistics, behind the guard.
+void update(const RunningStatistics& running, std::span<const NormMoments> moments) {
+  const int64_t batches = running.num_batches != nullptr ? *running.num_batches + 1 : 1;
+  const double w = running.weight ? *running.weight : 1 / static_cast<double>(batches);
+  if (running.on_nonfinite != OnNonfinite::kUpdate) {
+    const bool finite = is_finite(moments);
+    const std::string overflow = finite && running.mean ? overflowing(running, w, moments) : "";
+    if ((!finite || !overflow.empty()) && running.on_nonfinite == OnNonfinite::kSkip) return;
+    if (!finite) {
+      throw Error(
+          "the statistics of this batch are not finite, and the running statistics were left as they are: look for NaN "
+          "and infinity in x, or give on_nonfinite=\"skip\"",
+          kExitNotFinite);
+    }
+    if (!overflow.empty()) {
+      const DType dtype = overflow.starts_with("running_mean") ? running.mean.dtype : running.var.dtype;
+      throw Error(overflow + " would be too large for " + name_of(dtype) +
+                      ", and the running statistics were left as they are: keep them in a wider type, make x smaller, "
+                      "or give on_nonfinite=\"skip\"",
+                  kExitNotFinite);
+    }
+  }
+  if (running.num_batches != nullptr) *running.num_batches = batches;
+  if (!running.mean) return;
+  for (size_t i = 0; i < moments.size(); ++i) {
+    const auto c = static_cast<int64_t>(i);
+    const Updated next = updated(running, w, moments[i], c);
+    write(running.mean, c, next.mean);
+    write(running.var, c, next.var);
   }
 }
 

@@ -21,7 +21,7 @@ struct ChannelValues {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// What happens to the running statistics where those of the batch are not finite: nothing and an error, nothing, or what arithmetic says.
+// What happens to the running statistics where those of the batch are not finite, or they would not be in their type: nothing and an error, nothing, or what arithmetic says.
 enum class OnNonfinite { kStop, kSkip, kUpdate };
 
 struct RunningStatistics {

@@ -142,6 +142,23 @@ def test_a_batch_that_is_not_finite_leaves_the_running_statistics():
     assert numpy.isfinite(mean[0]) and numpy.isnan(mean[1]) and counter[0] == 1
 
 
+@pytest.mark.parametrize("dtype, scale", [("float16", 1e3), ("float32", 1e25)])
+def test_running_statistics_that_would_overflow_their_type_are_left(dtype, scale):
+    x = numbers((8, 2, 4), 1, "float64")
+    x[:, 1] *= scale
+    mean, var, counter = numpy.zeros(2, dtype), numpy.ones(2, dtype), numpy.zeros(1, "int64")
+    arguments = dict(running_mean=mean, running_var=var, num_batches_tracked=counter, training=True)
+    name = {"float16": "fp16", "float32": "fp32"}[dtype]
+    with pytest.raises(evenkeel.Error, match=f"^running_var of channel 1 would be too large for {name}, and .* left as they are"):
+        evenkeel.batch_norm(x, **arguments)
+    evenkeel.batch_norm(x, on_nonfinite="skip", **arguments)
+    assert mean.tolist() == [0, 0] and var.tolist() == [1, 1] and counter[0] == 0
+    evenkeel.batch_norm(x, on_nonfinite="update", **arguments)
+    assert numpy.isfinite(var[0]) and var[1] == numpy.inf and counter[0] == 1
+    evenkeel.batch_norm(x, **arguments)  # what is infinite already is no news of this batch
+    assert counter[0] == 2
+
+
 @pytest.mark.parametrize("count", [-1, -2**63, 2**62 + 1, 2**63 - 1])
 @pytest.mark.parametrize("weight", [0.1, None])
 def test_an_impossible_number_of_batches_is_refused_and_nothing_is_written(count, weight):
@@ -265,7 +282,7 @@ def test_half_precision_values_of_channels_are_rounded_to_nearest_even():
     values = numpy.array([1, 1 + 2**-11, 1 + 3 * 2**-11, 65504, 65519.9, 65520, 2**-14, 2**-24, 2**-25, 3 * 2**-25, 2**-26, -7e-6, 2047.5])
     x = numpy.concatenate([values, values]).reshape(2, -1) + numpy.array([[-1.0], [1.0]])
     mean, var = numpy.zeros(13, "float16"), numpy.ones(13, "float16")
-    evenkeel.batch_norm(x, running_mean=mean, running_var=var, training=True, new_batch_weight=1.0)
+    evenkeel.batch_norm(x, running_mean=mean, running_var=var, training=True, new_batch_weight=1.0, on_nonfinite="update")
     exact = evenkeel.moments(x).mean
     with numpy.errstate(over="ignore"):
         assert numpy.array_equal(mean, exact.astype("float16"))
