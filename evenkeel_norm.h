@@ -131,7 +131,7 @@ EK_NORM_API const char* ek_norm_last_error_message(void);
 // rest. bytes: assigned.
 EK_NORM_API ek_status ek_norm_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* bytes);
 
-// The same for functions that are given weights.
+// The same for functions that are given weights, and enough for those that are not.
 EK_NORM_API ek_status ek_norm_weighted_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* bytes);
 
 // Bytes of a mask for this descriptor: 1/32 of an fp32 array's, and a little. bytes: assigned.
@@ -173,8 +173,8 @@ typedef struct ek_norm_training_forward_arguments {
   // Where z > 0, one bit per element, in place of the residual in backward: so that the residual need not be kept, and
   // y may be it. Null: not wanted. With EK_NORM_RELU or EK_NORM_LEAKY_RELU (else EK_NOT_SUPPORTED) and a residual only.
   uint8_t* mask;
-  size_t mask_bytes;
-  // n weights of examples, or n * (product of space) of positions, row by row; null: all 1. Finite, at least 0, not all 0.
+  size_t mask_bytes;  // 0 without a mask, as weight_count is without weights
+  // n weights of examples, or n * (product of space) of positions, row by row; null: all 1. Finite, at least 0, not all 0; one below 1.2e-38, a denormal number, is 0.
   const float* weights;
   int64_t weight_count;
 } ek_norm_training_forward_arguments;
@@ -285,8 +285,9 @@ typedef struct ek_norm_backward_from_output_arguments {
 
 // The overwriting form: ek_norm_training_forward wrote y over x, and x - mean = (act^-1(y) - beta) / (gamma * rstd) is
 // taken back from y. It saves an array and costs the roundings of y: x - mean is known within ulp(y) * |y - beta| /
-// |gamma * rstd|. For identity, and leaky_relu with slope > 0, without a residual; EK_NOT_SUPPORTED for another
-// activation and, naming the first such channel, for a gamma that is 0, not finite, or smaller than |beta| / 2^10: then
+// |gamma * rstd|. For identity, and leaky_relu with a slope of at least 1.2e-38, without a residual; EK_NOT_SUPPORTED for another
+// activation and, naming the first such channel, for a gamma that is 0, not finite, or smaller than |beta| / 2^10, or where gamma * rstd or its
+// inverse is denormal or infinite in the type of the arithmetic: then
 // keep x and call ek_norm_backward. EK_USAGE also for one value per channel. Assigns dx and what is given of dgamma,
 // dbeta. options may be null.
 EK_NORM_API ek_status ek_norm_backward_from_output(const ek_norm_descriptor* descriptor,

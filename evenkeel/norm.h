@@ -128,7 +128,7 @@ struct NormOptions {
 // Bytes of workspace for any function with this descriptor, whatever the threads; 63 of them are there to align the
 // rest.
 EK_API size_t norm_workspace_bytes(const NormDescriptor& descriptor);
-// The same for functions that are given weights.
+// The same for functions that are given weights, and enough for those that are not.
 EK_API size_t norm_weighted_workspace_bytes(const NormDescriptor& descriptor);
 
 // Bytes of the mask of NormForward for this descriptor: 1/32 of an fp32 array's, and a little.
@@ -159,7 +159,7 @@ struct NormTrainingForwardArguments {
   // Where z > 0, one bit per element, in place of the residual in backward: so that the residual need not be kept, and
   // y may be it. norm_mask_bytes(), or empty: not wanted. With kRelu or kLeakyRelu and a residual only.
   std::span<uint8_t> mask = {};
-  // n weights of examples, or n * d * h * w of positions, row by row; empty: all 1. Finite, at least 0, not all 0.
+  // n weights of examples, or n * d * h * w of positions, row by row; empty: all 1. Finite, at least 0, not all 0; one below 1.2e-38, a denormal number, is 0.
   std::span<const float> weights = {};
 };
 
@@ -244,9 +244,9 @@ struct NormBackwardFromOutputArguments {
 
 // The overwriting form: norm_training_forward wrote y over x, and x - mean = (act^-1(y) - beta) / (gamma * rstd) is
 // taken back from y. It saves an array and costs the roundings of y: x - mean is known within ulp(y) * |y - beta| /
-// |gamma * rstd|. For kIdentity, and kLeakyRelu with slope > 0, without a residual. Assigns dx and what is given of
+// |gamma * rstd|. For kIdentity, and kLeakyRelu with a slope of at least 1.2e-38, without a residual. Assigns dx and what is given of
 // dgamma, dbeta. Also throws for another activation, and names the first channel whose gamma is 0, not finite, or
-// smaller than |beta| / 2^10.
+// smaller than |beta| / 2^10, or whose gamma * rstd or the inverse of it is denormal or infinite in the arithmetic's type.
 EK_API void norm_backward_from_output(const NormDescriptor& descriptor,
                                       const NormBackwardFromOutputArguments& arguments,
                                       const NormOptions& options = {});
