@@ -49,6 +49,11 @@ def _plain_weights(x: Array) -> Array:
     return x.view(torch.uint8) if torch is not None and x.dtype is torch.bool else _plain(x)
 
 
+def _require(name: str, value: Any, kind: type, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise _core.UsageError(f"{name} is of type {type(value).__name__}; expected {expected}")
+
+
 def _empty_like(x: Array) -> Array:
     """A new array with the shape, type and order of axes in memory of x."""
     torch = _torch_of(x)
@@ -174,6 +179,7 @@ def batch_norm_backward(dy: Array, saved: Saved, *, out: Optional[Array] = None)
 
     dgamma and dbeta are there where gamma and beta were given, in their types; dresidual where a residual was.
     """
+    _require("saved", saved, Saved, "what batch_norm_forward returned beside y")
     dy = _plain(dy)
     dx = _empty_like(saved.x) if out is None else out
     dgamma = None if saved.gamma is None else _empty_like(saved.gamma)
@@ -224,6 +230,8 @@ def moments(x: Array, *, axis: int = 1, threads: int = 0) -> Moments:
 
 def merge(a: Moments, b: Moments) -> Moments:
     """Moments of two disjoint sets together, without loss: parts of a batch, batches, processes."""
+    for name, value in (("a", a), ("b", b)):
+        _require(name, value, Moments, "Moments, as evenkeel.moments gives them")
     table = _empty(a.table, tuple(_core.describe_array(a.table)[1]))
     _core.norm_merge(a.table, b.table, table)
     return Moments(table)

@@ -439,9 +439,14 @@ void moments(py::handle x, py::handle table, int axis, int threads) {
 // Tables [3, C]: counts, means, m2. merged may be a or b.
 void merge(py::handle a, py::handle b, py::handle merged) {
   ArrayView view_a, view_b, view_to;
-  const std::span<double> left = doubles(a, "a", view_a, false), right = doubles(b, "b", view_b, false);
-  const std::span<double> to = doubles(merged, "merged", view_to, true);
-  if (left.size() != right.size() || to.size() != left.size() || left.size() % 3 != 0) {
+  const std::span<double> left = doubles(a, "a.table", view_a, false), right = doubles(b, "b.table", view_b, false);
+  const std::span<double> to = doubles(merged, "merged.table", view_to, true);
+  for (const ArrayView* view : {&view_a, &view_b, &view_to}) {
+    if (view->shape.size() == 2 && view->shape[0] == 3 && view->shape[1] > 0) continue;
+    throw UsageError(view->name + " has the shape " + view->shape_text() +
+                     "; expected [3, channels]: counts, means and sums of squares");
+  }
+  if (left.size() != right.size() || to.size() != left.size()) {
     throw UsageError("the moments have " + std::to_string(left.size() / 3) + " and " +
                      std::to_string(right.size() / 3) + " channels; expected as many in both");
   }

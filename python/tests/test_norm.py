@@ -447,6 +447,27 @@ def test_merging_moments_of_other_channels_is_refused():
         evenkeel.merge(evenkeel.moments(X), evenkeel.moments(X[:, :2]))
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (9,), (4, 3), (3, 3, 1), (3, 0)])
+def test_tables_of_another_shape_are_refused(shape):
+    m, other = evenkeel.moments(X), evenkeel.Moments(numpy.ones(shape))
+    with pytest.raises(evenkeel.UsageError, match=r"b.table has the shape \[.*\]; expected \[3, channels\]"):
+        evenkeel.merge(m, other)
+    with pytest.raises(evenkeel.UsageError, match="a.table has the shape"):
+        evenkeel.merge(other, other)
+
+
+def test_what_other_functions_return_is_asked_for():
+    m = evenkeel.moments(X)
+    with pytest.raises(evenkeel.UsageError, match="^b is of type int; expected Moments"):
+        evenkeel.merge(m, 3)
+    with pytest.raises(evenkeel.UsageError, match="^a is of type ndarray; expected Moments"):
+        evenkeel.merge(m.table, m)
+    with pytest.raises(evenkeel.UsageError, match="^saved is of type NoneType; expected what batch_norm_forward returned"):
+        evenkeel.batch_norm_backward(X, None)
+    with pytest.raises(evenkeel.UsageError, match="b.table is of type list"):
+        evenkeel.merge(m, evenkeel.Moments([[1.0]] * 3))
+
+
 def test_nothing_of_pytorch_is_imported():
     import subprocess
     import sys
