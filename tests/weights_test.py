@@ -100,6 +100,15 @@ class Weights(CommandLine):
         done = self.succeed(*skipped)
         self.assertIn("batches of epoch 1 were refused", done.stderr)
 
+    def test_recalibration_names_weights_that_are_too_small(self):
+        self.succeed(*self.words(self.table_with(lambda *_: 1), "run", "--weight", "importance"))
+        shares = self.table_with(lambda *_: 1.0001 / 16, "shares.csv")
+        words = ["recalibrate", self.folder / "run", "--data", shares, "--label", "kind", "--weight", "importance", "--batch-size", 16,
+                 "--running-statistics", "mean_of_batches", "--out", self.folder / "new.safetensors"]
+        self.refuse(2, *words, says=("norm 'bn1': the values of a batch count as 1.0001 by their weights,", "--running-variance biased"))
+        self.assertFalse((self.folder / "new.safetensors").exists())
+        self.succeed(*words, "--running-variance", "biased")
+
     def test_a_run_is_not_resumed_with_other_weights(self):
         data = self.table_with(lambda i, _: 1 + i % 2)
         self.succeed(*self.words(data, "run", "--weight", "importance", "--max-steps", 3))
