@@ -1,5 +1,6 @@
 #include "norm_call.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <charconv>
@@ -11,10 +12,11 @@
 namespace evenkeel::python {
 namespace {
 
-// Shortest text that reads back as the number.
+// In six digits, whatever the locale.
 std::string text_of(double number) {
   std::array<char, 32> text{};
-  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), number).ptr};
+  return {text.data(),
+          std::to_chars(text.data(), text.data() + text.size(), number, std::chars_format::general, 6).ptr};
 }
 
 float float_of_half(uint16_t bits) {
@@ -180,7 +182,9 @@ void require_heavy_enough(const ForwardCall& call) {
   const int64_t space = call.shape.d * call.shape.h * call.shape.w;
   const bool per_position = static_cast<int64_t>(call.weights.size()) != call.shape.n;
   const double sum = kernels::weight_sum({call.weights.data(), per_position}, call.shape.n, space);
-  if (sum == 0 || sum > kernels::kLightestUnbiased) return;  // all of 0: norm_training_forward has words for it
+  if (sum > kernels::kLightestUnbiased) return;
+  // norm_training_forward has words for these.
+  if (sum == 0 || !std::all_of(call.weights.begin(), call.weights.end(), [](float w) { return w >= 0; })) return;
   throw UsageError("the weights of a channel's values add up to " + text_of(sum) +
                    ", and the unbiased running variance divides by that less 1; expected more than " +
                    text_of(kernels::kLightestUnbiased) +

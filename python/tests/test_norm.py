@@ -215,6 +215,13 @@ def test_weights_that_are_tensors():
         assert norm_error(evenkeel.batch_norm_backward(torch.from_numpy(dy), saved).dx, expected.backward(dy)[0]) < 1e-6
 
 
+@pytest.mark.parametrize("wrong", [numpy.nan, -1.0])
+def test_what_is_no_weight_is_named_before_the_sum(wrong):
+    w = numpy.array([0.5, wrong, 0.5, 0])
+    with pytest.raises(evenkeel.UsageError, match=rf"weights\[1\] is {wrong:g}; expected a finite number"):
+        evenkeel.batch_norm(numbers((4, 3), 1), None, None, ONES.copy(), ONES.copy(), training=True, weights=w)
+
+
 # Sums over the 4 values of a channel, or as many examples of 2 positions. 1e-3 above 1 is the bound.
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "update"])
 @pytest.mark.parametrize("total", [1e-3, 0.999, 1, 1 + 1e-6, 1.0009])
