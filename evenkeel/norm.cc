@@ -586,8 +586,8 @@ int64_t first_channel_not_invertible(const kernels::NormAffine& affine, const ke
   for (int64_t c = 0; c < shape.c; ++c) {
     const double rstd = affine.scale[c].rstd, gamma = affine.gamma.at(c, 1);
     if (!(rstd > 0) || !std::isfinite(rstd)) continue;
-    if ((affine.gamma.f32 != nullptr && !std::isnormal(affine.gamma.f32[c])) || !is_normal(gamma * rstd) ||
-        !is_normal(1 / (gamma * rstd))) {
+    if ((affine.gamma.f32 != nullptr && !std::isnormal(affine.gamma.f32[c])) || !std::isnormal(gamma) ||
+        !is_normal(gamma * rstd) || !is_normal(1 / (gamma * rstd))) {
       return c;
     }
   }

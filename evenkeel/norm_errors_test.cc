@@ -370,6 +370,20 @@ TEST(NormApiErrors, merging_refuses_arrays_that_overlap_in_part) {
   EXPECT_EQ(first[0].count, 6);
 }
 
+TEST(NormApiErrors, a_denormal_gamma_of_doubles_cannot_be_taken_back_either) {
+  const NormDescriptor d{.n = 2, .c = 1, .type = NormType::kF64};
+  const std::vector<double> y = {1, 2}, dy = {1, 1}, gamma = {1e-310};
+  std::vector<double> dx(2, 7);
+  const std::vector<NormScale> scale{{0, 1e10}};
+  expect_refused(
+      [&] {
+        norm_backward_from_output(
+            d, {.y = y.data(), .dy = dy.data(), .gamma = gamma.data(), .scale = scale, .dx = dx.data()});
+      },
+      kExitUnsupported, "gamma of channel 0 is 1e-310");
+  EXPECT_EQ(dx[0], 7);
+}
+
 TEST(NormApiErrors, a_channel_that_is_nan_already_is_no_error_of_a_call) {
   Calls k;
   k.scale[1].rstd = std::numeric_limits<double>::quiet_NaN();
