@@ -119,9 +119,8 @@ std::string overflowing(const RunningStatistics& running, double w, std::span<co
       return std::isfinite(read(values, c)) && !std::isfinite(as_stored(values.dtype, value));
     };
     const Updated next = updated(running, w, moments[i], c);
-    const std::string where = " of channel " + std::to_string(c);
-    if (overflows(running.mean, next.mean)) return "running_mean" + where;
-    if (overflows(running.var, next.var)) return "running_var" + where;
+    if (overflows(running.mean, next.mean)) return "running_mean of channel " + std::to_string(c);
+    if (overflows(running.var, next.var)) return "running_var of channel " + std::to_string(c);
   }
   return "";
 }
