@@ -106,6 +106,8 @@ typedef struct ek_norm_options {
 // Statistics of the m values of one channel (eq. 1, 2): count = m, m2 = sum of (value - mean)^2. The running statistics
 // of PyTorch (eq. 25, 26), with the weight w of the new batch (0.1 there) and mean, m2 / (count - 1) of the batch:
 //   running_mean = (1 - w) * running_mean + w * mean;   running_var = (1 - w) * running_var + w * m2 / (count - 1)
+// With weights count is their sum, and the unbiased variance is there only for a count clearly above 1: near 1 it is enormous, below negative.
+// Scale such weights so that they count examples (1 on average), or take m2 / count.
 typedef struct ek_moments {
   double count;
   double mean;
@@ -129,7 +131,7 @@ EK_NORM_API const char* ek_norm_last_error_message(void);
 // rest. bytes: assigned.
 EK_NORM_API ek_status ek_norm_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* bytes);
 
-// The same for functions that are given weights.
+// The same for functions that are given weights, and enough for those that are not.
 EK_NORM_API ek_status ek_norm_weighted_workspace_bytes(const ek_norm_descriptor* descriptor, size_t* bytes);
 
 // Bytes of a mask for this descriptor: 1/32 of an fp32 array's, and a little. bytes: assigned.
@@ -141,8 +143,9 @@ EK_NORM_API ek_status ek_norm_mask_bytes(const ek_norm_descriptor* descriptor, s
 // are.
 
 // Moments of every channel of x, in one reading of memory (eq. 7-11). moments[c]: assigned. A constant channel has
-// exactly that constant as its mean and m2 = 0. Relative error of the variance: 2e-7 (fp32), whatever the mean. options
-// may be null.
+// exactly that constant as its mean and m2 = 0. Relative error of the variance: 2e-7 (fp32), whatever the mean,
+// for deviations of 1e-17 to 1e17 (EK_NORM_F64: 1e-148 to 1e150). Beyond squares overflow, and m2 is infinite, or they are flushed to 0.
+// options may be null.
 EK_NORM_API ek_status ek_norm_moments(const ek_norm_descriptor* descriptor, const void* x, int64_t x_stride,
                                       ek_moments* moments, const ek_norm_options* options);
 
@@ -171,8 +174,8 @@ typedef struct ek_norm_training_forward_arguments {
   // Where z > 0, one bit per element, in place of the residual in backward: so that the residual need not be kept, and
   // y may be it. Null: not wanted. With EK_NORM_RELU or EK_NORM_LEAKY_RELU (else EK_NOT_SUPPORTED) and a residual only.
   uint8_t* mask;
-  size_t mask_bytes;
-  // n weights of examples, or n * (product of space) of positions, row by row; null: all 1. Finite, at least 0, not all 0.
+  size_t mask_bytes;  // 0 without a mask, as weight_count is without weights
+  // n weights of examples, or n * (product of space) of positions, row by row; null: all 1. Finite, at least 0, not all 0; one below 1.2e-38, a denormal number, is 0.
   const float* weights;
   int64_t weight_count;
 } ek_norm_training_forward_arguments;
@@ -283,8 +286,9 @@ typedef struct ek_norm_backward_from_output_arguments {
 
 // The overwriting form: ek_norm_training_forward wrote y over x, and x - mean = (act^-1(y) - beta) / (gamma * rstd) is
 // taken back from y. It saves an array and costs the roundings of y: x - mean is known within ulp(y) * |y - beta| /
-// |gamma * rstd|. For identity, and leaky_relu with slope > 0, without a residual; EK_NOT_SUPPORTED for another
-// activation and, naming the first such channel, for a gamma that is 0, not finite, or smaller than |beta| / 2^10: then
+// |gamma * rstd|. For identity, and leaky_relu with a slope of at least 1.2e-38, without a residual; EK_NOT_SUPPORTED for another
+// activation and, naming the first such channel, for a gamma that is 0, not finite, or smaller than |beta| / 2^10, or where gamma * rstd or its
+// inverse is denormal or infinite in the type of the arithmetic: then
 // keep x and call ek_norm_backward. EK_USAGE also for one value per channel. Assigns dx and what is given of dgamma,
 // dbeta. options may be null.
 EK_NORM_API ek_status ek_norm_backward_from_output(const ek_norm_descriptor* descriptor,

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -255,12 +256,13 @@ class Call {
         throw UsageError("weights[" + std::to_string(i) + "] is " + text_of(static_cast<double>(values[i])) +
                          "; expected a finite number, not negative");
       }
-      if (values[i] > 0) ++present;
+      if (kernels::is_present(values[i])) ++present;
     }
     if (present == 0) {
       throw UsageError(
-          "all " + std::to_string(values.size()) +
-          " weights are 0: the batch is fully masked and has no statistics; expected at least two above 0: "
+          "all " + std::to_string(values.size()) + " weights are 0" +
+          (*std::max_element(values.begin(), values.end()) > 0 ? " (below 1.2e-38, which counts as 0)" : "") +
+          ": the batch is fully masked and has no statistics; expected at least two above 0: "
           "leave the batch out, or normalize by given statistics (norm_inference)");
     }
     if (present == 1 && (shape_.s == 1 || values.size() != static_cast<size_t>(shape_.n))) {
@@ -376,9 +378,10 @@ std::byte* own_workspace(size_t bytes) {
   return buffer.get();
 }
 
+// Enough for functions without weights, too.
 size_t workspace_bytes_with_weights(const kernels::NormShape& shape) {
-  return kAlignment - 1 + round_up(kernels::weighted_workspace_bytes(shape)) +
-         static_cast<size_t>(shape.c) * kChannelBytes;
+  const size_t kernel = std::max(kernels::weighted_workspace_bytes(shape), kernels::norm_workspace_bytes(shape));
+  return kAlignment - 1 + round_up(kernel) + static_cast<size_t>(shape.c) * kChannelBytes;
 }
 
 // The kernels' part of a workspace, and typed arrays of one entry per channel behind it.
@@ -572,18 +575,38 @@ void backward(const NormDescriptor& descriptor, const NormBackwardArguments& a, 
   write_gradients(sums, scale.data(), a.dgamma, a.dbeta);
 }
 
+// The first channel that cannot be taken back from y in this type's arithmetic, to which denormal numbers are 0; -1: there is none. A
+// channel whose rstd is itself no number is let through: it is NaN in y already.
+int64_t first_channel_not_invertible(const kernels::NormAffine& affine, const kernels::NormShape& shape) {
+  const int64_t singular = kernels::first_channel_not_invertible(affine, shape.c);
+  if (singular >= 0) return singular;
+  const auto is_normal = [&](double value) {
+    return shape.type == kernels::NormType::kF64 ? std::isnormal(value) : std::isnormal(static_cast<float>(value));
+  };
+  for (int64_t c = 0; c < shape.c; ++c) {
+    const double rstd = affine.scale[c].rstd, gamma = affine.gamma.at(c, 1);
+    if (!(rstd > 0) || !std::isfinite(rstd)) continue;
+    if ((affine.gamma.f32 != nullptr && !std::isnormal(affine.gamma.f32[c])) || !std::isnormal(gamma) ||
+        !is_normal(gamma * rstd) || !is_normal(1 / (gamma * rstd))) {
+      return c;
+    }
+  }
+  return -1;
+}
+
 void backward_from_output(const NormDescriptor& descriptor, const NormBackwardFromOutputArguments& a,
                           const NormOptions& given) {
   Call call(descriptor);
   call.require_a_variance();
   const Activation activation = activation_of(a.activation, a.slope);
   const bool leaky = activation.kind == ActivationKind::kLeakyRelu;
-  if (activation.kind != ActivationKind::kIdentity && !(leaky && activation.slope > 0)) {
+  if (activation.kind != ActivationKind::kIdentity &&
+      !(leaky && activation.slope >= std::numeric_limits<float>::min())) {
     throw BackendError(
         std::string(name_of(activation.kind)) +
         (leaky ? " with a slope of " + text_of(static_cast<double>(activation.slope)) : "") +
-        " cannot be taken back from y; expected identity, or leaky_relu with a slope above 0: keep x and "
-        "call norm_backward");
+        " cannot be taken back from y; expected identity, or leaky_relu with a slope above 0 (1.2e-38 and more): keep "
+        "x and call norm_backward");
   }
   const kernels::NormInput y = call.required("y", a.y);
   const kernels::NormInput dy = call.required("dy", a.dy);
@@ -597,12 +620,13 @@ void backward_from_output(const NormDescriptor& descriptor, const NormBackwardFr
   Workspace workspace(call, given.workspace);
   const std::span<kernels::NormScale> scale = read_scale(a.scale, workspace);
   const kernels::NormAffine affine{scale.data(), gamma, beta};
-  const int64_t channel = kernels::first_channel_not_invertible(affine, call.shape().c);
+  const int64_t channel = first_channel_not_invertible(affine, call.shape());
   if (channel >= 0) {
     throw BackendError("gamma of channel " + std::to_string(channel) + " is " + text_of(gamma.at(channel, 1)) +
-                       ", beta " + text_of(beta.at(channel, 0)) +
-                       ": x cannot be taken back from y; expected a finite gamma of at least |beta| / 1024 and not 0: "
-                       "keep x and call norm_backward");
+                       ", beta " + text_of(beta.at(channel, 0)) + ", rstd " +
+                       text_of(a.scale[static_cast<size_t>(channel)].rstd) +
+                       ": x cannot be taken back from y; expected a finite gamma of at least |beta| / 1024 and not 0, "
+                       "and gamma * rstd and its inverse neither denormal nor infinite: keep x and call norm_backward");
   }
   const std::span<GradientSums> sums = workspace.per_channel<GradientSums>();
   kernels::backward_training_from_output(y, dy, call.shape(), affine, activation, workspace.kernel(), options, sums,
@@ -647,6 +671,17 @@ void norm_merge(std::span<const NormMoments> a, std::span<const NormMoments> b, 
     throw UsageError("norm_merge: a, b and merged have " + std::to_string(a.size()) + ", " + std::to_string(b.size()) +
                      " and " + std::to_string(merged.size()) +
                      " entries; expected the same number of channels, at least 1");
+  }
+  const auto region = [](const char* name, std::span<const NormMoments> moments) {
+    const size_t bytes = moments.size_bytes();
+    return Region{.name = name, .begin = reinterpret_cast<uintptr_t>(moments.data()), .bytes = bytes, .stride = bytes};
+  };
+  const Region to = region("merged", merged);
+  for (const Region& from : {region("a", a), region("b", b)}) {
+    if (to.begin != from.begin && overlap(to, from)) {
+      throw UsageError(std::string("norm_merge: merged overlaps ") + from.name +
+                       "; expected the same start, or arrays that share nothing");
+    }
   }
   for (size_t c = 0; c < a.size(); ++c) merged[c] = norm_merge(a[c], b[c]);
 }

@@ -103,6 +103,8 @@ struct NormParameterGradient {
 // Statistics of the m values of one channel (eq. 1, 2): count = m, m2 = sum of (value - mean)^2. The running statistics
 // of PyTorch (eq. 25, 26), with the weight w of the new batch (0.1 there) and mean, m2 / (count - 1) of the batch:
 //   running_mean = (1 - w) * running_mean + w * mean;   running_var = (1 - w) * running_var + w * m2 / (count - 1)
+// With weights count is their sum, and the unbiased variance is there only for a count clearly above 1: near 1 it is enormous, below negative.
+// Scale such weights so that they count examples (1 on average), or take m2 / count.
 struct NormMoments {
   double count = 0;
   double mean = 0;
@@ -126,21 +128,22 @@ struct NormOptions {
 // Bytes of workspace for any function with this descriptor, whatever the threads; 63 of them are there to align the
 // rest.
 EK_API size_t norm_workspace_bytes(const NormDescriptor& descriptor);
-// The same for functions that are given weights.
+// The same for functions that are given weights, and enough for those that are not.
 EK_API size_t norm_weighted_workspace_bytes(const NormDescriptor& descriptor);
 
 // Bytes of the mask of NormForward for this descriptor: 1/32 of an fp32 array's, and a little.
 EK_API size_t norm_mask_bytes(const NormDescriptor& descriptor);
 
 // Moments of every channel of x, in one reading of memory (eq. 7-11). moments[c]: assigned. A constant channel has
-// exactly that constant as its mean and m2 = 0. Relative error of the variance: 2e-7 (fp32), whatever the mean.
+// exactly that constant as its mean and m2 = 0. Relative error of the variance: 2e-7 (fp32), whatever the mean,
+// for deviations of 1e-17 to 1e17 (kF64: 1e-148 to 1e150). Beyond squares overflow, and m2 is infinite, or they are flushed to 0.
 EK_API void norm_moments(const NormDescriptor& descriptor, NormInput x, std::span<NormMoments> moments,
                          const NormOptions& options = {});
 
 // Moments of the union of two disjoint sets (eq. 9-11): of parts of a batch, of batches, of processes. Merging with an
 // empty set (count 0) gives the other to the bit. Never throws.
 EK_API NormMoments norm_merge(const NormMoments& a, const NormMoments& b) noexcept;
-// The same for every channel. merged: assigned; may be a or b. Throws when the sizes differ or are 0.
+// The same for every channel. merged: assigned; may be a or b. Throws when the sizes differ or are 0, and when arrays overlap.
 EK_API void norm_merge(std::span<const NormMoments> a, std::span<const NormMoments> b, std::span<NormMoments> merged);
 
 struct NormTrainingForwardArguments {
@@ -157,7 +160,7 @@ struct NormTrainingForwardArguments {
   // Where z > 0, one bit per element, in place of the residual in backward: so that the residual need not be kept, and
   // y may be it. norm_mask_bytes(), or empty: not wanted. With kRelu or kLeakyRelu and a residual only.
   std::span<uint8_t> mask = {};
-  // n weights of examples, or n * d * h * w of positions, row by row; empty: all 1. Finite, at least 0, not all 0.
+  // n weights of examples, or n * d * h * w of positions, row by row; empty: all 1. Finite, at least 0, not all 0; one below 1.2e-38, a denormal number, is 0.
   std::span<const float> weights = {};
 };
 
@@ -242,9 +245,9 @@ struct NormBackwardFromOutputArguments {
 
 // The overwriting form: norm_training_forward wrote y over x, and x - mean = (act^-1(y) - beta) / (gamma * rstd) is
 // taken back from y. It saves an array and costs the roundings of y: x - mean is known within ulp(y) * |y - beta| /
-// |gamma * rstd|. For kIdentity, and kLeakyRelu with slope > 0, without a residual. Assigns dx and what is given of
+// |gamma * rstd|. For kIdentity, and kLeakyRelu with a slope of at least 1.2e-38, without a residual. Assigns dx and what is given of
 // dgamma, dbeta. Also throws for another activation, and names the first channel whose gamma is 0, not finite, or
-// smaller than |beta| / 2^10.
+// smaller than |beta| / 2^10, or whose gamma * rstd or the inverse of it is denormal or infinite in the arithmetic's type.
 EK_API void norm_backward_from_output(const NormDescriptor& descriptor,
                                       const NormBackwardFromOutputArguments& arguments,
                                       const NormOptions& options = {});

@@ -143,8 +143,13 @@ NormDescriptor descriptor_of(const ek_norm_descriptor* given) {
 }
 
 // A buffer and its size, where null means that there is none.
+// `may_have_a_size`: a size without a buffer does no harm.
 template <class Byte, class Given>
-std::span<Byte> buffer_of(const char* name, Given* data, size_t bytes) {
+std::span<Byte> buffer_of(const char* name, Given* data, size_t bytes, bool may_have_a_size = false) {
+  if (data == nullptr && bytes != 0 && !may_have_a_size) {
+    throw UsageError(std::string(name) + "_bytes is " + std::to_string(bytes) + ", but " + name +
+                     " is null; expected both, or neither");
+  }
   if (data == nullptr) return {};
   if (bytes == 0) throw UsageError(std::string(name) + " is given, but " + name + "_bytes is 0; expected its size");
   return {static_cast<Byte*>(data), bytes};
@@ -154,7 +159,7 @@ NormOptions options_of(const ek_norm_options* given) {
   if (given == nullptr) return {};
   const ek_norm_options o = read("options", given);
   return {o.threads, static_cast<NormStores>(o.stores),
-          buffer_of<std::byte>("workspace", o.workspace, o.workspace_bytes)};
+          buffer_of<std::byte>("workspace", o.workspace, o.workspace_bytes, true)};
 }
 
 // One entry per channel, or none. A c that is wrong is found before a span is used.
@@ -165,6 +170,9 @@ std::span<Entry> per_channel(Given* entries, const NormDescriptor& descriptor) {
 }
 
 std::span<const float> weights_of(const float* weights, int64_t count) {
+  if (weights == nullptr && count != 0) {
+    throw UsageError("weight_count is " + std::to_string(count) + ", but weights is null; expected both, or neither");
+  }
   if (weights == nullptr) return {};
   if (count < 1)
     throw UsageError("weights is given, but weight_count is " + std::to_string(count) + "; expected its size");

@@ -502,6 +502,12 @@ TEST(NormCApi, names_what_is_wrong_with_members_of_c_alone) {
   k.forward.residual = k.dy.data();
   k.forward.mask = k.mask.data();
   forward(EK_USAGE, "mask is given, but mask_bytes is 0");
+  k.forward.mask_bytes = 64;
+  forward(EK_USAGE, "mask_bytes is 64, but mask is null");
+  k.inference.mask_bytes = k.backward.mask_bytes = 64;
+  expect_refused(ek_norm_inference(&k.d, &k.inference, nullptr), EK_USAGE, "ek_norm_inference", "but mask is null");
+  expect_refused(ek_norm_backward(&k.d, &k.backward, nullptr), EK_USAGE, "ek_norm_backward", "but mask is null");
+  k.make_right();
   k.forward.eps = 0;
   forward(EK_USAGE, "eps is 0");
   k.inference.statistics_type = EK_NORM_F16;
@@ -513,6 +519,9 @@ TEST(NormCApi, names_what_is_wrong_with_members_of_c_alone) {
   expect_refused(ek_norm_merge(moments.data(), moments.data(), 0, moments.data()), EK_USAGE, "ek_norm_merge", "c is 0");
   expect_refused(ek_norm_merge(moments.data(), nullptr, 2, moments.data()), EK_USAGE, "ek_norm_merge",
                  "b is null; expected 2 entries");
+  std::array<ek_moments, 3> table{};
+  expect_refused(ek_norm_merge(table.data(), moments.data(), 2, table.data() + 1), EK_USAGE, "ek_norm_merge",
+                 "merged overlaps a");
 }
 
 TEST(NormCApi, messages_name_the_functions_of_c) {

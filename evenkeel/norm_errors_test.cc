@@ -310,9 +310,29 @@ TEST(NormApiErrors, backward_from_output_names_what_is_wrong) {
          k.from_output.slope = 0;
        },
        kExitUnsupported},
-      {"gamma of channel 1 is 0, beta 1: x cannot be taken back from y", [](Calls& k) { k.gamma[1] = 0; },
+      {"gamma of channel 1 is 0, beta 1, rstd 1: x cannot be taken back from y", [](Calls& k) { k.gamma[1] = 0; },
        kExitUnsupported},
       {"gamma of channel 2 is 0.0009765625, beta 2", [](Calls& k) { k.gamma[2] = 0x1p-10f; }, kExitUnsupported},
+      // Numbers that arithmetic which flushes denormal ones takes for 0, or whose inverse is infinite.
+      {"leaky_relu with a slope of 9.99994610111476e-41 cannot",
+       [](Calls& k) {
+         k.from_output.activation = NormActivation::kLeakyRelu;
+         k.from_output.slope = 1e-40f;
+       },
+       kExitUnsupported},
+      {"gamma of channel 0 is 9.999946", [](Calls& k) { k.gamma[0] = 1e-40f; }, kExitUnsupported},
+      {"gamma of channel 0 is 1.0000000031710769e-30, beta 0, rstd 1e-10",
+       [](Calls& k) {
+         k.gamma[0] = 1e-30f;
+         k.scale[0].rstd = 1e-10;
+       },
+       kExitUnsupported},
+      {"gamma of channel 0 is 1.0000000150474662e+30, beta 0, rstd 1e+09",
+       [](Calls& k) {
+         k.gamma[0] = 1e30f;
+         k.scale[0].rstd = 1e9;
+       },
+       kExitUnsupported},
       {"gamma of channel 0 is nan", [](Calls& k) { k.gamma[0] = std::numeric_limits<float>::quiet_NaN(); },
        kExitUnsupported},
       {"gamma of channel 0 is inf", [](Calls& k) { k.gamma[0] = std::numeric_limits<float>::infinity(); },
@@ -336,6 +356,40 @@ TEST(NormApiErrors, moments_and_merge_name_what_is_wrong) {
                  "norm_merge: a, b and merged have 2, 3 and 3 entries");
   expect_refused([&] { norm_merge(three, three, two); }, kExitUsage, "the same number of channels");
   expect_refused([&] { norm_merge({}, {}, {}); }, kExitUsage, "at least 1");
+}
+
+TEST(NormApiErrors, merging_refuses_arrays_that_overlap_in_part) {
+  std::vector<NormMoments> table(4, {2, 1, 1}), other(3, {2, 3, 1});
+  const std::span<NormMoments> first(table.data(), 3), second(table.data() + 1, 3);
+  expect_refused([&] { norm_merge(first, other, second); }, kExitUsage,
+                 "norm_merge: merged overlaps a; expected the same start, or arrays that share nothing");
+  expect_refused([&] { norm_merge(other, second, first); }, kExitUsage, "merged overlaps b");
+  for (const NormMoments& m : table) EXPECT_EQ(m.count, 2);
+  norm_merge(first, second, other);  // inputs may share what they like
+  norm_merge(first, other, first);
+  EXPECT_EQ(first[0].count, 6);
+}
+
+TEST(NormApiErrors, a_denormal_gamma_of_doubles_cannot_be_taken_back_either) {
+  const NormDescriptor d{.n = 2, .c = 1, .type = NormType::kF64};
+  const std::vector<double> y = {1, 2}, dy = {1, 1}, gamma = {1e-310};
+  std::vector<double> dx(2, 7);
+  const std::vector<NormScale> scale{{0, 1e10}};
+  expect_refused(
+      [&] {
+        norm_backward_from_output(
+            d, {.y = y.data(), .dy = dy.data(), .gamma = gamma.data(), .scale = scale, .dx = dx.data()});
+      },
+      kExitUnsupported, "gamma of channel 0 is 1e-310");
+  EXPECT_EQ(dx[0], 7);
+}
+
+TEST(NormApiErrors, a_channel_that_is_nan_already_is_no_error_of_a_call) {
+  Calls k;
+  k.scale[1].rstd = std::numeric_limits<double>::quiet_NaN();
+  norm_backward_from_output(k.d, k.from_output, k.options);
+  EXPECT_TRUE(k.dgamma[1] != k.dgamma[1]);
+  EXPECT_EQ(k.dgamma[0], k.dgamma[0]);
 }
 
 // The addresses are never read: the workspace is asked for before anything else happens.

@@ -129,6 +129,14 @@ TEST(NormWeights, refuses_what_is_no_weight_and_writes_nothing) {
       {[](Sequences& k) { k.weights[1] = std::numeric_limits<float>::infinity(); }, "weights[1] is inf"},
       {[](Sequences& k) { k.weights.assign(6, 0.0f); }, "all 6 weights are 0: the batch is fully masked"},
       {[](Sequences& k) { k.weights.assign(2, 0.0f); }, "all 2 weights are 0: the batch is fully masked"},
+      // Denormal numbers, which the kernels flush.
+      {[](Sequences& k) { k.weights.assign(6, 1e-40f); },
+       "all 6 weights are 0 (below 1.2e-38, which counts as 0): the batch is fully masked"},
+      {[](Sequences& k) {
+         k.weights.assign(6, 1e-38f);
+         k.weights[2] = 4;
+       },
+       "only one weight is above 0"},
       {[](Sequences& k) {
          k.weights.assign(6, 0.0f);
          k.weights[2] = 4;
@@ -149,6 +157,24 @@ TEST(NormWeights, refuses_what_is_no_weight_and_writes_nothing) {
     for (const float v : k.y) EXPECT_EQ(v, -7);
     for (const float v : k.dx) EXPECT_EQ(v, -7);
   }
+}
+
+TEST(NormWeights, a_denormal_weight_is_absence) {
+  Sequences k, denormal;
+  std::replace(denormal.weights.begin(), denormal.weights.end(), 0.0f, 1e-40f);  // where x is NaN
+  for (Sequences* s : {&k, &denormal}) {
+    norm_training_forward(s->d, s->forward(), s->options);
+    norm_backward(s->d, s->backward(), s->options);
+  }
+  EXPECT_EQ(denormal.moments[0].count, 4);
+  EXPECT_EQ(denormal.moments[1].m2, k.moments[1].m2);
+  EXPECT_EQ(denormal.dgamma, k.dgamma);
+  EXPECT_EQ(denormal.dx, k.dx);
+  k.weights.assign(6, std::numeric_limits<float>::min());  // the least that counts
+  std::iota(k.x.begin(), k.x.end(), 1.0f);
+  norm_training_forward(k.d, k.forward(), k.options);
+  EXPECT_EQ(k.moments[0].mean, 6);
+  EXPECT_TRUE(std::all_of(k.y.begin(), k.y.end(), [](float v) { return std::isfinite(v); }));
 }
 
 TEST(NormWeights, refuses_a_mask_with_weights_of_positions) {
@@ -252,6 +278,23 @@ TEST(NormWeights, a_caller_whose_structs_end_before_the_weights_is_served_as_bef
   ASSERT_EQ(ek_norm_training_forward(&c.d, &c.forward, nullptr), EK_OK) << ek_norm_last_error_message();
   ASSERT_EQ(ek_norm_backward(&c.d, &c.backward, nullptr), EK_OK) << ek_norm_last_error_message();
   EXPECT_EQ(c.k.moments[0].count, 6);
+}
+
+TEST(NormWeights, a_workspace_for_weights_is_enough_without) {
+  for (const NormDescriptor& d : {NormDescriptor{.n = 2, .c = 64, .h = 224, .w = 224}, NormDescriptor{.n = 512, .c = 3},
+                                  NormDescriptor{.n = 1, .c = 1, .w = 1 << 20}}) {
+    EXPECT_GE(norm_weighted_workspace_bytes(d), norm_workspace_bytes(d));
+  }
+}
+
+TEST(NormWeights, c_refuses_a_count_without_weights) {
+  InC c;
+  c.forward.weights = nullptr;
+  EXPECT_EQ(ek_norm_training_forward(&c.d, &c.forward, nullptr), EK_USAGE);
+  EXPECT_THAT(ek_norm_last_error_message(), testing::HasSubstr("weight_count is 6, but weights is null"));
+  c.backward.weights = nullptr;
+  EXPECT_EQ(ek_norm_backward(&c.d, &c.backward, nullptr), EK_USAGE);
+  EXPECT_EQ(c.k.y[0], -7);
 }
 
 TEST(NormWeights, c_refuses_weights_without_a_count) {

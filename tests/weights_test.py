@@ -89,6 +89,8 @@ class Weights(CommandLine):
         data = self.table_with(lambda *_: 0.01)
         self.refuse(2, *self.words(data, "run", "--weight", "importance"), says=("0.01 on average", "--running-variance biased"))
         self.succeed(*self.words(data, "run", "--weight", "importance", "--running-variance", "biased"))
+        shares = self.table_with(lambda *_: 1.0001 / 16)  # of the batches of 16
+        self.refuse(2, *self.words(shares, "shares", "--weight", "importance"), says=("0.0625 on average", "about 1;"))
 
     def test_a_batch_whose_weights_are_too_small_stops_the_run_or_is_skipped(self):
         data = self.table_with(lambda i, _: 400 if i < 3 else 0.001)
@@ -97,6 +99,15 @@ class Weights(CommandLine):
         skipped = self.words(data, "skip", "--weight", "importance", "--on-nonfinite", "skip")
         done = self.succeed(*skipped)
         self.assertIn("batches of epoch 1 were refused", done.stderr)
+
+    def test_recalibration_names_weights_that_are_too_small(self):
+        self.succeed(*self.words(self.table_with(lambda *_: 1), "run", "--weight", "importance"))
+        shares = self.table_with(lambda *_: 1.0001 / 16, "shares.csv")
+        words = ["recalibrate", self.folder / "run", "--data", shares, "--label", "kind", "--weight", "importance", "--batch-size", 16,
+                 "--running-statistics", "mean_of_batches", "--out", self.folder / "new.safetensors"]
+        self.refuse(2, *words, says=("norm 'bn1': the values of a batch count as 1.0001 by their weights,", "--running-variance biased"))
+        self.assertFalse((self.folder / "new.safetensors").exists())
+        self.succeed(*words, "--running-variance", "biased")
 
     def test_a_run_is_not_resumed_with_other_weights(self):
         data = self.table_with(lambda i, _: 1 + i % 2)

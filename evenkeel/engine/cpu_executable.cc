@@ -8,6 +8,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/kernels/bf16.h"
+#include "evenkeel/kernels/weighted.h"
 
 namespace evenkeel {
 namespace {
@@ -57,7 +58,7 @@ bool is_matrix_product(const Op& op) {
 }
 
 // What the weights of a batch must exceed so that it has statistics: anything, and where the running variance is the unbiased one, a
-// count of 1.
+// count clearly above 1.
 double weight_needed(const Graph& graph) {
   double needed = 0;
   for (const Node& node : graph.nodes) {
@@ -67,7 +68,7 @@ double weight_needed(const Graph& graph) {
       if (!std::holds_alternative<MomentsOf>(maker.op) || maker.outputs[0] != node.inputs[0]) continue;
       const Shape& x = graph.value(maker.inputs[0]).shape;
       const int64_t positions = x.size() == 3 ? x[1] * x[2] : 1;
-      needed = std::max(needed, 1 / static_cast<double>(positions));
+      needed = std::max(needed, kernels::kLightestUnbiased / static_cast<double>(positions));
     }
   }
   return needed;

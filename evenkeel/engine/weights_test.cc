@@ -211,6 +211,10 @@ TEST(Weights, that_leave_no_statistics_update_nothing_and_are_named) {
   EXPECT_FALSE(step.run(batch.x, batch.labels, std::vector<float>(9, 0.1f)));
   EXPECT_NE(step.reason().find("weights (they add up to 0.9"), std::string::npos) << step.reason();
   EXPECT_EQ(step.state(), before);
+  // Beyond 1, but so little that the unbiased variance is m2 times an enormous number.
+  EXPECT_FALSE(step.run(batch.x, batch.labels, std::vector<float>(9, 1.0005f / 9)));
+  EXPECT_NE(step.reason().find("more than 1.001"), std::string::npos) << step.reason();
+  EXPECT_EQ(step.state(), before);
   EXPECT_TRUE(step.run(batch.x, batch.labels, std::vector<float>(9, 0.2f)));
 }
 

@@ -56,10 +56,10 @@ template <class T, class Visit>
 void for_counting(const T* values, int64_t example_stride, int64_t step, const NormShape& shape,
                   const NormWeights& weights, const Visit& visit) {
   for (int64_t n = 0; n < shape.n; ++n) {
-    if (!weights.per_position && weights.values[n] == 0) continue;
+    if (!weights.per_position && !is_present(weights.values[n])) continue;
     for (int64_t s = 0; s < shape.s; ++s) {
       const float w = weights.values[weights.per_position ? n * shape.s + s : n];
-      if (w != 0) visit(values + n * example_stride + s * step, static_cast<double>(w));
+      if (is_present(w)) visit(values + n * example_stride + s * step, static_cast<double>(w));
     }
   }
 }
@@ -134,7 +134,7 @@ void for_stretches(const NormShape& shape, const NormWeights& weights, const Ali
   }
 }
 
-bool both_count(float a, float b) { return (a == 0) == (b == 0); }
+bool both_count(float a, float b) { return is_present(a) == is_present(b); }
 bool are_equal(float a, float b) { return a == b; }
 
 // One call of a kernel: a stretch of all channels, or of one where channels have their own memory and the stretch does not fill it.
@@ -222,7 +222,9 @@ struct Slice {
 double weight_sum(const NormWeights& weights, int64_t n, int64_t s) {
   double sum = 0;
   const int64_t count = weights.per_position ? n * s : n;
-  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(weights.values[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    if (is_present(weights.values[i])) sum += static_cast<double>(weights.values[i]);
+  }
   return weights.per_position ? sum : sum * static_cast<double>(s);
 }
 
@@ -274,7 +276,7 @@ void block_weighted_gradient_sums(NormInput x, NormInput dy, const NormShape& sh
   auto* part_sums = reinterpret_cast<GradientSums*>(scratch);
   std::byte* kernel = scratch + lines(static_cast<size_t>(shape.c) * sizeof(GradientSums));
   for_stretches(shape, weights, both_count, [&](const Stretch& stretch) {
-    if (stretch.weight == 0) return;
+    if (!is_present(stretch.weight)) return;
     for_parts(shape, stretch, [&](const Part& part) {
       const auto channels = static_cast<size_t>(part.shape.c);
       block_gradient_sums(part.of(x, shape), part.of(dy, shape), part.shape, part.of(affine), activation,
@@ -311,7 +313,7 @@ void weighted_gradient_input(NormInput x, NormInput dy, const NormShape& shape, 
     const double factor = static_cast<double>(stretch.weight) * static_cast<double>(stretch.positions) / total;
     for (size_t c = 0; c < channels; ++c) scaled[c] = {sums[c].dy * factor, sums[c].dy_xmu * factor};
     for_parts(shape, stretch, [&](const Part& part) {
-      if (stretch.weight == 0) {
+      if (!is_present(stretch.weight)) {
         clear(part.of(dx, shape), part.shape);
         clear(part.of(dresidual, shape), part.shape);
         return;

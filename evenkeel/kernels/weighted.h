@@ -13,6 +13,8 @@
 // Functions never throw and allocate nothing.
 #pragma once
 
+#include <limits>
+
 #include "evenkeel/kernels/norm.h"
 
 namespace evenkeel::kernels {
@@ -28,7 +30,14 @@ struct NormWeights {
   }
 };
 
-// The sum of the weights of every value of a channel. In order, in double.
+// Weights that add up to no more than this have no unbiased variance, which divides by their sum less 1: beyond it m2 is magnified a
+// thousandfold at most.
+inline constexpr double kLightestUnbiased = 1 + 1e-3;
+
+// Whether a value is there: as the kernels see its weight, to which a denormal number is 0.
+constexpr bool is_present(float weight) { return weight >= std::numeric_limits<float>::min(); }
+
+// The sum of the weights of every value of a channel that is present. In order, in double.
 double weight_sum(const NormWeights& weights, int64_t n, int64_t s);
 
 // Bytes of the partial results of a batch, and of what one call needs beside them; both 64-byte aligned, content ignored.

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "evenkeel/kernels/weighted.h"
+
 namespace evenkeel {
 
 StatisticsEstimate::StatisticsEstimate(RunningStatistics kind, bool biased, double new_batch_weight,
@@ -35,6 +37,16 @@ void StatisticsEstimate::add(const std::vector<Moments>& batch) {
       result_.var[c] += w * (variance(batch[c]) - result_.var[c]);
     }
   }
+}
+
+double StatisticsEstimate::variance(const Moments& moments) const {
+  if (biased_) return moments.var_population();
+  if (moments.count > kernels::kLightestUnbiased) return moments.var_sample();
+  throw UsageError(fmt::format(
+      "the statistics of norm '{}': the values of a batch count as {:.6g} by their weights, and the unbiased "
+      "variance divides by that less 1; expected more than {}: take larger batches, multiply weights by a "
+      "number that makes them about 1, or give --running-variance biased; nothing was changed",
+      result_.name, moments.count, kernels::kLightestUnbiased));
 }
 
 ChannelStatistics StatisticsEstimate::result() const {

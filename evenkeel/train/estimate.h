@@ -13,6 +13,7 @@ class StatisticsEstimate {
   // start: its name and number of channels count, and with from_start (an average that goes on) its values, too.
   StatisticsEstimate(RunningStatistics kind, bool biased, double new_batch_weight, ChannelStatistics start,
                      bool from_start);
+  // Both throw UsageError where an unbiased variance is wanted of values that count as about one.
   void add(const std::vector<Moments>& batch);
   ChannelStatistics result() const;
 
@@ -20,7 +21,7 @@ class StatisticsEstimate {
   bool merges() const {
     return kind_ == RunningStatistics::kPopulation || kind_ == RunningStatistics::kPopulationOnePass;
   }
-  double variance(const Moments& moments) const { return biased_ ? moments.var_population() : moments.var_sample(); }
+  double variance(const Moments& moments) const;  // throws UsageError where the unbiased one has too small a count
 
   RunningStatistics kind_;
   bool biased_;

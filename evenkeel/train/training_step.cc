@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "evenkeel/kernels/weighted.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/ranks.h"
 #include "evenkeel/train/start_from.h"
@@ -64,7 +65,7 @@ void TrainingStep::require_heavy_enough(const Graph& graph) const {
   if (!is_weighted() || !unbiased) return;
   const double mean = sum_of(train_.weights) / static_cast<double>(train_.count);
   const double batch = mean * static_cast<double>(cut_.sizes.front());
-  if (batch > 1) return;
+  if (batch > kernels::kLightestUnbiased) return;
   throw UsageError(
       fmt::format("the weights of '{}' are {:.3g} on average, so that those of a batch of {} add up to about {:.3g}; a "
                   "weight of k counts as k examples, and statistics of a batch need more than one: multiply the "

@@ -1,4 +1,5 @@
-"""Batch normalization on arrays: NumPy's, PyTorch's on the CPU, and whatever else has a buffer or speaks DLPack. Nothing is copied.
+"""Batch normalization on arrays: NumPy's, PyTorch's on the CPU, and whatever else has a buffer or speaks DLPack. They are
+read where they lie.
 
 An array x is [N, C], or [N, C, *space] with any number of axes behind; with axis=-1 the channels stand last, [N, *space, C]. Its
 memory may be channels first or channels last, and its examples may be slices of a larger buffer. x, residual, out and gradients have
@@ -42,6 +43,17 @@ def _plain(x: Array) -> Array:
     return x.resolve_neg()
 
 
+def _plain_weights(x: Array) -> Array:
+    """_plain, and booleans of PyTorch as bytes: DLPack of older versions has none."""
+    torch = _torch_of(x)
+    return x.view(torch.uint8) if torch is not None and x.dtype is torch.bool else _plain(x)
+
+
+def _require(name: str, value: Any, kind: type, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise _core.UsageError(f"{name} is of type {type(value).__name__}; expected {expected}")
+
+
 def _empty_like(x: Array) -> Array:
     """A new array with the shape, type and order of axes in memory of x."""
     torch = _torch_of(x)
@@ -51,6 +63,15 @@ def _empty_like(x: Array) -> Array:
         _core.describe_array(x)  # raises, and says why
     numpy = _numpy()
     return numpy.empty_like(numpy.asarray(x), subok=False)
+
+
+def _copy(x: Array) -> Array:
+    """x in memory of its own, its axes in the same order there."""
+    y = _empty_like(x)
+    if _torch_of(x) is not None:
+        return y.copy_(x)
+    y[...] = _numpy().asarray(x)
+    return y
 
 
 def _empty(like: Array, shape: tuple[int, ...]) -> Array:
@@ -76,28 +97,31 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
 
     x: [N, C, *space]      gamma, beta, running_mean, running_var: [C]; gamma None is 1, beta None is 0
     residual, out: as x; out is assigned and returned, and may be x or residual
-    weights: [N], or [N, *space]; training only, fp32 and fp64. 0 is absence: such a value is in no statistic
-    num_batches_tracked: a single int64, counted up in place
+    weights: [N], or [N, *space], of any real type, taken as fp32; training only, for x of fp32 and fp64. 0 is absence: such a value is in no statistic. Running statistics
+        want weights that count examples: those of the values of a channel must add up to more than 1.001, since the unbiased
+        variance divides by their sum less 1
+    num_batches_tracked: a single int64, 0 to 2^62, counted up in place
     activation: identity, relu, leaky_relu (with slope), sigmoid, tanh, gelu, gelu_tanh, silu
     axis: 1, or -1 for channels in the last axis
-    on_nonfinite: what happens to the running statistics where those of the batch are not finite: "stop" leaves them and raises Error,
-        "skip" leaves them, "update" assigns what arithmetic gives
+    on_nonfinite: what happens to the running statistics where those of the batch are not finite, or too large for the type of the
+        running ones (fp16: 65504): "stop" leaves them and raises Error, "skip" leaves them, "update" assigns what arithmetic gives
     threads: 0 are the cores of this process. The result has the same bits for any number.
     """
     x, residual = _plain(x), _plain(residual)
     y = _empty_like(x) if out is None else out
-    _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, _plain(weights),
-                       axis, training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, False)
+    _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, _plain_weights(weights),
+                       axis, training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, None)
     return y
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What batch_norm_backward needs of batch_norm_forward. Holds x itself, not a copy: leave it as it is until then."""
+    """What batch_norm_backward needs of batch_norm_forward. Holds x, parameters, weights and residual themselves, not copies: leave them
+    as they are until then. Of a residual that out overwrote it holds a copy, unless the gradient needs none."""
     x: Array
     gamma: Optional[Array]
     beta: Optional[Array]
-    residual: Optional[Array]  # None where a mask of one bit per element stands for it
+    residual: Optional[Array]  # None for identity, and where a mask of one bit per element stands for it
     weights: Optional[Array]
     axis: int
     batch_statistics: bool
@@ -138,13 +162,15 @@ def batch_norm_forward(x: Array, gamma: Optional[Array] = None, beta: Optional[A
                        threads: int = 0) -> tuple[Array, Saved]:
     """batch_norm, and what its gradient needs: (y, saved). The same arguments, but training=True, and out may not be x.
 
+    With out=residual the gradient still needs the residual, and a copy of it is kept, for sigmoid, tanh, gelu, gelu_tanh and silu, and
+    for relu and leaky_relu with weights of positions. Otherwise it needs at most one bit per element.
+
     training=False normalizes by the running statistics, and the gradient then takes them as constants (a frozen norm).
     """
-    x, gamma, beta, residual, weights = _plain(x), _plain(gamma), _plain(beta), _plain(residual), _plain(weights)
+    x, gamma, beta, residual, weights = _plain(x), _plain(gamma), _plain(beta), _plain(residual), _plain_weights(weights)
     y = _empty_like(x) if out is None else out
-    scale, mask = _core.norm_forward(x, y, gamma, beta, running_mean, running_var, num_batches_tracked, residual, weights, axis,
-                                     training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, True)
-    kept = residual if mask is None and activation != "identity" else None
+    scale, mask, kept = _core.norm_forward(x, y, gamma, beta, running_mean, running_var, num_batches_tracked, residual, weights, axis,
+                                           training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, _copy)
     return y, Saved(x, gamma, beta, kept, weights, axis, bool(training), activation, slope, threads, residual is not None, scale, mask)
 
 
@@ -153,6 +179,7 @@ def batch_norm_backward(dy: Array, saved: Saved, *, out: Optional[Array] = None)
 
     dgamma and dbeta are there where gamma and beta were given, in their types; dresidual where a residual was.
     """
+    _require("saved", saved, Saved, "what batch_norm_forward returned beside y")
     dy = _plain(dy)
     dx = _empty_like(saved.x) if out is None else out
     dgamma = None if saved.gamma is None else _empty_like(saved.gamma)
@@ -203,6 +230,8 @@ def moments(x: Array, *, axis: int = 1, threads: int = 0) -> Moments:
 
 def merge(a: Moments, b: Moments) -> Moments:
     """Moments of two disjoint sets together, without loss: parts of a batch, batches, processes."""
+    for name, value in (("a", a), ("b", b)):
+        _require(name, value, Moments, "Moments, as evenkeel.moments gives them")
     table = _empty(a.table, tuple(_core.describe_array(a.table)[1]))
     _core.norm_merge(a.table, b.table, table)
     return Moments(table)

@@ -425,6 +425,8 @@ class _BatchNorm:
             if weight is not None or counter is None:
                 weight = _weight(0.0 if weight is None else weight)
             if counter is not None and (counter.dtype is not torch.int64 or counter.is_neg() or x.numel() == 0):
+                if not 0 <= float(counter) <= 2**62:  # as the extension asks of an int64
+                    raise UsageError(f"num_batches_tracked is {counter.item()}; expected the number of batches before this one, 0 to 2^62")
                 counter.add_(1)
                 weight, counter = (1 / float(counter) if weight is None else weight), None
         else:

@@ -87,6 +87,58 @@ std::string guard_name(py::handle name) {
 
 // --- arrays ----------------------------------------------------------------------------------------------------------
 
+template <class T>
+double number_at(const ArrayView& view, int64_t at) {
+  return static_cast<double>(view.as<T>()[at]);
+}
+
+// The element so many elements behind the first.
+double element_at(const ArrayView& view, int64_t at) {
+  switch (view.dtype) {
+    case DType::kI8:
+      return number_at<int8_t>(view, at);
+    case DType::kI16:
+      return number_at<int16_t>(view, at);
+    case DType::kI32:
+      return number_at<int32_t>(view, at);
+    case DType::kI64:
+      return number_at<int64_t>(view, at);
+    case DType::kBool:
+    case DType::kU8:
+      return number_at<uint8_t>(view, at);
+    case DType::kU16:
+      return number_at<uint16_t>(view, at);
+    case DType::kU32:
+      return number_at<uint32_t>(view, at);
+    case DType::kU64:
+      return number_at<uint64_t>(view, at);
+    default:
+      return read({view.data, view.dtype, 1}, at);
+  }
+}
+
+// All elements as fp32, row by row, whatever their type and strides.
+std::vector<float> floats_of(const ArrayView& view) {
+  std::vector<float> values(static_cast<size_t>(view.count()));
+  std::vector<int64_t> index(view.shape.size());
+  int64_t at = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double value = element_at(view, at);
+    values[i] = static_cast<float>(value);
+    if (std::isfinite(value) && !std::isfinite(values[i])) {
+      throw UsageError(view.name + "[" + std::to_string(i) + "] is " + std::string(py::str(py::float_(value))) +
+                       ", too large for fp32; expected at most 3.4e38");
+    }
+    for (size_t axis = index.size(); axis-- > 0;) {
+      at += view.strides[axis];
+      if (++index[axis] < view.shape[axis]) break;
+      at -= index[axis] * view.strides[axis];
+      index[axis] = 0;
+    }
+  }
+  return values;
+}
+
 // The arrays of one call, which all have the shape of x or one value per channel. Keeps the views for as long as the call runs.
 class Arrays {
  public:
@@ -139,7 +191,7 @@ class Arrays {
     return {view.data, view.dtype, view.strides[0]};
   }
 
-  // Weights of examples [N] or of positions [N, *space], of any real type.
+  // Weights of examples [N] or of positions [N, *space], of any real type and strides, as fp32 row by row.
   std::span<const float> weights(py::handle object) {
     if (object.is_none()) return {};
     const ArrayView view = view_of(object, "weights");
@@ -151,9 +203,7 @@ class Arrays {
       throw UsageError("weights has the shape " + view.shape_text() + "; expected [" + std::to_string(shape_.n) +
                        "], one for each example, or " + wanted.shape_text() + ", one for each position");
     }
-    require_contiguous(view);
-    weights_.resize(static_cast<size_t>(view.count()));
-    for (size_t i = 0; i < weights_.size(); ++i) weights_[i] = weight_at(view, i);
+    weights_ = floats_of(view);
     return weights_;
   }
 
@@ -172,26 +222,6 @@ class Arrays {
   }
 
  private:
-  static float weight_at(const ArrayView& view, size_t i) {
-    switch (view.dtype) {
-      case DType::kF32:
-        return view.as<float>()[i];
-      case DType::kF64:
-        return static_cast<float>(view.as<double>()[i]);
-      case DType::kBool:
-      case DType::kU8:
-        return static_cast<float>(view.as<uint8_t>()[i]);
-      case DType::kI32:
-        return static_cast<float>(view.as<int32_t>()[i]);
-      case DType::kI64:
-        return static_cast<float>(view.as<int64_t>()[i]);
-      default:
-        break;
-    }
-    throw UsageError(std::string("weights has elements of ") + name_of(view.dtype) +
-                     "; expected fp32, fp64, bool or int64");
-  }
-
   ArrayView like_x(ArrayView view) {
     if (view.shape != x_.shape) {
       throw UsageError(view.name + " has the shape " + view.shape_text() + "; expected that of " + x_.name + ", " +
@@ -305,9 +335,15 @@ std::span<T> as_span(const py::object& bytes) {
           static_cast<size_t>(PyByteArray_GET_SIZE(bytes.ptr())) / sizeof(T)};
 }
 
-// y = out is assigned. With `save`: (scale, mask or None), what backward needs beside x.
+// What backward rebuilds z from beside x: None where that is x alone or the mask. A residual that y overwrites is copied first.
+py::object kept_residual(const ForwardCall& call, const py::object& residual, const py::function& copy) {
+  if (!call.mask.empty() || call.activation == NormActivation::kIdentity) return py::none();
+  return call.y.data == call.residual.data ? copy(residual) : residual;
+}
+
+// y = out is assigned. With `save`, which copies an array: (scale, mask or None, residual or None), what backward needs beside x.
 py::object forward(const ForwardArguments& a, int axis, bool training, std::optional<double> weight, double eps,
-                   int activation, double slope, const std::string& guard, int threads, bool save) {
+                   int activation, double slope, const std::string& guard, int threads, const py::object& save) {
   Arrays arrays(a.x, "x", axis);
   ForwardCall call;
   call.training = training;
@@ -330,8 +366,8 @@ py::object forward(const ForwardArguments& a, int axis, bool training, std::opti
   call.slope = static_cast<float>(slope);
   call.threads = threads;
   if (training && call.running.mean) require_apart(call, call.y);
-  py::object scale = py::none(), mask = py::none();
-  if (save) {
+  py::object scale = py::none(), mask = py::none(), kept = py::none();
+  if (!save.is_none()) {
     if (call.y.data == call.x.data)
       throw UsageError("out is x, which backward needs; expected another array, or batch_norm without its gradient");
     scale = bytes_for(static_cast<size_t>(call.shape.c) * sizeof(NormScale));
@@ -340,9 +376,10 @@ py::object forward(const ForwardArguments& a, int axis, bool training, std::opti
       mask = bytes_for(norm_mask_bytes(call.shape));
       call.mask = as_span<uint8_t>(mask);
     }
+    kept = kept_residual(call, a.residual, save);
   }
   run_released([&] { run(call); }, "out");
-  return save ? py::object(py::make_tuple(scale, mask)) : py::none();
+  return save.is_none() ? py::none() : py::object(py::make_tuple(scale, mask, kept));
 }
 
 struct BackwardArguments {
@@ -402,9 +439,14 @@ void moments(py::handle x, py::handle table, int axis, int threads) {
 // Tables [3, C]: counts, means, m2. merged may be a or b.
 void merge(py::handle a, py::handle b, py::handle merged) {
   ArrayView view_a, view_b, view_to;
-  const std::span<double> left = doubles(a, "a", view_a, false), right = doubles(b, "b", view_b, false);
-  const std::span<double> to = doubles(merged, "merged", view_to, true);
-  if (left.size() != right.size() || to.size() != left.size() || left.size() % 3 != 0) {
+  const std::span<double> left = doubles(a, "a.table", view_a, false), right = doubles(b, "b.table", view_b, false);
+  const std::span<double> to = doubles(merged, "merged.table", view_to, true);
+  for (const ArrayView* view : {&view_a, &view_b, &view_to}) {
+    if (view->shape.size() == 2 && view->shape[0] == 3 && view->shape[1] > 0) continue;
+    throw UsageError(view->name + " has the shape " + view->shape_text() +
+                     "; expected [3, channels]: counts, means and sums of squares");
+  }
+  if (left.size() != right.size() || to.size() != left.size()) {
     throw UsageError("the moments have " + std::to_string(left.size() / 3) + " and " +
                      std::to_string(right.size() / 3) + " channels; expected as many in both");
   }
@@ -430,15 +472,16 @@ py::tuple describe(py::handle object) {
 }  // namespace
 
 void bind_norm(py::module_& m) {
-  m.def("norm_forward", [](py::object x, py::object out, py::object gamma, py::object beta, py::object running_mean,
-                           py::object running_var, py::object num_batches, py::object residual, py::object weights,
-                           py::handle axis, py::handle training, py::handle weight, py::handle eps,
-                           py::handle activation, py::handle slope, py::handle guard, py::handle threads, bool save) {
-    return forward({x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights}, axis_number(axis),
-                   truth(training, "training"), batch_weight(weight), real_number(eps, "eps"),
-                   activation_of(activation), real_number(slope, "slope"), guard_name(guard), thread_count(threads),
-                   save);
-  });
+  m.def("norm_forward",
+        [](py::object x, py::object out, py::object gamma, py::object beta, py::object running_mean,
+           py::object running_var, py::object num_batches, py::object residual, py::object weights, py::handle axis,
+           py::handle training, py::handle weight, py::handle eps, py::handle activation, py::handle slope,
+           py::handle guard, py::handle threads, py::object save) {
+          return forward({x, out, gamma, beta, running_mean, running_var, num_batches, residual, weights},
+                         axis_number(axis), truth(training, "training"), batch_weight(weight), real_number(eps, "eps"),
+                         activation_of(activation), real_number(slope, "slope"), guard_name(guard),
+                         thread_count(threads), save);
+        });
   m.def("norm_backward", [](py::object x, py::object dy, py::object gamma, py::object beta, py::object scale,
                             py::object mask, py::object residual, py::object weights, py::object dx,
                             py::object dresidual, py::object dgamma, py::object dbeta, py::handle axis,

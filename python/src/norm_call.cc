@@ -1,12 +1,23 @@
 #include "norm_call.h"
 
+#include <algorithm>
+#include <array>
 #include <bit>
+#include <charconv>
 #include <cmath>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/kernels/weighted.h"
 
 namespace evenkeel::python {
 namespace {
+
+// In six digits, whatever the locale.
+std::string text_of(double number) {
+  std::array<char, 32> text{};
+  return {text.data(),
+          std::to_chars(text.data(), text.data() + text.size(), number, std::chars_format::general, 6).ptr};
+}
 
 float float_of_half(uint16_t bits) {
   const int exponent = bits >> 10 & 31;
@@ -79,28 +90,70 @@ class ParameterGradient : Parameter<T> {
 
 bool is_finite(std::span<const NormMoments> moments) {
   for (const NormMoments& m : moments) {
-    if (!std::isfinite(m.mean) || !std::isfinite(m.m2) || !(m.count > 1)) return false;
+    if (!std::isfinite(m.mean) || !std::isfinite(m.m2)) return false;
   }
   return true;
 }
 
-// Eq. 25, 26 of docs/math.md, behind the guard.
-void update(const RunningStatistics& running, std::span<const NormMoments> moments) {
-  if (running.on_nonfinite != OnNonfinite::kUpdate && !is_finite(moments)) {
-    if (running.on_nonfinite == OnNonfinite::kSkip) return;
-    throw Error(
-        "the statistics of this batch are not finite, and the running statistics were left as they are: look for NaN "
-        "and infinity in x, or give on_nonfinite=\"skip\"",
-        kExitNotFinite);
-  }
-  if (running.num_batches != nullptr) ++*running.num_batches;
-  if (!running.mean) return;
-  const double w = running.weight ? *running.weight : 1 / static_cast<double>(*running.num_batches);
+// A number as an element of that type holds it.
+double as_stored(DType dtype, double value) {
+  alignas(double) std::array<std::byte, sizeof(double)> memory{};
+  const ChannelValues element{memory.data(), dtype, 1};
+  write(element, 0, value);
+  return read(element, 0);
+}
+
+// The running statistics behind a batch (eq. 25, 26 of docs/math.md).
+struct Updated {
+  double mean, var;
+};
+Updated updated(const RunningStatistics& running, double w, const NormMoments& m, int64_t c) {
+  return {(1 - w) * read(running.mean, c) + w * m.mean, (1 - w) * read(running.var, c) + w * m.m2 / (m.count - 1)};
+}
+
+// The first of the running statistics, finite so far, that would not be in its type: "running_var of channel 3", or "".
+std::string overflowing(const RunningStatistics& running, double w, std::span<const NormMoments> moments) {
   for (size_t i = 0; i < moments.size(); ++i) {
     const auto c = static_cast<int64_t>(i);
-    const NormMoments& m = moments[i];
-    write(running.mean, c, (1 - w) * read(running.mean, c) + w * m.mean);
-    write(running.var, c, (1 - w) * read(running.var, c) + w * m.m2 / (m.count - 1));
+    const auto overflows = [&](const ChannelValues& values, double value) {
+      return std::isfinite(read(values, c)) && !std::isfinite(as_stored(values.dtype, value));
+    };
+    const Updated next = updated(running, w, moments[i], c);
+    if (overflows(running.mean, next.mean)) return "running_mean of channel " + std::to_string(c);
+    if (overflows(running.var, next.var)) return "running_var of channel " + std::to_string(c);
+  }
+  return "";
+}
+
+// Assigns the running statistics, behind the guard.
+void update(const RunningStatistics& running, std::span<const NormMoments> moments) {
+  const int64_t batches = running.num_batches != nullptr ? *running.num_batches + 1 : 1;
+  const double w = running.weight ? *running.weight : 1 / static_cast<double>(batches);
+  if (running.on_nonfinite != OnNonfinite::kUpdate) {
+    const bool finite = is_finite(moments);
+    const std::string overflow = finite && running.mean ? overflowing(running, w, moments) : "";
+    if ((!finite || !overflow.empty()) && running.on_nonfinite == OnNonfinite::kSkip) return;
+    if (!finite) {
+      throw Error(
+          "the statistics of this batch are not finite, and the running statistics were left as they are: look for NaN "
+          "and infinity in x, or give on_nonfinite=\"skip\"",
+          kExitNotFinite);
+    }
+    if (!overflow.empty()) {
+      const DType dtype = overflow.starts_with("running_mean") ? running.mean.dtype : running.var.dtype;
+      throw Error(overflow + " would be too large for " + name_of(dtype) +
+                      ", and the running statistics were left as they are: keep them in a wider type, make x smaller, "
+                      "or give on_nonfinite=\"skip\"",
+                  kExitNotFinite);
+    }
+  }
+  if (running.num_batches != nullptr) *running.num_batches = batches;
+  if (!running.mean) return;
+  for (size_t i = 0; i < moments.size(); ++i) {
+    const auto c = static_cast<int64_t>(i);
+    const Updated next = updated(running, w, moments[i], c);
+    write(running.mean, c, next.mean);
+    write(running.var, c, next.var);
   }
 }
 
@@ -115,6 +168,27 @@ void require_weight(const RunningStatistics& running) {
         "the plain average of all batches is asked for without the number of batches before this one; expected "
         "num_batches_tracked");
   }
+  constexpr int64_t kMostBatches = int64_t{1} << 62;
+  if (running.num_batches != nullptr && (*running.num_batches < 0 || *running.num_batches > kMostBatches)) {
+    throw UsageError("num_batches_tracked is " + std::to_string(*running.num_batches) +
+                     "; expected the number of batches before this one, 0 to 2^62");
+  }
+}
+
+// The same: the unbiased variance divides by their sum less 1.
+void require_heavy_enough(const ForwardCall& call) {
+  if (call.weights.empty() || !call.running.var) return;
+  const int64_t space = call.shape.d * call.shape.h * call.shape.w;
+  const bool per_position = static_cast<int64_t>(call.weights.size()) != call.shape.n;
+  const double sum = kernels::weight_sum({call.weights.data(), per_position}, call.shape.n, space);
+  if (sum > kernels::kLightestUnbiased) return;
+  // norm_training_forward has words for these.
+  if (sum == 0 || !std::all_of(call.weights.begin(), call.weights.end(), [](float w) { return w >= 0; })) return;
+  throw UsageError("the weights of a channel's values add up to " + text_of(sum) +
+                   ", and the unbiased running variance divides by that less 1; expected more than " +
+                   text_of(kernels::kLightestUnbiased) +
+                   ": multiply the weights so that they count examples (1 on average), or leave running_mean and "
+                   "running_var out");
 }
 
 NormParameter statistic(const ChannelValues& values, const Parameter<double>& converted) {
@@ -129,6 +203,7 @@ void forward(const ForwardCall& call) {
   const NormOptions options{.threads = call.threads};
   if (call.training) {
     if (call.update) require_weight(call.running);
+    require_heavy_enough(call);
     std::vector<NormMoments> moments(call.update ? static_cast<size_t>(channels) : 0);
     norm_training_forward(call.shape,
                           {.x = call.x,

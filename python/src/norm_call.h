@@ -21,7 +21,7 @@ struct ChannelValues {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// What happens to the running statistics where those of the batch are not finite: nothing and an error, nothing, or what arithmetic says.
+// What happens to the running statistics where those of the batch are not finite, or they would not be in their type: nothing and an error, nothing, or what arithmetic says.
 enum class OnNonfinite { kStop, kSkip, kUpdate };
 
 struct RunningStatistics {
@@ -51,7 +51,7 @@ struct ForwardCall {
 
 // Assigns y, scale and mask, then the running statistics. Throws what norm_training_forward and norm_inference throw, and Error (exit
 // code 6) for statistics that are not finite with kStop: y is written then, the running statistics are not. UsageError for a weight that
-// is out of range, or for none without num_batches.
+// is out of range, for none without num_batches, for num_batches below 0 or above 2^62, and, before anything is written, for running statistics by weights that add up to about 1.
 void run(const ForwardCall& call);
 
 struct BackwardCall {

@@ -65,6 +65,45 @@ def test_activations_and_residuals(activation, training):
                                activation=activation, slope=0.2, residual=residual))
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("weighted", ["none", "examples", "positions"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_residual_that_is_overwritten_has_its_gradient(activation, weighted, last):
+    shape = (5, 3, 4)
+    x, dy, residual = numbers(shape, 1), numbers(shape, 2), numbers(shape, 3)
+    gamma, beta = numbers(3, 4), numbers(3, 5)
+    if last:
+        x, dy, residual = channels_last(x), channels_last(dy), channels_last(residual)
+    w = {"none": None, "examples": numpy.array([2, 1, 1, 0, 3]), "positions": numpy.arange(20).reshape(5, 4) % 3}[weighted]
+    out = residual.copy(order="K")
+    y, saved = evenkeel.batch_norm_forward(x, gamma, beta, activation=activation, slope=0.2, residual=out, out=out, weights=w)
+    masked = activation in ("relu", "leaky_relu") and weighted != "positions"
+    assert (saved.residual is None) == (activation == "identity" or masked)  # else a copy: no more is kept than is needed
+    expected = Oracle(x, gamma, beta, activation=activation, slope=0.2, residual=residual, weights=w)
+    assert y is out and norm_error(y, expected.y) < 1e-6
+    for found, right in zip(evenkeel.batch_norm_backward(dy, saved), expected.backward(dy)):
+        assert norm_error(found, right) < 2e-6  # that of test_activations_and_residuals
+
+
+def test_a_tensor_of_a_larger_one_that_is_overwritten_has_its_gradient():
+    torch = pytest.importorskip("torch")
+    shape = (4, 3, 5, 6)
+    x, dy, residual = (torch.from_numpy(numbers(shape, seed)).to(memory_format=torch.channels_last) for seed in (1, 2, 3))
+    out = torch.zeros((8,) + shape[1:]).to(memory_format=torch.channels_last)[::2]  # gaps between the examples
+    out.copy_(residual)
+    y, saved = evenkeel.batch_norm_forward(x, activation="silu", residual=out, out=out)
+    expected = Oracle(x, activation="silu", residual=residual)
+    assert y is out and norm_error(y, expected.y) < 1e-6
+    for found, right in zip(evenkeel.batch_norm_backward(dy, saved), expected.backward(dy)):
+        assert found is None or norm_error(found, right) < 2e-6
+
+
+def test_a_residual_is_kept_as_it_is_where_nothing_overwrites_it():
+    residual = numbers((5, 3, 4), 3)
+    _, saved = evenkeel.batch_norm_forward(numbers((5, 3, 4), 1), activation="silu", residual=residual)
+    assert saved.residual is residual
+
+
 def test_running_statistics_are_those_of_pytorch():
     x = numbers((6, 3, 4), 1)
     mean, var, counter = numpy.zeros(3, "float32"), numpy.ones(3, "float32"), numpy.zeros((), "int64")
@@ -103,6 +142,37 @@ def test_a_batch_that_is_not_finite_leaves_the_running_statistics():
     assert numpy.isfinite(mean[0]) and numpy.isnan(mean[1]) and counter[0] == 1
 
 
+@pytest.mark.parametrize("dtype, scale", [("float16", 1e3), ("float32", 1e25)])
+def test_running_statistics_that_would_overflow_their_type_are_left(dtype, scale):
+    x = numbers((8, 2, 4), 1, "float64")
+    x[:, 1] *= scale
+    mean, var, counter = numpy.zeros(2, dtype), numpy.ones(2, dtype), numpy.zeros(1, "int64")
+    arguments = dict(running_mean=mean, running_var=var, num_batches_tracked=counter, training=True)
+    name = {"float16": "fp16", "float32": "fp32"}[dtype]
+    with pytest.raises(evenkeel.Error, match=f"^running_var of channel 1 would be too large for {name}, and .* left as they are"):
+        evenkeel.batch_norm(x, **arguments)
+    evenkeel.batch_norm(x, on_nonfinite="skip", **arguments)
+    assert mean.tolist() == [0, 0] and var.tolist() == [1, 1] and counter[0] == 0
+    evenkeel.batch_norm(x, on_nonfinite="update", **arguments)
+    assert numpy.isfinite(var[0]) and var[1] == numpy.inf and counter[0] == 1
+    evenkeel.batch_norm(x, **arguments)  # what is infinite already is no news of this batch
+    assert counter[0] == 2
+
+
+@pytest.mark.parametrize("count", [-1, -2**63, 2**62 + 1, 2**63 - 1])
+@pytest.mark.parametrize("weight", [0.1, None])
+def test_an_impossible_number_of_batches_is_refused_and_nothing_is_written(count, weight):
+    x = numbers((4, 3), 1)
+    mean, var, counter, out = numpy.zeros(3, "float32"), numpy.ones(3, "float32"), numpy.array(count), numpy.zeros_like(x)
+    arguments = dict(running_mean=mean, running_var=var, num_batches_tracked=counter, training=True, new_batch_weight=weight)
+    with pytest.raises(evenkeel.UsageError, match=rf"^num_batches_tracked is {count}; expected .*0 to 2\^62$"):
+        evenkeel.batch_norm(x, out=out, **arguments)
+    assert not mean.any() and (var == 1).all() and counter == count and not out.any()
+    counter[...] = 2**62
+    evenkeel.batch_norm(x, **arguments)
+    assert counter == 2**62 + 1 and numpy.isfinite(var).all()
+
+
 @pytest.mark.parametrize("per_position", [False, True])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
 def test_weights(activation, per_position):
@@ -122,6 +192,56 @@ def test_weights(activation, per_position):
     assert norm_error(dx, right[0]) < 1e-6 and norm_error(dresidual, right[3]) < 1e-6
     mask = evenkeel.batch_norm(x[there], weights=numpy.array([True, False, True, True]), training=True)
     assert norm_error(mask, Oracle(x[there], weights=[1, 0, 1, 1]).y) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+                                   "float64"])
+def test_weights_of_any_type_and_stride(dtype):
+    x = numbers((5, 3, 4), 1)
+    whole = (numpy.arange(40) % 3).reshape(5, 8).astype(dtype)
+    for w in (whole[:, :4].copy(), whole[:, ::2], whole[:, 3::-1], numpy.asfortranarray(whole[:, 1:5]), whole[:, 3], whole[::-1, 0],
+              numpy.broadcast_to(whole[:1, :4], (5, 4))):
+        assert norm_error(evenkeel.batch_norm(x, training=True, weights=w), Oracle(x, weights=w.astype(float)).y) < 1e-6
+
+
+def test_weights_that_are_tensors():
+    torch = pytest.importorskip("torch")
+    x, dy = numbers((5, 3, 4), 1), numbers((5, 3, 4), 2)
+    mask = torch.arange(20).reshape(5, 4) % 3 > 0
+    for w in (mask, mask[:, 0], mask.t().contiguous().t(), mask.to(torch.bfloat16), mask.to(torch.float16), mask.to(torch.int16)):
+        expected = Oracle(x, weights=w.to(torch.float64))
+        y, saved = evenkeel.batch_norm_forward(torch.from_numpy(x), weights=w)
+        assert norm_error(y, expected.y) < 1e-6
+        assert norm_error(evenkeel.batch_norm_backward(torch.from_numpy(dy), saved).dx, expected.backward(dy)[0]) < 1e-6
+
+
+@pytest.mark.parametrize("wrong", [numpy.nan, -1.0])
+def test_what_is_no_weight_is_named_before_the_sum(wrong):
+    w = numpy.array([0.5, wrong, 0.5, 0])
+    with pytest.raises(evenkeel.UsageError, match=rf"weights\[1\] is {wrong:g}; expected a finite number"):
+        evenkeel.batch_norm(numbers((4, 3), 1), None, None, ONES.copy(), ONES.copy(), training=True, weights=w)
+
+
+# Sums over the 4 values of a channel, or as many examples of 2 positions. 1e-3 above 1 is the bound.
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "update"])
+@pytest.mark.parametrize("total", [1e-3, 0.999, 1, 1 + 1e-6, 1.0009])
+@pytest.mark.parametrize("space", [(), (2,)])
+def test_weights_that_add_up_to_one_have_no_running_variance(total, space, on_nonfinite):
+    x = numbers((4, 3) + space, 1)
+    w = numpy.full((4,) + space, total / (4 * len(space) * 2 or 4))
+    mean, var, counter, out = numpy.zeros(3, "float32"), numpy.ones(3, "float32"), numpy.zeros(1, "int64"), numpy.zeros_like(x)
+    running = {"running_mean": mean, "running_var": var}
+    for weights in (w, w.reshape(4, -1)[:, 0].copy()):  # of positions, of examples
+        with pytest.raises(evenkeel.UsageError, match="the weights of a channel's values add up to .*expected more than 1.001.*leave running_mean"):
+            evenkeel.batch_norm(x, training=True, weights=weights, num_batches_tracked=counter, out=out, on_nonfinite=on_nonfinite, **running)
+    assert not mean.any() and (var == 1).all() and counter[0] == 0 and not out.any()
+    # Without the variance any sum will do.
+    y = evenkeel.batch_norm(x, training=True, weights=w, num_batches_tracked=counter)
+    assert norm_error(y, Oracle(x).y) < 1e-6 and counter[0] == 1
+    # And so does a sum above the bound: the variance is the one of math.md.
+    heavy = w * (1.01 / total)
+    evenkeel.batch_norm(x, training=True, weights=heavy, new_batch_weight=1.0, **running)
+    assert norm_error(var, Oracle(x).var[:, 0] * 1.01 / 0.01) < 1e-4  # W - 1 of fp32 weights: 1e-7 / 0.01
 
 
 def test_channels_in_the_last_axis():
@@ -169,7 +289,7 @@ def test_half_precision_values_of_channels_are_rounded_to_nearest_even():
     values = numpy.array([1, 1 + 2**-11, 1 + 3 * 2**-11, 65504, 65519.9, 65520, 2**-14, 2**-24, 2**-25, 3 * 2**-25, 2**-26, -7e-6, 2047.5])
     x = numpy.concatenate([values, values]).reshape(2, -1) + numpy.array([[-1.0], [1.0]])
     mean, var = numpy.zeros(13, "float16"), numpy.ones(13, "float16")
-    evenkeel.batch_norm(x, running_mean=mean, running_var=var, training=True, new_batch_weight=1.0)
+    evenkeel.batch_norm(x, running_mean=mean, running_var=var, training=True, new_batch_weight=1.0, on_nonfinite="update")
     exact = evenkeel.moments(x).mean
     with numpy.errstate(over="ignore"):
         assert numpy.array_equal(mean, exact.astype("float16"))
@@ -275,7 +395,11 @@ def read_only(x):
     ({"training": True, "threads": -1}, "threads is -1"),
     ({"training": True, "weights": numpy.ones(3)}, r"weights has the shape \[3\]; expected \[4\].*\[4, 5\]"),
     ({"training": True, "weights": -numpy.ones(4)}, "weight"),
-    ({"training": True, "weights": numpy.zeros(4)}, "weight"),
+    ({"training": True, "weights": numpy.zeros(4)}, "all 4 weights are 0.*or normalize by running statistics with training=False$"),
+    ({"training": True, "x": X[:, :, 0].copy(), "weights": numpy.array([1, 0, 0, 0])}, "only one weight.*with training=False$"),
+    ({"training": True, "weights": numpy.array([1, 1e300, 1, 1])}, r"weights\[1\] is 1e\+300, too large for fp32"),
+    ({"training": True, "weights": numpy.array([1, numpy.inf, 1, 1])}, r"weights\[1\] is inf; expected a finite number"),
+    ({"training": True, "weights": numpy.ones(4, "complex64")}, "weights has elements of the format 'Zf'; expected fp32"),
     ({"running_mean": ONES, "running_var": ONES, "weights": numpy.ones(4)}, "weights is given with training=False"),
     ({"training": True, "new_batch_weight": 1.5, "running_mean": ONES, "running_var": ONES.copy()}, "new_batch_weight is 1.5"),
     ({"training": True, "new_batch_weight": None, "running_mean": ONES, "running_var": ONES.copy()}, "without num_batches_tracked"),
@@ -328,6 +452,27 @@ def test_bad_gradients_are_refused():
 def test_merging_moments_of_other_channels_is_refused():
     with pytest.raises(evenkeel.UsageError, match="3 and 2 channels"):
         evenkeel.merge(evenkeel.moments(X), evenkeel.moments(X[:, :2]))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (9,), (4, 3), (3, 3, 1), (3, 0)])
+def test_tables_of_another_shape_are_refused(shape):
+    m, other = evenkeel.moments(X), evenkeel.Moments(numpy.ones(shape))
+    with pytest.raises(evenkeel.UsageError, match=r"b.table has the shape \[.*\]; expected \[3, channels\]"):
+        evenkeel.merge(m, other)
+    with pytest.raises(evenkeel.UsageError, match="a.table has the shape"):
+        evenkeel.merge(other, other)
+
+
+def test_what_other_functions_return_is_asked_for():
+    m = evenkeel.moments(X)
+    with pytest.raises(evenkeel.UsageError, match="^b is of type int; expected Moments"):
+        evenkeel.merge(m, 3)
+    with pytest.raises(evenkeel.UsageError, match="^a is of type ndarray; expected Moments"):
+        evenkeel.merge(m.table, m)
+    with pytest.raises(evenkeel.UsageError, match="^saved is of type NoneType; expected what batch_norm_forward returned"):
+        evenkeel.batch_norm_backward(X, None)
+    with pytest.raises(evenkeel.UsageError, match="b.table is of type list"):
+        evenkeel.merge(m, evenkeel.Moments([[1.0]] * 3))
 
 
 def test_nothing_of_pytorch_is_imported():

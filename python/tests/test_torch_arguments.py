@@ -119,3 +119,13 @@ def test_the_kernels_refuse_an_average_without_a_count():
     for weight, message in [(None, "expected num_batches_tracked"), (-0.5, "weight of a new batch is -0.5")]:
         with pytest.raises(evenkeel.UsageError, match=message):
             evenkeel._core.forward_at(at[0], 0, at[1], 0, 5, 3, 1, 0, 0, 0, 0, 0, at[2], at[3], 0, 0, True, weight, 1e-5, 0, 0.01, 2, 1, False)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("dtype, count", [(torch.int64, -1), (torch.int64, 2**63 - 1), (torch.float64, -1.0), (torch.int32, -2)])
+def test_an_impossible_number_of_batches_is_refused(dtype, count, momentum):
+    norm = ours.BatchNorm1d(3, momentum=momentum)
+    norm.num_batches_tracked = torch.tensor(count, dtype=dtype)
+    with pytest.raises(evenkeel.UsageError, match=rf"num_batches_tracked is {count}; expected .*0 to 2\^62$"):
+        norm(torch.randn(4, 3))
+    assert norm.num_batches_tracked == count and norm.running_mean.eq(0).all() and norm.running_var.eq(1).all()
