@@ -131,6 +131,34 @@ class Data(CommandLine):
             self.assertEqual(self.json_of("eval", "run", "--data", "other.bin", "--split", split)["examples"], 7)
         self.assertIn("the file", self.succeed("recalibrate", "run", "--data", "other.bin", "--out", "new.safetensors").stdout)
 
+    def test_data_of_others_without_a_test_set_are_taken_whole(self):
+        images, labels = pictures(30, 5)
+        x, y = npy((30, SIDE, SIDE), "|u1", b"".join(images)), npy((30,), "|u1", bytes(labels))
+        (self.folder / "x.npy").write_bytes(x)
+        (self.folder / "y.npy").write_bytes(y)
+        write_npz(self.folder / "pair.npz", x=x, y=y)
+        write_folders(self.folder / "pictures", images, labels)
+        for data in ("x.npy,y.npy", "pair.npz", "pictures"):
+            for split in ("train", "test"):
+                self.assertEqual(self.json_of("eval", self.trained(), "--data", data, "--split", split)["examples"], 30, data)
+            done = self.succeed("recalibrate", self.trained(), "--data", data, "--out", "new.safetensors")
+            self.assertIn("the file", done.stdout)
+        self.succeed(*self.train_words("own", data="x.npy,y.npy", epochs=1))
+        self.assertEqual(self.json_of("eval", "own")["examples"], 6)
+        self.assertEqual(self.json_of("eval", "own", "--data", "./x.npy,./y.npy")["examples"], 6)  # the same files
+
+    def test_a_model_trained_from_another_reads_its_table_as_that_was_read(self):
+        table = cli_test.write_csv(self.folder / "table.csv")
+        rows = [line.split(",") for line in table.read_text().splitlines()]
+        turned = self.folder / "turned.csv"
+        turned.write_text("\n".join(f"{kind},{height},{width}" for width, height, kind in rows) + "\n")
+        words = ("--model", "mlp", "--batch-size", 12, "--max-steps", 2)
+        self.succeed("train", "--data", turned, "--label", "kind", *words, "--out", "first")
+        self.succeed("train", "--from", "first", "--data", table, *words, "--out", "second")
+        self.assertEqual(self.json_of("eval", "second", "--data", table)["examples"], 18)
+        self.succeed("train", "--from", "first", "--data", turned, *words, "--out", "third")
+        self.assertEqual(self.json_of("eval", "third")["examples"], 18)  # the label stands first there
+
     # --- stated preprocessing ---
     def test_stated_preprocessing_is_that_of_the_model_file_where_they_agree(self):
         metadata = safetensors(self.trained())[1]

@@ -34,6 +34,7 @@ class TableBuilder {
     throw FormatError(name_ + ": line " + std::to_string(line) + ", " + column_text(column) + ": " + what);
   }
   size_t find_label_column(size_t columns) const;
+  std::string taken(const std::string& asked, const std::string& trained, bool also_by_number) const;
   size_t find_column(const std::string& wanted, size_t columns) const;
   bool is_feature(size_t column) const { return column != label_column_ && column != weight_column_; }
   float weight(const Field& field, int64_t line) const;
@@ -78,7 +79,7 @@ std::string quoted_list(const std::vector<std::string>& names) {
 }
 
 bool TableBuilder::header_counts() const {
-  return counts_only(header_, (options_.labelled ? 1 : 0) + (options_.weight_column.empty() ? 0 : 1));
+  return counts_only(header_, (options_.labelled ? 1 : 0) + (table_.weight_column.empty() ? 0 : 1));
 }
 
 bool TableBuilder::by_name() const {
@@ -149,7 +150,17 @@ void TableBuilder::refuse_ambiguous(const std::string& wanted, size_t named, siz
 }
 
 size_t TableBuilder::find_label_column(size_t columns) const {
-  return options_.label_column.empty() ? lone_column(columns) : find_column(options_.label_column, columns);
+  return table_.label_column.empty() ? lone_column(columns) : find_column(table_.label_column, columns);
+}
+
+// What is asked for, or that of the training where this file has it.
+std::string TableBuilder::taken(const std::string& asked, const std::string& trained, bool also_by_number) const {
+  if (!asked.empty() || trained.empty()) return asked;
+  const bool in_header = std::find(header_.begin(), header_.end(), trained) != header_.end();
+  const bool names_nothing = header_.empty() || (header_counts() && !in_header);
+  const bool is_number = as_integer(trained).has_value();
+  if (in_header && !(is_number && header_counts())) return trained;
+  return also_by_number && names_nothing && numbered_column(trained, columns_) ? trained : "";
 }
 
 size_t TableBuilder::find_column(const std::string& wanted, size_t columns) const {
@@ -179,7 +190,9 @@ void TableBuilder::set_header(const Record& header, FirstLine kind, size_t colum
     promised_rows_ = *as_integer(header[0].text);
     for (size_t i = 2; i < header.size(); ++i) promised_names_.push_back(header[i].text);
   }
-  weight_column_ = options_.weight_column.empty() ? columns : find_column(options_.weight_column, columns);
+  table_.weight_column = taken(options_.weight_column, options_.trained_weight, false);
+  if (options_.labelled) table_.label_column = taken(options_.label_column, options_.trained_label, true);
+  weight_column_ = table_.weight_column.empty() ? columns : find_column(table_.weight_column, columns);
   label_column_ = options_.labelled ? find_label_column(columns) : columns;
   if (weight_column_ < columns && weight_column_ == label_column_) {
     throw UsageError(name_ + ": " + column_text(label_column_) +

@@ -14,6 +14,9 @@ struct CsvOptions {
   // The column of example weights, named as the label's; "": none. It is neither a feature nor the label, nor the last column of the
   // default label.
   std::string weight_column = {};
+  // The columns of the data that a model was trained on, where neither is said above: the label is the column of that name, or of that number in
+  // a file without a header; the weight is the column of that name; else as if nothing were known.
+  std::string trained_label = {}, trained_weight = {};
   // The features of a model, in its order; empty: any. Columns of a file with a header are taken by these names (a header that only counts
   // is none), and the one column beside them is the label unless label_column says another.
   std::vector<std::string> feature_names = {};
@@ -21,12 +24,13 @@ struct CsvOptions {
 
 struct CsvTable {
   int64_t rows = 0, features = 0;
-  std::vector<float> values;               // [rows, features]
-  std::vector<int32_t> labels;             // rows of them, or none
-  std::vector<float> weights;              // rows of them, each above 0, or none: lines of weight 0 are left out
-  std::vector<std::string> class_names;    // sorted: by value when all labels are integers, else as text
-  std::vector<std::string> feature_names;  // empty when there is no header
-  std::vector<int64_t> lines;              // the line of each row in the file, from 1
+  std::vector<float> values;                // [rows, features]
+  std::vector<int32_t> labels;              // rows of them, or none
+  std::vector<float> weights;               // rows of them, each above 0, or none: lines of weight 0 are left out
+  std::vector<std::string> class_names;     // sorted: by value when all labels are integers, else as text
+  std::vector<std::string> feature_names;   // empty when there is no header
+  std::vector<int64_t> lines;               // the line of each row in the file, from 1
+  std::string label_column, weight_column;  // of the options those that were taken, as they say them; "": the default
 };
 
 // Parses a table. The first line is a header when another follows that has as many columns, and

@@ -47,8 +47,9 @@ bool counts_columns(const Record& first, const CsvOptions& options) {
   if (places.size() == first.size()) return places.size() >= kFewestColumns && counts_from(0, first, places);
   if (!options.labelled || places.size() < kFewestBesideLabel) return false;
   const auto weight = numbered_column(options.weight_column, first.size());
-  auto label = numbered_column(options.label_column, first.size());
-  if (options.label_column.empty()) label = first.size() - (weight == first.size() - 1 ? 2 : 1);
+  const std::string& wanted = options.label_column.empty() ? options.trained_label : options.label_column;
+  auto label = numbered_column(wanted, first.size());
+  if (!label && options.label_column.empty()) label = first.size() - (weight == first.size() - 1 ? 2 : 1);
   for (size_t i = 0; i < first.size(); ++i) {
     const bool may_name = i == label || i == weight;
     if (has_text(first[i]) && (!may_name || is_missing(first[i].text))) return false;
@@ -72,7 +73,8 @@ FirstLine classify(const Record& first, const Record& second, const CsvOptions& 
     return std::all_of(first.begin(), first.end(), has_text) ? FirstLine::kHeader : FirstLine::kValues;
   }
   const auto named = [&](const Field& f) {
-    const bool is_one = f.text == options.label_column || f.text == options.weight_column;
+    const bool is_one = f.text == options.label_column || f.text == options.weight_column ||
+                        f.text == options.trained_label || f.text == options.trained_weight;
     return has_text(f) && options.labelled && is_one && !f.text.empty();
   };
   if (std::any_of(first.begin(), first.end(), named)) return FirstLine::kHeader;
