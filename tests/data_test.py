@@ -147,6 +147,30 @@ class Data(CommandLine):
         self.assertEqual(self.json_of("eval", "own")["examples"], 6)
         self.assertEqual(self.json_of("eval", "own", "--data", "./x.npy,./y.npy")["examples"], 6)  # the same files
 
+    def test_a_folder_for_validation_is_the_validation_split(self):
+        for name, count, seed in (("train", 30, 5), ("val", 9, 6), ("test", 6, 7)):
+            write_folders(self.folder / "set" / name, *pictures(count, seed))
+        self.assertIn("30 examples to train, 9 to validate, 6 to test", self.succeed("data", "info", "set").stdout)
+        self.succeed(*self.train_words("run", data="set", epochs=1))
+        self.assertEqual(self.json_of("eval", "run", "--split", "validation")["examples"], 9)
+        self.refuse(2, *self.train_words("run2", data="set", epochs=1), "--validation", 0.2, says="leave --validation out")
+
+    def test_what_rounding_takes_from_a_column_is_said(self):
+        rows = [f"{1700000000 + i},{i % 3},{'abc'[i % 3]}" for i in range(60)]
+        (self.folder / "times.csv").write_text("time,other,kind\n" + "\n".join(rows) + "\n")
+        says = "warning: times.csv: column 1 ('time') is rounded"
+        self.assertIn(says, self.succeed("data", "info", "times.csv").stderr)
+        words = ("--model", "mlp", "--batch-size", 12, "--max-steps", 2, "--out", "run")
+        self.assertIn(says, self.succeed("train", "--data", "times.csv", *words).stderr)
+        self.assertIn(says, self.succeed("eval", "run").stderr)
+
+    def test_names_with_line_breaks_stay_in_their_line(self):
+        rows = [f"{i},{i % 3},\"{'abc'[i % 3]}\n{i % 3}\"" for i in range(60)]
+        (self.folder / "broken.csv").write_text("\n".join(rows) + "\n")
+        self.assertIn("\na?0 ", self.succeed("data", "info", "broken.csv").stdout)
+        self.succeed("train", "--data", "broken.csv", "--model", "mlp", "--batch-size", 12, "--max-steps", 2, "--out", "run")
+        self.assertIn("\na?0 ", self.succeed("eval", "run", "--verbose").stdout)
+
     def test_a_model_trained_from_another_reads_its_table_as_that_was_read(self):
         table = cli_test.write_csv(self.folder / "table.csv")
         rows = [line.split(",") for line in table.read_text().splitlines()]

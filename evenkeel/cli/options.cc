@@ -306,8 +306,10 @@ std::vector<Option> other_options() {
       {kPredict, "Input", "MODEL", 0, "", "The model file, or the folder of a run.", text(EK_FIELD(model)), "", "file",
        true, true},
       {kPredict, "Input", "FILE", 0, "",
-       "PNG or JPEG pictures, folders of them, NPY or NPZ arrays, or CSV rows of features.", texts(EK_FIELD(files)), "",
-       "file", true, true},
+       "PNG or JPEG pictures, folders of them, NPY or NPZ arrays (of an NPZ file with several the one called x, X, "
+       "images, "
+       "data, arr_0, x_test or test_images), or CSV rows of features.",
+       texts(EK_FIELD(files)), "", "file", true, true},
       {kPredict, "Output", "labels", 0, "FILE", "Names of the classes, one a line, in the order of the outputs.",
        text(EK_FIELD(labels)), "those of the model", "file"},
       {kPredict, "Output", "top", 'k', "K", "Show the K most probable classes.", integer(EK_FIELD(top), 1)},

@@ -9,6 +9,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/data/csv_header.h"
 #include "evenkeel/data/csv_lines.h"
+#include "evenkeel/data/rounding.h"
 
 namespace evenkeel::data {
 namespace {
@@ -43,7 +44,7 @@ class TableBuilder {
   [[noreturn]] void refuse_ambiguous(const std::string& wanted, size_t named, size_t number) const;
   void place_features();
   [[noreturn]] void refuse_names(const std::vector<std::string>& missing, const std::vector<std::string>& more) const;
-  float number(const Field& field, int64_t line, size_t column) const;
+  float number(const Field& field, int64_t line, size_t column);
   size_t lone_column(size_t columns) const;
   void add_label(const Field& field, int64_t line);
   void name_integer_classes(const std::vector<int64_t>& values);
@@ -59,6 +60,7 @@ class TableBuilder {
   int64_t absent_rows_ = 0;                                    // of weight 0
   std::vector<size_t> place_;  // of each column among the features; the label's means nothing
   CsvTable table_;
+  RoundingWatch rounding_{0};
   std::unordered_map<std::string, int32_t> label_ids_;  // by first appearance
   std::vector<std::string> label_texts_;
 };
@@ -207,13 +209,14 @@ void TableBuilder::set_header(const Record& header, FirstLine kind, size_t colum
   if (table_.features < 1)
     throw FormatError(name_ + ": found no column beside the label and the weight, expected features");
   place_features();
+  rounding_ = RoundingWatch(static_cast<size_t>(table_.features));
   table_.feature_names.resize(header_.empty() ? 0 : static_cast<size_t>(table_.features));
   for (size_t i = 0; i < header_.size(); ++i) {
     if (is_feature(i)) table_.feature_names[place_[i]] = header_[i];
   }
 }
 
-float TableBuilder::number(const Field& field, int64_t line, size_t column) const {
+float TableBuilder::number(const Field& field, int64_t line, size_t column) {
   const auto value = as_number(field.text);
   if (is_missing(field.text)) {
     fail(line, column, "the value is missing (found " + excerpt(field.text) + "); fill it in or remove the line");
@@ -232,6 +235,7 @@ float TableBuilder::number(const Field& field, int64_t line, size_t column) cons
   if (!(std::abs(*value) <= static_cast<double>(std::numeric_limits<float>::max()))) {
     fail(line, column, "found " + excerpt(field.text) + ", expected a finite 32-bit number");
   }
+  rounding_.see(place_[column], *value);
   return static_cast<float>(*value);
 }
 
@@ -339,6 +343,11 @@ CsvTable TableBuilder::finish() {
                       " weights are 0, expected some above");
   }
   if (table_.rows == 0) throw FormatError(name_ + ": holds no rows, expected at least one");
+  table_.doubt = rounding_.sentence(name_, [&](size_t feature) {
+    size_t column = 0;
+    while (!is_feature(column) || place_[column] != feature) ++column;
+    return column_text(column);
+  });
   if (!options_.labelled) return std::move(table_);
 
   std::vector<int64_t> integers;

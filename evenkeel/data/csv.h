@@ -24,12 +24,13 @@ struct CsvOptions {
 
 struct CsvTable {
   int64_t rows = 0, features = 0;
-  std::vector<float> values;                // [rows, features]
-  std::vector<int32_t> labels;              // rows of them, or none
-  std::vector<float> weights;               // rows of them, each above 0, or none: lines of weight 0 are left out
-  std::vector<std::string> class_names;     // sorted: by value when all labels are integers, else as text
-  std::vector<std::string> feature_names;   // empty when there is no header
-  std::vector<int64_t> lines;               // the line of each row in the file, from 1
+  std::vector<float> values;               // [rows, features]
+  std::vector<int32_t> labels;             // rows of them, or none
+  std::vector<float> weights;              // rows of them, each above 0, or none: lines of weight 0 are left out
+  std::vector<std::string> class_names;    // sorted: by value when all labels are integers, else as text
+  std::vector<std::string> feature_names;  // empty when there is no header
+  std::vector<int64_t> lines;              // the line of each row in the file, from 1
+  std::string doubt = {};  // a sentence about a column that rounding to 32 bits spoils (rounding.h); "": there is none
   std::string label_column, weight_column;  // of the options those that were taken, as they say them; "": the default
 };
 

@@ -84,8 +84,9 @@ constexpr uint64_t kTestSplit = 0, kValidationSplit = 1;
 
 // What has no test set: split into train and test, or all of it in both.
 Splits split_off_test(Dataset all, const LoadOptions& options) {
+  Splits splits;
+  splits.notes = std::move(all.notes);
   if (options.whole_file) {
-    Splits splits;
     splits.test = first_examples(all, all.count);
     splits.train = std::move(all);
     splits.one_set = true;
@@ -96,13 +97,17 @@ Splits split_off_test(Dataset all, const LoadOptions& options) {
                      " example, expected at least 2: it is split into train and test");
   }
   const Partition parts = partition(all.count, kTestFraction, options.seed, kTestSplit);
-  Splits splits;
   splits.test = take(all, parts.part);
   splits.train = take(all, parts.rest);
   return splits;
 }
 
 void split_off_validation(Splits& splits, const LoadOptions& options) {
+  if (splits.validation.count > 0) {
+    if (options.validation_fraction == 0) return;
+    throw UsageError(splits.train.name + " has a validation set of its own, of " +
+                     std::to_string(splits.validation.count) + " examples; leave --validation out");
+  }
   if (options.validation_fraction == 0) {
     splits.validation = take(splits.train, {});
     return;
@@ -135,6 +140,7 @@ Splits load_csv(const std::string& path, const LoadOptions& options) {
   all.weights = table.weights;
   all.class_names = table.class_names;
   all.feature_names = table.feature_names;
+  if (!table.doubt.empty()) all.notes.push_back(table.doubt);
   Splits splits = split_off_test(std::move(all), options);
   splits.label_column = table.label_column;
   splits.weight_column = table.weight_column;
@@ -273,11 +279,12 @@ Splits load(const std::string& spec, const LoadOptions& options) {
     throw UsageError("the weight column '" + options.weight_column + "' is asked for, but " + spec +
                      " is no CSV file: only those have columns");
   }
-  check_finite(splits.train);
-  check_finite(splits.test);
-  if (options.preprocess.resize) {
-    resize_images(splits.train, *options.preprocess.resize, available_cores());
-    resize_images(splits.test, *options.preprocess.resize, available_cores());
+  for (Dataset* set : {&splits.train, &splits.validation, &splits.test}) {
+    splits.notes.insert(splits.notes.end(), set->notes.begin(), set->notes.end());
+    set->notes.clear();
+    if (set->count == 0) continue;
+    check_finite(*set);
+    if (options.preprocess.resize) resize_images(*set, *options.preprocess.resize, available_cores());
   }
   split_off_validation(splits, options);
   return splits;

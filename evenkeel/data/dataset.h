@@ -27,6 +27,8 @@ struct Dataset {
   std::vector<std::string> class_names;    // one per class; the number itself where no name is known
   std::vector<std::string> feature_names;  // tables with a header: one per feature; else empty
   std::vector<std::string> example_names;  // load_examples only: "seven.png", "rows.csv:3"; else empty
+  std::vector<std::string> notes =
+      {};  // sentences about what is doubtful in the file, of a set as it was read; load moves them to Splits
 
   int64_t class_count() const { return static_cast<int64_t>(class_names.size()); }
   bool is_image() const { return example_shape.size() == 3; }
@@ -37,10 +39,11 @@ Dataset examples_at(const Dataset& dataset, std::span<const int64_t> indices);
 // A copy of the first n; of all where there are no more. Requires n >= 0.
 Dataset first_examples(const Dataset& dataset, int64_t n);
 
-// The three splits share example_shape, class_names and feature_names. validation is empty (count 0) unless asked for.
+// The three splits share example_shape, class_names and feature_names. validation is empty (count 0) unless asked for, or the set's own.
 struct Splits {
   Dataset train, validation, test;
-  bool one_set = false;                               // LoadOptions::whole_file: train and test are the same examples
+  bool one_set = false;                 // LoadOptions::whole_file: train and test are the same examples
+  std::vector<std::string> notes = {};  // a sentence each about what is doubtful in the data: worth a warning
   std::string label_column = {}, weight_column = {};  // CSV: of the options those that were taken, as they say them
 };
 
@@ -51,7 +54,7 @@ struct LoadOptions {
   // CSV: the same columns of the data that a model was trained on, where none is said above: the label is taken where the header has it, or by number
   // where there is no header; the weight where the header has it.
   std::string trained_label = {}, trained_weight = {};
-  double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation
+  double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation; 0 where the set has its own
   uint64_t seed = 1;               // of the splits (RandomUse::kSplit)
   // Of the model that is to be asked, if there is one:
   std::vector<std::string> feature_names = {};  // CSV: columns are taken by these names where the file has a header

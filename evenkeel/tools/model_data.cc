@@ -98,6 +98,7 @@ data::Splits copy_of(const data::Splits& splits) {
           .validation = copy_of(splits.validation),
           .test = copy_of(splits.test),
           .one_set = splits.one_set,
+          .notes = splits.notes,
           .label_column = splits.label_column,
           .weight_column = splits.weight_column};
 }
@@ -106,7 +107,9 @@ data::Splits load_splits(const Asked& asked, const Model& model) {
   if (asked.examples) return copy_of(*asked.examples);
   const std::string spec = asked.data.empty() ? trained_on(model) : asked.data;
   if (spec.empty()) throw UsageError("the model does not say what it was trained on; give --data D");
-  return data::load(spec, load_options(asked, model, spec));
+  data::Splits splits = data::load(spec, load_options(asked, model, spec));
+  for (const std::string& doubt : splits.notes) asked.warn(doubt);
+  return splits;
 }
 
 data::Dataset take_split(data::Splits& splits, const std::string& split, const Asked& asked, Model& model) {
@@ -129,6 +132,11 @@ data::Dataset take_split(data::Splits& splits, const std::string& split, const A
 
 data::Dataset load_split(const Asked& asked, Model& model, const std::string& split) {
   data::Splits splits = load_splits(asked, model);
+  const data::Dataset& train = splits.train;  // first of all: what is no example of the model has no scale either
+  if (train.count > 0 && train.example_shape != model.spec.input) {
+    throw UsageError("data '" + train.name + "' has examples of " + to_string(train.example_shape) +
+                     ", but the network was made for " + to_string(model.spec.input));
+  }
   return take_split(splits, split, asked, model);
 }
 

@@ -82,6 +82,23 @@ TEST(ModelData, the_data_of_training_are_known_by_their_files_and_split_as_they_
   EXPECT_EQ(validation.load(model_of(path)).count, 10);
 }
 
+TEST(ModelData, examples_of_another_shape_are_refused_before_their_scale_is_looked_at) {
+  const TemporaryFolder folder;
+  Model model = model_of("");
+  model.input_range = data::ValueRange{-1e-6, 1e-6};
+  Told told(folder.write("f.csv", "100,200,300,ant\n-100,0,100,bee\n"));
+  EXPECT_SAYS(message_of<UsageError>([&] { told.load(std::move(model)); }),
+              "has examples of [3], but the network was made for [2]");
+}
+
+TEST(ModelData, what_rounding_takes_from_a_column_is_warned_of) {
+  const TemporaryFolder folder;
+  Told told(folder.write("f.csv", "1700000001,1,ant\n1700000002,2,bee\n"));
+  told.asked.on_warning = told.asked.on_note;
+  told.load(model_of(""));
+  EXPECT_THAT(told.notes, ElementsAre(HasSubstr("column 1 is rounded")));
+}
+
 TEST(ModelData, the_label_column_of_training_is_found_in_other_data_by_name_or_number) {
   const TemporaryFolder folder;
   Model named = model_of("elsewhere.csv");
