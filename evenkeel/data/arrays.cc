@@ -220,22 +220,26 @@ Splits read_npz(const std::string& path, const LoadOptions& options) {
     return dataset_of(path, {npz_array(zip, x_member, x_bytes), path + ":" + x_member.name},
                       {npz_array(zip, y_member, y_bytes), path + ":" + y_member.name}, options);
   };
+  const auto has = [&](std::string_view name) { return find_array(zip, name) != nullptr; };
   for (const Names& names : kKnownNames) {
-    const bool all = std::all_of(names.begin(), names.end(), [&](std::string_view name) {
-      return name.empty() || find_array(zip, name) != nullptr;
-    });
-    if (!all) continue;
+    if (!has(names[0]) || !has(names[1])) continue;
+    const bool one_pair = names[2].empty();
+    const Pair* validation = one_pair ? nullptr : validation_in(zip);
+    Pair test = {names[2], names[3]};
+    if (!one_pair && (!has(test[0]) || !has(test[1]))) {
+      if (validation == nullptr) continue;
+      test = *std::exchange(validation, nullptr);  // two sets are train and test
+    }
     Splits splits;
     splits.train = read_pair(names[0], names[1]);
-    if (names[2].empty()) return splits;
-    splits.test = read_pair(names[2], names[3]);
-    require_like_train(splits.test, splits.train, path, {names[2], names[3]}, names);
+    if (one_pair) return splits;
+    splits.test = read_pair(test[0], test[1]);
+    require_like_train(splits.test, splits.train, path, test, names);
     splits.test.class_names = splits.train.class_names;
-    if (const Pair* validation = validation_in(zip); validation != nullptr) {
-      splits.validation = read_pair((*validation)[0], (*validation)[1]);
-      require_like_train(splits.validation, splits.train, path, *validation, names);
-      splits.validation.class_names = splits.train.class_names;
-    }
+    if (validation == nullptr) return splits;
+    splits.validation = read_pair((*validation)[0], (*validation)[1]);
+    require_like_train(splits.validation, splits.train, path, *validation, names);
+    splits.validation.class_names = splits.train.class_names;
     return splits;
   }
   throw UsageError(

@@ -62,6 +62,12 @@ TEST(Npz, a_validation_set_of_its_own_is_kept) {
     EXPECT_EQ(splits.validation.labels, (std::vector<int32_t>{1, 1})) << x;
     EXPECT_EQ(splits.train.count, 3);
   }
+  const Splits two = load(folder.write("two.npz", zip({{"x_train.npy", images(3)},
+                                                       {"y_train.npy", labels(std::string("\0\1\0", 3))},
+                                                       {"x_val.npy", images(2)},
+                                                       {"y_val.npy", labels(std::string("\1\0", 2))}})));
+  EXPECT_EQ(two.test.labels, (std::vector<int32_t>{1, 0}));  // as of a folder with train and val
+  EXPECT_EQ(two.validation.count, 0);
   const std::string path = with("x_val.npy", "y_val.npy", std::string("\1\1", 2));
   EXPECT_SAYS(message_of<UsageError>([&] { load(path, {.validation_fraction = 0.5}); }), "leave --validation out");
   EXPECT_SAYS(message_of<UsageError>([&] { load(with("x_val.npy", "more.npy", "\1\1")); }), "x_val but no y_val");
