@@ -26,6 +26,7 @@ void fuzz(const uint8_t* data, size_t size) {
   attempt([&] { parse_csv(text, "fuzz", {.labelled = true, .label_column = ""}); });
   attempt([&] { parse_csv(text, "fuzz", {.labelled = true, .label_column = "kind"}); });
   attempt([&] { parse_csv(text, "fuzz", {.labelled = true, .weight_column = "2"}); });
+  attempt([&] { parse_csv(text, "fuzz", {.labelled = true, .trained_label = "kind", .trained_weight = "w"}); });
   attempt([&] { parse_csv(text, "fuzz", {.labelled = false, .label_column = ""}); });
 }
 

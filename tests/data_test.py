@@ -131,6 +131,58 @@ class Data(CommandLine):
             self.assertEqual(self.json_of("eval", "run", "--data", "other.bin", "--split", split)["examples"], 7)
         self.assertIn("the file", self.succeed("recalibrate", "run", "--data", "other.bin", "--out", "new.safetensors").stdout)
 
+    def test_data_of_others_without_a_test_set_are_taken_whole(self):
+        images, labels = pictures(30, 5)
+        x, y = npy((30, SIDE, SIDE), "|u1", b"".join(images)), npy((30,), "|u1", bytes(labels))
+        (self.folder / "x.npy").write_bytes(x)
+        (self.folder / "y.npy").write_bytes(y)
+        write_npz(self.folder / "pair.npz", x=x, y=y)
+        write_folders(self.folder / "pictures", images, labels)
+        for data in ("x.npy,y.npy", "pair.npz", "pictures"):
+            for split in ("train", "test"):
+                self.assertEqual(self.json_of("eval", self.trained(), "--data", data, "--split", split)["examples"], 30, data)
+            done = self.succeed("recalibrate", self.trained(), "--data", data, "--out", "new.safetensors")
+            self.assertIn("the file", done.stdout)
+        self.succeed(*self.train_words("own", data="x.npy,y.npy", epochs=1))
+        self.assertEqual(self.json_of("eval", "own")["examples"], 6)
+        self.assertEqual(self.json_of("eval", "own", "--data", "./x.npy,./y.npy")["examples"], 6)  # the same files
+
+    def test_a_folder_for_validation_is_the_validation_split(self):
+        for name, count, seed in (("train", 30, 5), ("val", 9, 6), ("test", 6, 7)):
+            write_folders(self.folder / "set" / name, *pictures(count, seed))
+        self.assertIn("30 examples to train, 9 to validate, 6 to test", self.succeed("data", "info", "set").stdout)
+        self.succeed(*self.train_words("run", data="set", epochs=1))
+        self.assertEqual(self.json_of("eval", "run", "--split", "validation")["examples"], 9)
+        self.refuse(2, *self.train_words("run2", data="set", epochs=1), "--validation", 0.2, says="leave --validation out")
+
+    def test_what_rounding_takes_from_a_column_is_said(self):
+        rows = [f"{1700000000 + i},{i % 3},{'abc'[i % 3]}" for i in range(60)]
+        (self.folder / "times.csv").write_text("time,other,kind\n" + "\n".join(rows) + "\n")
+        says = "warning: times.csv: column 1 ('time') is rounded"
+        self.assertIn(says, self.succeed("data", "info", "times.csv").stderr)
+        words = ("--model", "mlp", "--batch-size", 12, "--max-steps", 2, "--out", "run")
+        self.assertIn(says, self.succeed("train", "--data", "times.csv", *words).stderr)
+        self.assertIn(says, self.succeed("eval", "run").stderr)
+
+    def test_names_with_line_breaks_stay_in_their_line(self):
+        rows = [f"{i},{i % 3},\"{'abc'[i % 3]}\n{i % 3}\"" for i in range(60)]
+        (self.folder / "broken.csv").write_text("\n".join(rows) + "\n")
+        self.assertIn("\na?0 ", self.succeed("data", "info", "broken.csv").stdout)
+        self.succeed("train", "--data", "broken.csv", "--model", "mlp", "--batch-size", 12, "--max-steps", 2, "--out", "run")
+        self.assertIn("\na?0 ", self.succeed("eval", "run", "--verbose").stdout)
+
+    def test_a_model_trained_from_another_reads_its_table_as_that_was_read(self):
+        table = cli_test.write_csv(self.folder / "table.csv")
+        rows = [line.split(",") for line in table.read_text().splitlines()]
+        turned = self.folder / "turned.csv"
+        turned.write_text("\n".join(f"{kind},{height},{width}" for width, height, kind in rows) + "\n")
+        words = ("--model", "mlp", "--batch-size", 12, "--max-steps", 2)
+        self.succeed("train", "--data", turned, "--label", "kind", *words, "--out", "first")
+        self.succeed("train", "--from", "first", "--data", table, *words, "--out", "second")
+        self.assertEqual(self.json_of("eval", "second", "--data", table)["examples"], 18)
+        self.succeed("train", "--from", "first", "--data", turned, *words, "--out", "third")
+        self.assertEqual(self.json_of("eval", "third")["examples"], 18)  # the label stands first there
+
     # --- stated preprocessing ---
     def test_stated_preprocessing_is_that_of_the_model_file_where_they_agree(self):
         metadata = safetensors(self.trained())[1]

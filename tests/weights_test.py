@@ -66,8 +66,12 @@ class Weights(CommandLine):
         self.assertAlmostEqual(found["accuracy"], right / sum(weights[row["label"]] for row in rows), places=9)
         copy = self.folder / "copy.csv"
         copy.write_text(data.read_text())
-        named = self.json_of("eval", self.folder / "run", "--data", copy, "--label", "kind", "--weight", "importance")
+        same = self.folder / ".." / self.folder.name / data.name  # what it was trained on, called otherwise
+        named = self.json_of("eval", self.folder / "run", "--data", same, "--label", "kind", "--weight", "importance")
         self.assertAlmostEqual(named["loss"], found["loss"], places=9)
+        named = self.json_of("eval", self.folder / "run", "--data", copy, "--label", "kind", "--weight", "importance")
+        self.assertEqual(named["examples"], 90)  # other data: all of them
+        self.assertEqual(self.json_of("eval", self.folder / "run", "--data", copy)["loss"], named["loss"])
         self.json_of("eval", self.folder / "run", "--statistics", "both")
 
     def test_what_is_no_weight_is_refused_with_its_line_and_column(self):

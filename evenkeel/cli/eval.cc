@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "evenkeel/cli/commands.h"
+#include "evenkeel/cli/inspect.h"
 #include "evenkeel/tools/model_data.h"
 #include "evenkeel/tools/onnx_subject.h"
 #include "evenkeel/cli/process.h"
@@ -98,8 +99,8 @@ std::string class_table(const EvalResult& result, const Model& model) {
     for (size_t p = 0; p < classes; ++p) all += result.confusion[c * classes + p];
     const double found = all > 0 ? static_cast<double>(result.confusion[c * classes + c]) / static_cast<double>(all)
                                  : std::numeric_limits<double>::quiet_NaN();
-    text += fmt::format("{:<24}{:>10}   {}\n", class_name(model.class_names, static_cast<int64_t>(c)), all,
-                        percent_text(found));
+    const std::string name = class_name(model.class_names, static_cast<int64_t>(c));
+    text += fmt::format("{:<24}{:>10}   {}\n", shown(name, name.size() + 2), all, percent_text(found));
   }
   return text;
 }

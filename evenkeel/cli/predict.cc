@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "evenkeel/cli/commands.h"
+#include "evenkeel/cli/inspect.h"
 #include "evenkeel/tools/model_data.h"
 #include "evenkeel/tools/onnx_subject.h"
 #include "evenkeel/cli/process.h"
@@ -64,7 +65,7 @@ std::string text_of(const data::Dataset& dataset, const Model& model, const Eval
     const std::span<const float> row(result.probabilities.data() + i * classes, classes);
     text += columns ? fmt::format("{:<{}}", dataset.example_names[i], name_width) : dataset.example_names[i];
     for (const int64_t c : most_probable(row, top)) {
-      const std::string name = class_name(model.class_names, c);
+      const std::string whole = class_name(model.class_names, c), name = shown(whole, whole.size() + 2);
       const float probability = row[static_cast<size_t>(c)];
       text += columns ? fmt::format("  {:<{}}  {:.4f}", name, class_width, probability)
                       : fmt::format("\t{}\t{:.6g}", name, probability);
@@ -116,6 +117,7 @@ int run_predict(const Arguments& arguments) {
       data::load_examples(arguments.files, model.spec.input,
                           {.range = stated ? std::nullopt : model.input_range, .feature_names = model.feature_names},
                           tools::preprocess_of(arguments, model));
+  for (const std::string& note : dataset.notes) arguments.note(note);
   tools::state_preprocessing(arguments, dataset, model);
   const EvalSettings settings{.batch_size = arguments.batch_size, .threads = threads};
   if (is_foreign) subject.complete(arguments, dataset);

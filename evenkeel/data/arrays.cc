@@ -11,6 +11,7 @@
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/data/folder.h"
+#include "evenkeel/data/rounding.h"
 
 namespace evenkeel::data {
 namespace {
@@ -45,6 +46,14 @@ constexpr std::array<Names, 8> kKnownNames = {{{"x_train", "y_train", "x_test", 
                                                {"data", "labels", "", ""},
                                                {"data", "target", "", ""},
                                                {"arr_0", "arr_1", "", ""}}};
+// Beside a training and a test set.
+using Pair = std::array<std::string_view, 2>;
+constexpr std::array<Pair, 6> kValidationNames = {{{"x_val", "y_val"},
+                                                   {"x_valid", "y_valid"},
+                                                   {"x_validation", "y_validation"},
+                                                   {"val_images", "val_labels"},
+                                                   {"valid_images", "valid_labels"},
+                                                   {"validation_images", "validation_labels"}}};
 constexpr std::array<std::string_view, 7> kExampleNames = {"x",     "X",      "images",     "data",
                                                            "arr_0", "x_test", "test_images"};
 
@@ -68,6 +77,18 @@ std::string members_text(const ZipFile& zip) {
   return fmt::format("the arrays {}{}", fmt::join(names, ", "), zip.members().size() > kShown ? ", ..." : "");
 }
 
+// What rounding to 32 bits does to the columns of a table, or to an array of images as a whole.
+std::vector<std::string> doubts_about(const NamedArray& x, const Dataset& set) {
+  if (x.array.type == NpyType::kF32 || x.array.type == NpyType::kU8) return {};
+  const auto columns = static_cast<size_t>(set.is_image() ? 1 : set.example_shape[0]);
+  RoundingWatch watch(columns);
+  for (int64_t i = 0; i < x.array.count; ++i) watch.see(static_cast<size_t>(i) % columns, npy_value(x.array, i));
+  const std::string sentence = watch.sentence(x.name, [&](size_t column) {
+    return set.is_image() ? std::string("the array") : fmt::format("column {}", column + 1);
+  });
+  return sentence.empty() ? std::vector<std::string>() : std::vector{sentence};
+}
+
 }  // namespace
 
 Dataset dataset_of(const std::string& name, const NamedArray& x, const LoadOptions& options) {
@@ -86,6 +107,7 @@ Dataset dataset_of(const std::string& name, const NamedArray& x, const LoadOptio
     reader.bytes(all.values.values<uint8_t>());
   } else {
     reader.floats(all.values.values<float>());
+    all.notes = doubts_about(x, all);
   }
   return all;
 }
@@ -125,10 +147,16 @@ NpyArray npz_array(const ZipFile& zip, const ZipMember& member, Bytes& storage) 
   return parse_npy(zip.read(member, storage), zip.name() + ":" + member.name);
 }
 
-const ZipMember& npz_examples(const ZipFile& zip) {
+const ZipMember& npz_examples(const ZipFile& zip, std::string* beside) {
   if (zip.members().size() == 1) return zip.members()[0];
   for (const std::string_view name : kExampleNames) {
-    if (const ZipMember* member = find_array(zip, name); member != nullptr) return *member;
+    const ZipMember* member = find_array(zip, name);
+    if (member == nullptr) continue;
+    if (beside == nullptr) return *member;
+    for (const Names& names : kKnownNames) {
+      if (names[2] == name && find_array(zip, names[0]) != nullptr) *beside = names[0];
+    }
+    return *member;
   }
   throw UsageError(fmt::format("{}: found {}, expected a single one, or one of {}", zip.name(), members_text(zip),
                                fmt::join(kExampleNames, ", ")));
@@ -141,6 +169,48 @@ Dataset read_npy_pair(const std::string& name, const std::string& x_path, const 
   return dataset_of(name, {parse_npy(x_bytes, x_path), x_path}, {parse_npy(y_bytes, y_path), y_path}, options);
 }
 
+namespace {
+
+// A set beside the training set must be of its kind. `x` and `y` are its arrays.
+void require_like_train(const Dataset& set, const Dataset& train, const std::string& path, const Pair& names,
+                        const Names& of_train) {
+  if (set.example_shape != train.example_shape || set.values.dtype() != train.values.dtype()) {
+    throw FormatError(fmt::format("{}: {} has examples of {} {}, expected {} {} as in {}", path, names[0],
+                                  to_string(set.example_shape), name_of(set.values.dtype()),
+                                  to_string(train.example_shape), name_of(train.values.dtype()), of_train[0]));
+  }
+  if (set.class_names.size() > train.class_names.size()) {
+    throw FormatError(fmt::format("{}: {} has {} classes, expected at most the {} of {}", path, names[1],
+                                  set.class_names.size(), train.class_names.size(), of_train[1]));
+  }
+}
+
+// The validation set that stands beside training and test set, or nullptr.
+const Pair* validation_in(const ZipFile& zip) {
+  for (const Pair& names : kValidationNames) {
+    const bool has_x = find_array(zip, names[0]) != nullptr, has_y = find_array(zip, names[1]) != nullptr;
+    if (has_x && has_y) return &names;
+    if (has_x || has_y) {
+      throw UsageError(fmt::format("{}: found {} but no {}, expected both or none", zip.name(), names[has_x ? 0 : 1],
+                                   names[has_x ? 1 : 0]));
+    }
+  }
+  return nullptr;
+}
+
+// "x and y; x_train, y_train, x_test and y_test; ..."
+std::string known_names() {
+  std::string text;
+  for (const Names& names : kKnownNames) {
+    text += fmt::format("{}{}", text.empty() ? "" : "; ",
+                        names[2].empty() ? fmt::format("{} and {}", names[0], names[1])
+                                         : fmt::format("{}, {}, {} and {}", names[0], names[1], names[2], names[3]));
+  }
+  return text;
+}
+
+}  // namespace
+
 Splits read_npz(const std::string& path, const LoadOptions& options) {
   const Bytes file = read_file(path);
   const ZipFile zip(file, path);
@@ -150,33 +220,30 @@ Splits read_npz(const std::string& path, const LoadOptions& options) {
     return dataset_of(path, {npz_array(zip, x_member, x_bytes), path + ":" + x_member.name},
                       {npz_array(zip, y_member, y_bytes), path + ":" + y_member.name}, options);
   };
+  const auto has = [&](std::string_view name) { return find_array(zip, name) != nullptr; };
   for (const Names& names : kKnownNames) {
-    const bool all = std::all_of(names.begin(), names.end(), [&](std::string_view name) {
-      return name.empty() || find_array(zip, name) != nullptr;
-    });
-    if (!all) continue;
+    if (!has(names[0]) || !has(names[1])) continue;
+    const bool one_pair = names[2].empty();
+    const Pair* validation = one_pair ? nullptr : validation_in(zip);
+    Pair test = {names[2], names[3]};
+    if (!one_pair && (!has(test[0]) || !has(test[1]))) {
+      if (validation == nullptr) continue;
+      test = *std::exchange(validation, nullptr);  // two sets are train and test
+    }
     Splits splits;
     splits.train = read_pair(names[0], names[1]);
-    if (names[2].empty()) return splits;
-    splits.test = read_pair(names[2], names[3]);
-    if (splits.test.example_shape != splits.train.example_shape ||
-        splits.test.values.dtype() != splits.train.values.dtype()) {
-      throw FormatError(fmt::format("{}: {} has examples of {} {}, expected {} {} as in {}", path, names[2],
-                                    to_string(splits.test.example_shape), name_of(splits.test.values.dtype()),
-                                    to_string(splits.train.example_shape), name_of(splits.train.values.dtype()),
-                                    names[0]));
-    }
-    if (splits.test.class_names.size() > splits.train.class_names.size()) {
-      throw FormatError(fmt::format("{}: {} has {} classes, expected at most the {} of {}", path, names[3],
-                                    splits.test.class_names.size(), splits.train.class_names.size(), names[1]));
-    }
+    if (one_pair) return splits;
+    splits.test = read_pair(test[0], test[1]);
+    require_like_train(splits.test, splits.train, path, test, names);
     splits.test.class_names = splits.train.class_names;
+    if (validation == nullptr) return splits;
+    splits.validation = read_pair((*validation)[0], (*validation)[1]);
+    require_like_train(splits.validation, splits.train, path, *validation, names);
+    splits.validation.class_names = splits.train.class_names;
     return splits;
   }
   throw UsageError(
-      fmt::format("{}: found {}, expected x and y, images and labels, arr_0 and arr_1, or x_train, y_train, x_test and "
-                  "y_test",
-                  path, members_text(zip)));
+      fmt::format("{}: found {}, expected those of one of these lists: {}", path, members_text(zip), known_names()));
 }
 
 }  // namespace evenkeel::data

@@ -28,15 +28,16 @@ Dataset read_npy_pair(const std::string& name, const std::string& x_path, const 
                       const LoadOptions& options);
 
 // Reads the arrays of an NPZ file, known by their names: x and y, X and y, images and labels, data and labels, data and target, arr_0 and
-// arr_1; or x_train, y_train, x_test and y_test, or train_images, train_labels, test_images and test_labels. With one pair, test stays
-// empty (count 0). Throws UsageError naming the members when none of these are there.
+// arr_1; or x_train, y_train, x_test and y_test, or train_images, train_labels, test_images and test_labels, beside
+// which x_val and y_val, x_valid ..., x_validation ..., or val_images and val_labels, ... are a validation set, and the test set where there is no other. With one pair, test stays empty (count 0). Throws UsageError naming the members when none of these are there.
 Splits read_npz(const std::string& path, const LoadOptions& options);
 
 // Opens a member of an NPZ file as an array; storage keeps its bytes.
 NpyArray npz_array(const ZipFile& zip, const ZipMember& member, Bytes& storage);
 // The one member that holds examples, for prediction: the only one, or the first of x, X, images, data, arr_0, x_test, test_images.
 // Throws UsageError naming the members when there is none of them.
-const ZipMember& npz_examples(const ZipFile& zip);
+// Assigns to `beside`, where it is given, the name of the training set's array that stands beside a test set's that is taken.
+const ZipMember& npz_examples(const ZipFile& zip, std::string* beside = nullptr);
 
 // Floats and bytes in channels first, whatever the layout: what is stored for [n, h, w, c] of an array is put in order.
 // Assigns the values first of array to `out`; the array has `n` examples of `shape` = {C, H, W}.

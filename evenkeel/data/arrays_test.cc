@@ -44,6 +44,47 @@ TEST(Npz, a_test_set_of_its_own_is_kept) {
   EXPECT_EQ(splits.test.class_count(), 3);
 }
 
+TEST(Npz, a_validation_set_of_its_own_is_kept) {
+  const TemporaryFolder folder;
+  const auto with = [&](const std::string& x, const std::string& y, const std::string& y_values) {
+    return folder.write("d.npz", zip({{"x_train.npy", images(3)},
+                                      {"y_train.npy", labels(std::string("\0\1\0", 3))},
+                                      {"x_test.npy", images(2)},
+                                      {"y_test.npy", labels(std::string("\1\0", 2))},
+                                      {x, images(2)},
+                                      {y, labels(y_values)}}));
+  };
+  for (const auto& [x, y] : std::vector<std::pair<std::string, std::string>>{{"x_val.npy", "y_val.npy"},
+                                                                             {"x_valid.npy", "y_valid.npy"},
+                                                                             {"x_validation.npy", "y_validation.npy"},
+                                                                             {"val_images.npy", "val_labels.npy"}}) {
+    const Splits splits = load(with(x, y, std::string("\1\1", 2)));
+    EXPECT_EQ(splits.validation.labels, (std::vector<int32_t>{1, 1})) << x;
+    EXPECT_EQ(splits.train.count, 3);
+  }
+  const Splits two = load(folder.write("two.npz", zip({{"x_train.npy", images(3)},
+                                                       {"y_train.npy", labels(std::string("\0\1\0", 3))},
+                                                       {"x_val.npy", images(2)},
+                                                       {"y_val.npy", labels(std::string("\1\0", 2))}})));
+  EXPECT_EQ(two.test.labels, (std::vector<int32_t>{1, 0}));  // as of a folder with train and val
+  EXPECT_EQ(two.validation.count, 0);
+  const std::string path = with("x_val.npy", "y_val.npy", std::string("\1\1", 2));
+  EXPECT_SAYS(message_of<UsageError>([&] { load(path, {.validation_fraction = 0.5}); }), "leave --validation out");
+  EXPECT_SAYS(message_of<UsageError>([&] { load(with("x_val.npy", "more.npy", "\1\1")); }), "x_val but no y_val");
+  EXPECT_SAYS(message_of<FormatError>([&] { load(with("x_val.npy", "y_val.npy", "\1\2")); }), "y_val has 3 classes");
+}
+
+TEST(Npz, predict_says_which_of_the_training_and_the_test_set_it_takes) {
+  const TemporaryFolder folder;
+  const std::string both = folder.write("d.npz", zip({{"x_train.npy", images(3)}, {"x_test.npy", images(2)}}));
+  const Dataset set = load_examples({both}, {1, 2, 3});
+  EXPECT_EQ(set.count, 2);
+  ASSERT_EQ(set.notes.size(), 1u);
+  EXPECT_SAYS(set.notes[0], "holds x_train and x_test: the examples of x_test are predicted");
+  const std::string one = folder.write("e.npz", zip({{"x_test.npy", images(2)}, {"more.npy", images(2)}}));
+  EXPECT_TRUE(load_examples({one}, {1, 2, 3}).notes.empty());
+}
+
 TEST(Npz, a_pair_is_split_as_that_of_two_files_is) {
   const TemporaryFolder folder;
   const std::string y = labels(std::string("\0\1\0\1\0\1\0\1\0\1", 10));
@@ -61,6 +102,9 @@ TEST(Npz, other_names_and_numbers_are_refused) {
     return folder.write("d.npz", zip({{x, images(2)}, {y, labels(std::string("\0\1\0", 3))}}));
   };
   EXPECT_SAYS(message_of<UsageError>([&] { load(path("a.npy", "b.npy")); }), "found the arrays a.npy, b.npy");
+  EXPECT_SAYS(message_of<UsageError>([&] { load(path("a.npy", "b.npy")); }),
+              "one of these lists: x_train, y_train, x_test and y_test; train_images, train_labels, test_images and "
+              "test_labels; x and y; X and y; images and labels; data and labels; data and target; arr_0 and arr_1");
   EXPECT_SAYS(message_of<FormatError>([&] { load(path("x.npy", "y.npy")); }), "d.npz:x.npy holds 2 examples");
   EXPECT_THROW(load(folder.write("e.npz", "no zip")), FormatError);
   EXPECT_SAYS(message_of<UsageError>([&] { load(folder.write("f.npz", zip({}))); }), "no arrays");

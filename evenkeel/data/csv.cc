@@ -1,213 +1,20 @@
 #include "evenkeel/data/csv.h"
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <map>
-#include <optional>
 #include <unordered_map>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/data/csv_header.h"
+#include "evenkeel/data/csv_lines.h"
+#include "evenkeel/data/rounding.h"
 
 namespace evenkeel::data {
 namespace {
 
 constexpr size_t kMostClasses = 65536;  // more distinct labels than that are no classes
-
-struct Field {
-  std::string text;
-  bool quoted = false;
-};
-using Record = std::vector<Field>;
-
-// What is said of a field in a message: short, and printable whatever the file holds.
-std::string excerpt(std::string_view text) {
-  std::string shown(text.substr(0, 40));
-  for (char& c : shown) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return "'" + shown + (text.size() > 40 ? "..." : "") + "'";
-}
-
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
-
-// The whole text as a number; from_chars knows no locale. "nan" and "inf" count as numbers here.
-std::optional<double> as_number(std::string_view text) {
-  text = trimmed(text);
-  if (text.size() > 1 && text[0] == '+' && text[1] != '-') text.remove_prefix(1);
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || text.empty()) return {};
-  return value;
-}
-
-std::optional<int64_t> as_integer(std::string_view text) {
-  const auto value = as_number(text);
-  // Beyond 2^53 doubles skip integers, and two labels could become one.
-  if (!value || !(std::abs(*value) <= 0x1p53) || std::floor(*value) != *value) return {};
-  return static_cast<int64_t>(*value);
-}
-
-bool is_missing(std::string_view text) {
-  text = trimmed(text);
-  constexpr std::array<std::string_view, 9> kWords = {"", "?", "NA", "N/A", "nan", "NaN", "NULL", "null", "None"};
-  return std::find(kWords.begin(), kWords.end(), text) != kWords.end();
-}
-
-// Splits the text into records. Blank lines are skipped.
-class Records {
- public:
-  Records(std::string_view text, char delimiter, const std::string& name)
-      : text_(text), delimiter_(delimiter), name_(name) {}
-
-  // Assigns the fields of the next record and its line; false at the end.
-  bool next(Record& record, int64_t& line) {
-    while (at_ < text_.size() && end_of_line()) {
-    }
-    if (at_ >= text_.size()) return false;
-    line = line_;
-    size_t n = 0;
-    do {
-      if (n == record.size()) record.emplace_back();
-      read_field(record[n++]);
-    } while (accept_delimiter());
-    record.resize(n);
-    end_of_line();
-    return true;
-  }
-
- private:
-  bool at_line_end() const { return text_[at_] == '\n' || text_[at_] == '\r'; }
-  bool end_of_line() {
-    if (at_ >= text_.size() || !at_line_end()) return false;
-    if (text_[at_] == '\r' && at_ + 1 < text_.size() && text_[at_ + 1] == '\n') ++at_;
-    ++at_;
-    ++line_;
-    return true;
-  }
-  bool accept_delimiter() {
-    if (at_ >= text_.size() || text_[at_] != delimiter_) return false;
-    ++at_;
-    return true;
-  }
-  void read_field(Field& field) {
-    field.text.clear();
-    field.quoted = at_ < text_.size() && text_[at_] == '"';
-    if (field.quoted) return read_quoted(field);
-    const size_t begin = at_;
-    while (at_ < text_.size() && text_[at_] != delimiter_ && !at_line_end()) ++at_;
-    field.text = text_.substr(begin, at_ - begin);
-  }
-  void read_quoted(Field& field) {
-    const int64_t first_line = line_;
-    ++at_;
-    while (true) {
-      if (at_ >= text_.size()) {
-        throw FormatError(name_ + ": the quote opened in line " + std::to_string(first_line) +
-                          " is not closed before the end of the file");
-      }
-      const char c = text_[at_++];
-      if (c == '\n') ++line_;
-      if (c != '"') {
-        field.text += c;
-      } else if (at_ < text_.size() && text_[at_] == '"') {
-        field.text += '"';
-        ++at_;
-      } else {
-        break;
-      }
-    }
-    if (at_ < text_.size() && text_[at_] != delimiter_ && !at_line_end()) {
-      throw FormatError(name_ + ": found " + excerpt(text_.substr(at_, 1)) + " after the closing quote in line " +
-                        std::to_string(line_) + ", expected a delimiter or the end of the line");
-    }
-  }
-
-  std::string_view text_;
-  char delimiter_;
-  const std::string& name_;
-  size_t at_ = 0;
-  int64_t line_ = 1;
-};
-
-constexpr std::array<char, 3> kDelimiters = {'\t', ';', ','};  // on a tie the earlier one wins
-
-// Counts the delimiters outside quotes in the line at `at`, and moves `at` behind it. Skips blank lines.
-std::array<int64_t, 3> count_delimiters(std::string_view text, size_t& at) {
-  std::array<int64_t, 3> counts{};
-  while (at < text.size() && (text[at] == '\n' || text[at] == '\r')) ++at;
-  bool quoted = false;
-  for (; at < text.size(); ++at) {
-    const char c = text[at];
-    if (c == '"') quoted = !quoted;
-    if (quoted) continue;
-    if (c == '\n' || c == '\r') break;
-    for (size_t d = 0; d < kDelimiters.size(); ++d) counts[d] += c == kDelimiters[d];
-  }
-  return counts;
-}
-
-// The delimiter that occurs equally often in the first two lines, or else the most frequent one of the second.
-char sniff_delimiter(std::string_view text) {
-  size_t at = 0;
-  const auto first = count_delimiters(text, at);
-  const auto second = at < text.size() ? count_delimiters(text, at) : first;
-  size_t best = kDelimiters.size();
-  for (size_t d = 0; d < kDelimiters.size(); ++d) {
-    const bool even = first[d] > 0 && first[d] == second[d];
-    if (even && (best == kDelimiters.size() || first[d] > first[best])) best = d;
-  }
-  if (best < kDelimiters.size()) return kDelimiters[best];
-  const auto most = std::max_element(second.begin(), second.end());
-  return *most > 0 ? kDelimiters[static_cast<size_t>(most - second.begin())] : ',';
-}
-
-enum class FirstLine { kValues, kHeader, kScikitLearn };
-
-// scikit-learn's tables begin with rows, features and the names of the classes.
-bool is_scikit_learn(const Record& first, const Record& second) {
-  if (first.size() < 4) return false;
-  const auto rows = as_integer(first[0].text), features = as_integer(first[1].text);
-  if (!rows || !features || *features + 1 != static_cast<int64_t>(second.size())) return false;
-  return std::none_of(first.begin() + 2, first.end(), [](const Field& f) { return as_number(f.text).has_value(); });
-}
-
-FirstLine classify(const Record& first, const Record& second, const CsvOptions& options) {
-  const auto has_text = [](const Field& f) { return !as_number(f.text); };
-  const auto& names = options.feature_names;
-  const auto same = [](const Field& f, const std::string& n) { return trimmed(f.text) == n; };
-  if (!names.empty() && std::equal(first.begin(), first.end(), names.begin(), names.end(), same)) {
-    return FirstLine::kHeader;  // also one of numbers alone
-  }
-  if (second.empty()) {
-    return std::all_of(first.begin(), first.end(), has_text) ? FirstLine::kHeader : FirstLine::kValues;
-  }
-  if (is_scikit_learn(first, second)) return FirstLine::kScikitLearn;
-  if (first.size() != second.size()) {
-    return std::all_of(first.begin(), first.end(), has_text) ? FirstLine::kHeader : FirstLine::kValues;
-  }
-  const auto named = [&](const Field& f) {
-    const bool weight = !options.weight_column.empty() && f.text == options.weight_column;
-    return has_text(f) && options.labelled && (f.text == options.label_column || weight);
-  };
-  if (std::any_of(first.begin(), first.end(), named)) return FirstLine::kHeader;
-  int64_t text_over_number = 0, number_over_number = 0, counted = 0;
-  for (size_t i = 0; i < first.size(); ++i) {
-    if (!as_number(second[i].text)) continue;
-    text_over_number += has_text(first[i]);
-    number_over_number += !has_text(first[i]);
-    const auto index = as_integer(first[i].text);
-    counted += index && (*index == static_cast<int64_t>(i) || *index == static_cast<int64_t>(i) + 1);
-  }
-  if (text_over_number == 0) return FirstLine::kValues;
-  return counted == number_over_number ? FirstLine::kHeader : FirstLine::kValues;
-}
 
 // Collects the rows of one table.
 class TableBuilder {
@@ -228,13 +35,16 @@ class TableBuilder {
     throw FormatError(name_ + ": line " + std::to_string(line) + ", " + column_text(column) + ": " + what);
   }
   size_t find_label_column(size_t columns) const;
+  std::string taken(const std::string& asked, const std::string& trained, bool also_by_number) const;
   size_t find_column(const std::string& wanted, size_t columns) const;
   bool is_feature(size_t column) const { return column != label_column_ && column != weight_column_; }
   float weight(const Field& field, int64_t line) const;
+  bool header_counts() const;
   bool by_name() const;
+  [[noreturn]] void refuse_ambiguous(const std::string& wanted, size_t named, size_t number) const;
   void place_features();
   [[noreturn]] void refuse_names(const std::vector<std::string>& missing, const std::vector<std::string>& more) const;
-  float number(const Field& field, int64_t line, size_t column) const;
+  float number(const Field& field, int64_t line, size_t column);
   size_t lone_column(size_t columns) const;
   void add_label(const Field& field, int64_t line);
   void name_integer_classes(const std::vector<int64_t>& values);
@@ -250,6 +60,7 @@ class TableBuilder {
   int64_t absent_rows_ = 0;                                    // of weight 0
   std::vector<size_t> place_;  // of each column among the features; the label's means nothing
   CsvTable table_;
+  RoundingWatch rounding_{0};
   std::unordered_map<std::string, int32_t> label_ids_;  // by first appearance
   std::vector<std::string> label_texts_;
 };
@@ -269,14 +80,16 @@ std::string quoted_list(const std::vector<std::string>& names) {
   return names.size() > kMost ? text + " and " + std::to_string(names.size() - kMost) + " more" : text;
 }
 
+bool TableBuilder::header_counts() const {
+  return counts_only(header_, (options_.labelled ? 1 : 0) + (table_.weight_column.empty() ? 0 : 1));
+}
+
 bool TableBuilder::by_name() const {
   const auto& names = options_.feature_names;
   // A name that was not UTF-8 was mended with U+FFFD when the model was written: it is not known any more.
   const bool mended =
       std::any_of(names.begin(), names.end(), [](const auto& n) { return n.find("\xef\xbf\xbd") != n.npos; });
-  return !header_.empty() && !names.empty() &&
-         !counts_only(header_, (options_.labelled ? 1 : 0) + (options_.weight_column.empty() ? 0 : 1)) &&
-         !counts_only(names, 0) && !mended;
+  return !header_.empty() && !names.empty() && !header_counts() && !counts_only(names, 0) && !mended;
 }
 
 // The one column that is no feature of the model; the last column where there is no such one. The weight's is neither.
@@ -329,17 +142,38 @@ void TableBuilder::place_features() {
   if (!missing.empty() || !more.empty()) refuse_names(missing, more);
 }
 
+void TableBuilder::refuse_ambiguous(const std::string& wanted, size_t named, size_t number) const {
+  const auto from_end = [&](size_t column) {
+    return std::to_string(static_cast<int64_t>(column) - static_cast<int64_t>(columns_));
+  };
+  throw UsageError(name_ + ": the header counts the columns, so that '" + wanted + "' may mean column " +
+                   std::to_string(named + 1) + ", which it calls so, or column " + std::to_string(number + 1) +
+                   "; count from the end: " + from_end(named) + " or " + from_end(number));
+}
+
 size_t TableBuilder::find_label_column(size_t columns) const {
-  return options_.label_column.empty() ? lone_column(columns) : find_column(options_.label_column, columns);
+  return table_.label_column.empty() ? lone_column(columns) : find_column(table_.label_column, columns);
+}
+
+// What is asked for, or that of the training where this file has it.
+std::string TableBuilder::taken(const std::string& asked, const std::string& trained, bool also_by_number) const {
+  if (!asked.empty() || trained.empty()) return asked;
+  const bool in_header = std::find(header_.begin(), header_.end(), trained) != header_.end();
+  const bool names_nothing = header_.empty() || (header_counts() && !in_header);
+  const bool is_number = as_integer(trained).has_value();
+  if (in_header && !(is_number && header_counts())) return trained;
+  return also_by_number && names_nothing && numbered_column(trained, columns_) ? trained : "";
 }
 
 size_t TableBuilder::find_column(const std::string& wanted, size_t columns) const {
   const auto found = std::find(header_.begin(), header_.end(), wanted);
-  if (found != header_.end()) return static_cast<size_t>(found - header_.begin());
-  const auto number = as_integer(wanted);
-  const auto last = static_cast<int64_t>(columns);
-  if (number && *number >= 1 && *number <= last) return static_cast<size_t>(*number - 1);
-  if (number && *number <= -1 && *number >= -last) return static_cast<size_t>(last + *number);
+  const std::optional<size_t> number = numbered_column(wanted, columns);
+  if (found != header_.end()) {
+    const auto named = static_cast<size_t>(found - header_.begin());
+    if (number && *number != named && header_counts()) refuse_ambiguous(wanted, named, *number);
+    return named;
+  }
+  if (number) return *number;
   const std::string close = closest_match(wanted, header_);
   throw UsageError(name_ + " has no column '" + wanted + "'; " +
                    (close.empty() ? "columns" : "did you mean '" + close + "'? Columns") + " are named by " +
@@ -358,7 +192,9 @@ void TableBuilder::set_header(const Record& header, FirstLine kind, size_t colum
     promised_rows_ = *as_integer(header[0].text);
     for (size_t i = 2; i < header.size(); ++i) promised_names_.push_back(header[i].text);
   }
-  weight_column_ = options_.weight_column.empty() ? columns : find_column(options_.weight_column, columns);
+  table_.weight_column = taken(options_.weight_column, options_.trained_weight, false);
+  if (options_.labelled) table_.label_column = taken(options_.label_column, options_.trained_label, true);
+  weight_column_ = table_.weight_column.empty() ? columns : find_column(table_.weight_column, columns);
   label_column_ = options_.labelled ? find_label_column(columns) : columns;
   if (weight_column_ < columns && weight_column_ == label_column_) {
     throw UsageError(name_ + ": " + column_text(label_column_) +
@@ -373,13 +209,14 @@ void TableBuilder::set_header(const Record& header, FirstLine kind, size_t colum
   if (table_.features < 1)
     throw FormatError(name_ + ": found no column beside the label and the weight, expected features");
   place_features();
+  rounding_ = RoundingWatch(static_cast<size_t>(table_.features));
   table_.feature_names.resize(header_.empty() ? 0 : static_cast<size_t>(table_.features));
   for (size_t i = 0; i < header_.size(); ++i) {
     if (is_feature(i)) table_.feature_names[place_[i]] = header_[i];
   }
 }
 
-float TableBuilder::number(const Field& field, int64_t line, size_t column) const {
+float TableBuilder::number(const Field& field, int64_t line, size_t column) {
   const auto value = as_number(field.text);
   if (is_missing(field.text)) {
     fail(line, column, "the value is missing (found " + excerpt(field.text) + "); fill it in or remove the line");
@@ -398,6 +235,7 @@ float TableBuilder::number(const Field& field, int64_t line, size_t column) cons
   if (!(std::abs(*value) <= static_cast<double>(std::numeric_limits<float>::max()))) {
     fail(line, column, "found " + excerpt(field.text) + ", expected a finite 32-bit number");
   }
+  rounding_.see(place_[column], *value);
   return static_cast<float>(*value);
 }
 
@@ -505,6 +343,11 @@ CsvTable TableBuilder::finish() {
                       " weights are 0, expected some above");
   }
   if (table_.rows == 0) throw FormatError(name_ + ": holds no rows, expected at least one");
+  table_.doubt = rounding_.sentence(name_, [&](size_t feature) {
+    size_t column = 0;
+    while (!is_feature(column) || place_[column] != feature) ++column;
+    return column_text(column);
+  });
   if (!options_.labelled) return std::move(table_);
 
   std::vector<int64_t> integers;

@@ -49,6 +49,49 @@ TEST(Csv, a_header_that_counts_the_columns_is_a_header) {
   EXPECT_EQ(parse_features("3,4\n1,2\n").rows, 2);
 }
 
+TEST(Csv, a_header_of_numbers_alone_is_one_from_four_columns) {
+  EXPECT_EQ(parse("0,1,2,3,4\n5,6,7,8,1\n7,8,9,9,0\n").rows, 2);
+  EXPECT_EQ(parse("0,1,2,3,4\n5,6,7,8,1\n7,8,9,9,0\n").feature_names, (Names{"0", "1", "2", "3"}));
+  EXPECT_EQ(parse_features("0,1,2,3\n1.5,2,3,4\n").rows, 1);
+  EXPECT_EQ(parse("\"0\",\"1\",\"2\",\"3\"\n1,2,3,0\n4,5,6,1\n").rows, 2);
+  for (const char* values :
+       {"0,1\n1,0\n", "0,1,2\n5,6,7\n", "1,2,3,4\n5,6,7,8\n", "0,1,2,4\n5,6,7,8\n", "0.0,1.0,2.0,3.0\n5,6,7,8\n"}) {
+    EXPECT_EQ(parse(values).rows, 2) << values;
+  }
+  EXPECT_EQ(parse_features("0,1,2,3\n").rows, 1);  // nothing to be the header of
+}
+
+TEST(Csv, a_header_that_names_the_label_alone_is_one_over_text_labels_too) {
+  for (const char* text : {"0,1,2,species\n5,6,7,ant\n7,8,9,bee\n", "1,2,3,species\n5,6,7,ant\n7,8,9,bee\n",
+                           "0,1,2,3,species\n5,6,7,8,0\n7,8,9,9,1\n"}) {
+    EXPECT_EQ(parse(text).rows, 2) << text;
+    EXPECT_EQ(parse(text).class_names.size(), 2u) << text;
+  }
+  EXPECT_EQ(parse("species,0,1,2\nant,5,6,7\nbee,7,8,9\n", "-4").rows, 2);
+  EXPECT_EQ(parse("0,1,species,3\n5,6,ant,7\n7,8,bee,9\n", "-2").rows, 2);
+  const CsvTable weighted = parse_csv("0,1,2,kind,w\n5,6,7,ant,1\n7,8,9,bee,2\n", "f.csv",
+                                      {.labelled = true, .label_column = "", .weight_column = "5"});
+  EXPECT_EQ(weighted.class_names, (Names{"ant", "bee"}));
+  for (const char* values : {"0,1,ant\n5,6,bee\n", "0,1,3,ant\n5,6,7,bee\n", "2,3,4,ant\n5,6,7,bee\n"}) {
+    EXPECT_EQ(parse(values).rows, 2) << values;
+  }
+  EXPECT_SAYS(refusal("0,1,2,\n5,6,7,bee\n"), "line 1, column 4: the label is missing");
+}
+
+TEST(Csv, a_number_that_a_counting_header_and_the_columns_mean_otherwise_is_refused) {
+  const std::string text = "0,1,2,3,4\n5,6,7,8,1\n7,8,9,9,0\n";
+  EXPECT_SAYS(message_of<UsageError>([&] { parse(text, "4"); }),
+              "'4' may mean column 5, which it calls so, or column 4; count from the end: -1 or -2");
+  EXPECT_EQ(parse(text, "-1").values, parse(text, "5").values);
+  EXPECT_EQ(parse("1,2,3,kind\n5,6,1,8\n7,8,0,9\n", "3").class_names, (Names{"0", "1"}));  // both mean the third
+}
+
+TEST(Csv, decimal_commas_are_named_whether_or_not_a_header_stands_above) {
+  EXPECT_SAYS(refusal("a;b;kind\n0,5;0,25;x\n1,5;2,25;y\n"),
+              "line 2, column 1 ('a'): found '0,5', expected a number; write decimals with a point");
+  EXPECT_SAYS(refusal("0,5;0,25;x\n1,5;2,25;y\n"), "line 1, column 1: found '0,5'");
+}
+
 TEST(Csv, sniffs_delimiters_line_ends_and_the_byte_order_mark) {
   for (const char* text :
        {"1,2,0\n3,4,1\n", "1;2;0\n3;4;1\n", "1\t2\t0\n3\t4\t1\n", "1,2,0\r\n3,4,1\r\n", "1,2,0\r3,4,1",

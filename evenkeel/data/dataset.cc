@@ -82,20 +82,32 @@ Partition partition(int64_t count, double fraction, uint64_t seed, uint64_t stre
 
 constexpr uint64_t kTestSplit = 0, kValidationSplit = 1;
 
-// Splits one table or array into train and test.
-Splits split_off_test(const Dataset& all, const LoadOptions& options) {
+// What has no test set: split into train and test, or all of it in both.
+Splits split_off_test(Dataset all, const LoadOptions& options) {
+  Splits splits;
+  splits.notes = std::move(all.notes);
+  if (options.whole_file) {
+    splits.test = first_examples(all, all.count);
+    splits.train = std::move(all);
+    splits.one_set = true;
+    return splits;
+  }
   if (all.count < 2) {
     throw UsageError(all.name + " holds " + std::to_string(all.count) +
                      " example, expected at least 2: it is split into train and test");
   }
   const Partition parts = partition(all.count, kTestFraction, options.seed, kTestSplit);
-  Splits splits;
   splits.test = take(all, parts.part);
   splits.train = take(all, parts.rest);
   return splits;
 }
 
 void split_off_validation(Splits& splits, const LoadOptions& options) {
+  if (splits.validation.count > 0) {
+    if (options.validation_fraction == 0) return;
+    throw UsageError(splits.train.name + " has a validation set of its own, of " +
+                     std::to_string(splits.validation.count) + " examples; leave --validation out");
+  }
   if (options.validation_fraction == 0) {
     splits.validation = take(splits.train, {});
     return;
@@ -109,12 +121,14 @@ void split_off_validation(Splits& splits, const LoadOptions& options) {
   splits.train = take(splits.train, parts.rest);
 }
 
-Dataset read_csv(const std::string& path, const LoadOptions& options) {
+Splits load_csv(const std::string& path, const LoadOptions& options) {
   const Bytes bytes = unpack(read_file(path), path, kUnpackLimit);
   const CsvTable table = parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
                                    {.labelled = true,
                                     .label_column = options.label_column,
                                     .weight_column = options.weight_column,
+                                    .trained_label = options.trained_label,
+                                    .trained_weight = options.trained_weight,
                                     .feature_names = options.feature_names});
   Dataset all;
   all.name = path;
@@ -126,7 +140,11 @@ Dataset read_csv(const std::string& path, const LoadOptions& options) {
   all.weights = table.weights;
   all.class_names = table.class_names;
   all.feature_names = table.feature_names;
-  return all;
+  if (!table.doubt.empty()) all.notes.push_back(table.doubt);
+  Splits splits = split_off_test(std::move(all), options);
+  splits.label_column = table.label_column;
+  splits.weight_column = table.weight_column;
+  return splits;
 }
 
 Splits load_fashion_mnist() {
@@ -180,19 +198,7 @@ bool has_ending(const std::string& path, std::initializer_list<std::string_view>
 
 // A set that brings its test set keeps it.
 Splits with_test(Splits splits, const LoadOptions& options) {
-  return splits.test.count > 0 ? std::move(splits) : split_off_test(splits.train, options);
-}
-
-Splits load_cifar_batch(const std::string& path, const LoadOptions& options) {
-  const Dataset all = load_cifar_file(path);
-  if (!options.whole_file) return split_off_test(all, options);
-  Splits splits;
-  std::vector<int64_t> indices(static_cast<size_t>(all.count));
-  std::iota(indices.begin(), indices.end(), int64_t{0});
-  splits.train = take(all, indices);
-  splits.test = take(all, indices);
-  splits.one_set = true;
-  return splits;
+  return splits.test.count > 0 ? std::move(splits) : split_off_test(std::move(splits.train), options);
 }
 
 Splits load_all(const std::string& spec, const LoadOptions& options) {
@@ -212,8 +218,8 @@ Splits load_all(const std::string& spec, const LoadOptions& options) {
     return split_off_test(read_npy_pair(spec, spec.substr(0, comma), spec.substr(comma + 1), options), options);
   }
   if (spec.ends_with(".npz")) return with_test(read_npz(spec, options), options);
-  if (has_ending(spec, {".bin"})) return load_cifar_batch(spec, options);
-  if (has_ending(spec, {".csv", ".tsv"})) return split_off_test(read_csv(spec, options), options);
+  if (has_ending(spec, {".bin"})) return split_off_test(load_cifar_file(spec), options);
+  if (has_ending(spec, {".csv", ".tsv"})) return load_csv(spec, options);
   if (has_ending(spec, {".npy"})) {
     throw UsageError(spec + " has no labels; give two files with a comma between, x.npy,y.npy, or both in FILE.npz");
   }
@@ -243,6 +249,26 @@ SplitInfo count_classes(const Dataset& set) {
 
 }  // namespace
 
+bool same_source(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  const std::string known = letters_of(a);
+  if (known == "fashionmnist" || known == "mnist") return known == letters_of(b) && !is_folder(a) && !is_folder(b);
+  const auto parts_of = [](const std::string& spec) {
+    std::vector<fs::path> parts;
+    std::error_code error;
+    for (size_t at = 0; at <= spec.size();) {
+      const size_t end = std::min(spec.find(',', at), spec.size());
+      const fs::path path = fs::absolute(spec.substr(at, end - at), error);
+      const fs::path canonical = fs::weakly_canonical(path, error);
+      parts.push_back(error ? path : canonical);
+      if (!parts.back().has_filename()) parts.back() = parts.back().parent_path();  // FOLDER/
+      at = end + 1;
+    }
+    return parts;
+  };
+  return parts_of(a) == parts_of(b);
+}
+
 Splits load(const std::string& spec, const LoadOptions& options) {
   if (!(options.validation_fraction >= 0 && options.validation_fraction < 1)) {
     throw UsageError("the validation fraction is " + std::to_string(options.validation_fraction) +
@@ -253,11 +279,12 @@ Splits load(const std::string& spec, const LoadOptions& options) {
     throw UsageError("the weight column '" + options.weight_column + "' is asked for, but " + spec +
                      " is no CSV file: only those have columns");
   }
-  check_finite(splits.train);
-  check_finite(splits.test);
-  if (options.preprocess.resize) {
-    resize_images(splits.train, *options.preprocess.resize, available_cores());
-    resize_images(splits.test, *options.preprocess.resize, available_cores());
+  for (Dataset* set : {&splits.train, &splits.validation, &splits.test}) {
+    splits.notes.insert(splits.notes.end(), set->notes.begin(), set->notes.end());
+    set->notes.clear();
+    if (set->count == 0) continue;
+    check_finite(*set);
+    if (options.preprocess.resize) resize_images(*set, *options.preprocess.resize, available_cores());
   }
   split_off_validation(splits, options);
   return splits;

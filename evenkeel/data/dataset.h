@@ -27,6 +27,8 @@ struct Dataset {
   std::vector<std::string> class_names;    // one per class; the number itself where no name is known
   std::vector<std::string> feature_names;  // tables with a header: one per feature; else empty
   std::vector<std::string> example_names;  // load_examples only: "seven.png", "rows.csv:3"; else empty
+  std::vector<std::string> notes =
+      {};  // sentences about what is doubtful in the file, of a set as it was read; load moves them to Splits
 
   int64_t class_count() const { return static_cast<int64_t>(class_names.size()); }
   bool is_image() const { return example_shape.size() == 3; }
@@ -37,17 +39,22 @@ Dataset examples_at(const Dataset& dataset, std::span<const int64_t> indices);
 // A copy of the first n; of all where there are no more. Requires n >= 0.
 Dataset first_examples(const Dataset& dataset, int64_t n);
 
-// The three splits share example_shape, class_names and feature_names. validation is empty (count 0) unless asked for.
+// The three splits share example_shape, class_names and feature_names. validation is empty (count 0) unless asked for, or the set's own.
 struct Splits {
   Dataset train, validation, test;
-  bool one_set = false;  // LoadOptions::whole_file: train and test are the same examples
+  bool one_set = false;                 // LoadOptions::whole_file: train and test are the same examples
+  std::vector<std::string> notes = {};  // a sentence each about what is doubtful in the data: worth a warning
+  std::string label_column = {}, weight_column = {};  // CSV: of the options those that were taken, as they say them
 };
 
 struct LoadOptions {
   std::string label_column = {};  // CSV: a header's name, or a number from 1 (-1 = the last); "" = the last column
   std::string weight_column =
       {};  // CSV: of example weights, named in the same way; "": none. Lines of weight 0 are left out
-  double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation
+  // CSV: the same columns of the data that a model was trained on, where none is said above: the label is taken where the header has it, or by number
+  // where there is no header; the weight where the header has it.
+  std::string trained_label = {}, trained_weight = {};
+  double validation_fraction = 0;  // in [0, 1): the part of train that becomes validation; 0 where the set has its own
   uint64_t seed = 1;               // of the splits (RandomUse::kSplit)
   // Of the model that is to be asked, if there is one:
   std::vector<std::string> feature_names = {};  // CSV: columns are taken by these names where the file has a header
@@ -55,20 +62,23 @@ struct LoadOptions {
   int64_t channels = 0;                         // folders of pictures: 1 or 3; 0: 1 where all of them are grey, else 3
   // Sizes of images, and the layout of arrays; not its scale, mean and std (standardize_as).
   Preprocess preprocess = {};
-  // A single CIFAR batch file is all of it in both train and test, in the order of the file; false: split 80/20 as other files are.
+  // What has no test set of its own is all of it in both train and test, in the order of the file; false: it is split 80/20.
   bool whole_file = false;
 };
+
+// Whether two names of data sets mean the same: a known set, or files of the same canonical paths (one, or X.npy,Y.npy).
+bool same_source(const std::string& a, const std::string& b);
 
 // Reads the data set that `spec` names:
 //   "fashion-mnist"   where Debian's package dataset-fashion-mnist puts it ("FashionMNIST" and the like, too)
 //   "mnist"           in the usual places (see the message when it is in none)
 //   DIR               four IDX files (MNIST, EMNIST, KMNIST, USPS), or CIFAR-10 or CIFAR-100 binary batches; gzip or
 // not; or pictures in one folder per class, DIR/CLASS/*.png, or below DIR/train and DIR/test
-//   FILE.csv          numbers and one label column; split 80/20 into train and test
-//   "x.npy,y.npy"     examples and labels; split 80/20 into train and test
+//   FILE.csv          numbers and one label column
+//   "x.npy,y.npy"     examples and labels
 //   FILE.npz          the same in one file, or with a test set of its own (arrays.h has the names)
 //   FILE.bin          one CIFAR batch; gzip or not
-// Splits are functions of the files and options.seed; examples keep the order of the file inside each split.
+// What has no test set of its own is split 80/20, but for options.whole_file. Splits are functions of the files and options.seed; examples keep the order of the file inside each split.
 // Throws UsageError (nothing of that name, a bad option, channels last), FormatError (bad bytes), IoError (unreadable).
 Splits load(const std::string& spec, const LoadOptions& options = {});
 

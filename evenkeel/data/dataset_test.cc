@@ -64,6 +64,31 @@ TEST(Load, one_cifar_batch_is_all_of_both_splits_where_that_is_asked_for) {
   EXPECT_EQ(parts.test.count, 2);
 }
 
+TEST(Load, what_has_no_test_set_is_all_of_both_splits_where_that_is_asked_for) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("f.csv", "a,b,kind\n1,2,x\n3,4,y\n5,6,x\n7,8,y\n9,1,x\n");
+  const Splits whole = load(path, {.whole_file = true});
+  EXPECT_TRUE(whole.one_set);
+  EXPECT_EQ(whole.train.count, 5);
+  EXPECT_EQ(whole.test.labels, (std::vector<int32_t>{0, 1, 0, 1, 0}));
+  EXPECT_EQ(load(folder.write("one.csv", "a,b,kind\n1,2,x\n"), {.whole_file = true}).test.count, 1);
+  EXPECT_FALSE(load(path).one_set);
+  write_idx(folder);  // a test set of its own
+  EXPECT_EQ(load(folder.path(), {.whole_file = true}).test.count, 3);
+}
+
+TEST(Load, names_of_the_same_files_are_one_source) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("f.csv", ""), other = folder.write("g.csv", "");
+  EXPECT_TRUE(same_source(path, folder.path() + "/./f.csv"));
+  EXPECT_TRUE(same_source(path + "," + other, folder.path() + "//f.csv," + other));
+  EXPECT_FALSE(same_source(path + "," + other, other + "," + path));
+  EXPECT_FALSE(same_source(path, other));
+  EXPECT_TRUE(same_source(folder.path(), folder.path() + "/"));
+  EXPECT_TRUE(same_source("FashionMNIST", "fashion-mnist"));
+  EXPECT_FALSE(same_source("mnist", "fashion-mnist"));
+}
+
 TEST(Load, one_cifar_batch_is_that_of_ten_or_of_a_hundred_by_its_length) {
   const TemporaryFolder folder;
   folder.write("batches.meta.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n");

@@ -24,6 +24,7 @@ struct Examples {
   std::vector<uint8_t> bytes;
   std::vector<float> floats;
   std::vector<std::string> names;
+  std::string note = {};  // a sentence about what was read, or ""
 };
 
 // What the model wants, and what was stated.
@@ -39,7 +40,7 @@ Examples read_one_picture(const Bytes& file, const std::string& path, const Want
     throw UsageError(path + " is a picture, but the model expects " + std::to_string(element_count(shape)) +
                      " features; give rows of a CSV file or an NPY array");
   }
-  return {decode_picture(file, path, shape, wanted.preprocess.resize.has_value()), {}, {path}};
+  return {decode_picture(file, path, shape, wanted.preprocess.resize.has_value()), {}, {path}, ""};
 }
 
 // {C, H, W} as an array of that layout has it.
@@ -102,7 +103,14 @@ Examples read_array(const NpyArray& array, const std::string& path, const Wanted
 Examples read_npz(const Bytes& file, const std::string& path, const Wanted& wanted) {
   const ZipFile zip(file, path);
   Bytes storage;
-  return read_array(npz_array(zip, npz_examples(zip), storage), path, wanted);
+  std::string beside;
+  const ZipMember& member = npz_examples(zip, &beside);
+  Examples examples = read_array(npz_array(zip, member, storage), path, wanted);
+  if (!beside.empty()) {
+    const std::string name = member.name.substr(0, member.name.size() - 4);  // .npy
+    examples.note = path + " holds " + beside + " and " + name + ": the examples of " + name + " are predicted";
+  }
+  return examples;
 }
 
 Examples read_rows(const Bytes& file, const std::string& path, const Wanted& wanted) {
@@ -208,6 +216,7 @@ Dataset load_examples(const std::vector<std::string>& files, const Shape& exampl
     }
     require_scale(path, std::span<const float>(part.floats), example_shape, trained.range);
     if (!part.floats.empty() || divisor != 255) as_bytes = false;
+    if (!part.note.empty()) set.notes.push_back(part.note);
     set.example_names.insert(set.example_names.end(), part.names.begin(), part.names.end());
   }
   require_one_kind(parts, preprocess);

@@ -119,6 +119,11 @@ NpyType type_of(std::string_view descr, const std::string& name) {
   if (descr == "<i8") return NpyType::kI64;
   if (descr == "<f4") return NpyType::kF32;
   if (descr == "<f8") return NpyType::kF64;
+  if (descr.size() > 1 && (descr[1] == 'U' || descr[1] == 'S')) {
+    throw FormatError(name + ": found text (the type '" + std::string(descr.substr(0, 16)) +
+                      "'), expected numbers; labels must be whole numbers from 0, which names, y = np.unique(y, "
+                      "return_inverse=True) makes of words");
+  }
   std::string what = "the type '" + std::string(descr.substr(0, 16)) + "'";
   if (descr.find('O') != std::string_view::npos) what = "an array of Python objects";
   throw FormatError(name + ": found " + what +
@@ -145,22 +150,6 @@ T value_at(const NpyArray& array, int64_t index) {
   T value;
   std::memcpy(&value, array.values.data() + static_cast<size_t>(index) * sizeof(T), sizeof(T));
   return value;
-}
-
-double as_double(const NpyArray& array, int64_t index) {
-  switch (array.type) {
-    case NpyType::kU8:
-      return value_at<uint8_t>(array, index);
-    case NpyType::kI32:
-      return value_at<int32_t>(array, index);
-    case NpyType::kI64:
-      return static_cast<double>(value_at<int64_t>(array, index));
-    case NpyType::kF32:
-      return static_cast<double>(value_at<float>(array, index));
-    case NpyType::kF64:
-      return value_at<double>(array, index);
-  }
-  return 0;
 }
 
 // Checks magic and version; returns where the dictionary begins and its length.
@@ -193,6 +182,22 @@ std::pair<size_t, size_t> header_extent(std::span<const std::byte> file, const s
 }
 
 }  // namespace
+
+double npy_value(const NpyArray& array, int64_t index) {
+  switch (array.type) {
+    case NpyType::kU8:
+      return value_at<uint8_t>(array, index);
+    case NpyType::kI32:
+      return value_at<int32_t>(array, index);
+    case NpyType::kI64:
+      return static_cast<double>(value_at<int64_t>(array, index));
+    case NpyType::kF32:
+      return static_cast<double>(value_at<float>(array, index));
+    case NpyType::kF64:
+      return value_at<double>(array, index);
+  }
+  return 0;
+}
 
 NpyArray parse_npy(std::span<const std::byte> file, const std::string& name) {
   const auto [begin, length] = header_extent(file, name);
@@ -227,7 +232,7 @@ NpyArray parse_npy(std::span<const std::byte> file, const std::string& name) {
 void npy_floats(const NpyArray& array, int64_t first, const std::string& name, std::span<float> out) {
   EK_ASSERT(first >= 0 && first + static_cast<int64_t>(out.size()) <= array.count);
   for (size_t i = 0; i < out.size(); ++i) {
-    const double value = as_double(array, first + static_cast<int64_t>(i));
+    const double value = npy_value(array, first + static_cast<int64_t>(i));
     // Compared in double: a cast of what no float holds is undefined.
     if (!(std::abs(value) <= static_cast<double>(std::numeric_limits<float>::max()))) {
       throw FormatError(name + ": value " + fmt::format("{}", value) + " at index " +
@@ -242,7 +247,7 @@ bool holds_pixels(const NpyArray& array) {
   if (array.type == NpyType::kF32 || array.type == NpyType::kF64) return false;
   if (array.type == NpyType::kU8) return true;
   for (int64_t i = 0; i < array.count; ++i) {
-    const double value = as_double(array, i);
+    const double value = npy_value(array, i);
     if (!(value >= 0 && value <= 255)) return false;
   }
   return true;
@@ -255,7 +260,7 @@ void npy_pixels(const NpyArray& array, std::span<uint8_t> out) {
     std::memcpy(out.data(), array.values.data(), out.size());
     return;
   }
-  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint8_t>(as_double(array, static_cast<int64_t>(i)));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint8_t>(npy_value(array, static_cast<int64_t>(i)));
 }
 
 std::vector<int32_t> npy_labels(const NpyArray& array, const std::string& name, int64_t classes) {

@@ -31,6 +31,9 @@ NpyArray parse_npy(std::span<const std::byte> file, const std::string& name);
 // or above what a float holds. Requires first + out.size() <= array.count.
 void npy_floats(const NpyArray& array, int64_t first, const std::string& name, std::span<float> out);
 
+// Value `index` of the array; a whole number above 2^53 is rounded.
+double npy_value(const NpyArray& array, int64_t index);
+
 // Whether the array holds whole numbers of 0..255 in an integer type: pixels.
 bool holds_pixels(const NpyArray& array);
 

@@ -62,6 +62,7 @@ TEST(Npy, refuses_fortran_order_objects_and_other_types_in_one_sentence) {
   const auto says = [](const std::string& file) { return message_of<FormatError>([&] { parse(file); }); };
   EXPECT_SAYS(says(npy(dictionary("<f4", "(2, 2)", "True"), raw<float>({1, 2, 3, 4}))), "Fortran order");
   EXPECT_SAYS(says(npy(dictionary("|O", "(1,)"), "x")), "Python objects");
+  EXPECT_SAYS(says(npy(dictionary("<U3", "(1,)"), std::string(12, 'x'))), "np.unique(y, return_inverse=True)");
   EXPECT_SAYS(says(npy(dictionary(">f4", "(1,)"), "abcd")), "'>f4'");
   EXPECT_SAYS(says(npy(dictionary("<c8", "(1,)"), "abcdefgh")), "'<c8'");
   EXPECT_SAYS(says(npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "abcd")),

@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <map>
 #include <system_error>
+#include <utility>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
@@ -139,9 +140,9 @@ Dataset decode(const Files& files, const Shape& example_shape, const std::string
   return set;
 }
 
-// The folder of the test set, or "".
-std::string test_folder(const std::string& path) {
-  for (const char* name : {"test", "val", "valid", "validation"}) {
+// The first of these folders of `path` that has classes, or "".
+std::string first_with_classes(const std::string& path, std::initializer_list<const char*> names) {
+  for (const char* name : names) {
     if (has_classes(join(path, name))) return join(path, name);
   }
   return "";
@@ -153,17 +154,22 @@ bool is_picture_folder(const std::string& path) { return has_classes(path) || ha
 
 Splits load_picture_folder(const std::string& path, const LoadOptions& options) {
   const bool split = has_classes(join(path, "train"));
-  const std::string train_path = split ? join(path, "train") : path, test_path = split ? test_folder(path) : "";
+  const std::string train_path = split ? join(path, "train") : path;
+  std::string test_path = split ? first_with_classes(path, {"test"}) : "";
+  std::string validation_path = split ? first_with_classes(path, {"val", "valid", "validation"}) : "";
+  if (test_path.empty()) std::swap(test_path, validation_path);  // two sets are train and test
   const Classes classes = classes_in(train_path);
   std::vector<std::string> names;
   for (const auto& [name, files] : classes) names.push_back(name);
   const Files train = files_of(classes, names, train_path);
-  Files test;
+  Files test, validation;
   if (!test_path.empty()) test = files_of(classes_in(test_path), names, test_path);
-  const Shape shape = shape_of({&train, &test}, options);
+  if (!validation_path.empty()) validation = files_of(classes_in(validation_path), names, validation_path);
+  const Shape shape = shape_of({&train, &test, &validation}, options);
   Splits splits;
   splits.train = decode(train, shape, path, names);
   if (!test.paths.empty()) splits.test = decode(test, shape, path, names);
+  if (!validation.paths.empty()) splits.validation = decode(validation, shape, path, names);
   return splits;
 }
 

@@ -11,8 +11,8 @@ namespace evenkeel::data {
 // Whether `path` has folders with pictures in them, or has such folders below train. Nothing is opened.
 bool is_picture_folder(const std::string& path);
 
-// Reads PATH/CLASS/*.png, or PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or val, valid, validation in place of test); *.jpg and
-// *.jpeg alike. Classes are the folders' names, sorted; examples stand in the order of class and file name. Hidden files, and those
+// Reads PATH/CLASS/*.png, or PATH/train/CLASS/*.png and PATH/test/CLASS/*.png; *.jpg and
+// *.jpeg alike. A folder val, valid or validation beside them is the validation set, and the test set where there is no test. Classes are the folders' names, sorted; examples stand in the order of class and file name. Hidden files, and those
 // with other endings, are passed over. test is empty (count 0) where there is no folder for it.
 // All pictures must be of one size, unless options.preprocess.resize says one; they are grey when all of them are, unless
 // options.channels says 1 or 3. Throws UsageError, FormatError, IoError naming the file.

@@ -69,6 +69,23 @@ TEST(PictureFolder, train_and_test_below_are_the_splits) {
   EXPECT_SAYS(message_of<UsageError>([&] { load(folder.path()); }), "a folder 'c' that the training set has not");
 }
 
+TEST(PictureFolder, a_folder_for_validation_beside_the_other_two_is_the_validation_set) {
+  for (const char* name : {"val", "valid", "validation"}) {
+    const TemporaryFolder folder;
+    put(folder, "train/a/1.png", grey_png(1));
+    put(folder, "train/b/1.png", grey_png(2));
+    put(folder, "test/a/1.png", grey_png(3));
+    put(folder, std::string(name) + "/b/1.png", grey_png(4));
+    const Splits splits = load(folder.path());
+    EXPECT_EQ(splits.train.count, 2) << name;
+    EXPECT_EQ(splits.test.labels, (std::vector<int32_t>{0})) << name;
+    EXPECT_EQ(splits.validation.labels, (std::vector<int32_t>{1})) << name;
+    EXPECT_EQ(splits.validation.values.values<uint8_t>()[0], 4) << name;
+    EXPECT_SAYS(message_of<UsageError>([&] { load(folder.path(), {.validation_fraction = 0.5}); }),
+                "has a validation set of its own, of 1 examples; leave --validation out");
+  }
+}
+
 TEST(PictureFolder, without_a_test_set_a_fifth_is_split_off_by_the_seed) {
   const TemporaryFolder folder;
   for (char i = 0; i < 10; ++i)

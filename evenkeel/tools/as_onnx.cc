@@ -39,6 +39,7 @@ StatedData load_stated(const Asked& asked) {
   options.whole_file = true;
   if (asked.label) options.label_column = *asked.label;
   data::Splits splits = asked.examples ? copy_of(*asked.examples) : data::load(asked.data, options);
+  for (const std::string& doubt : splits.notes) asked.warn(doubt);
   StatedData stated{std::move(asked.split == "train"        ? splits.train
                               : asked.split == "validation" ? splits.validation
                                                             : splits.test),

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/numbers.h"
 #include "evenkeel/data/fit.h"
+#include "evenkeel/train/trained_data.h"
 
 namespace evenkeel::tools {
 
@@ -29,13 +32,14 @@ data::Preprocess preprocess_of(const Asked& asked, const Model& model) {
 namespace {
 
 // What the model was trained on is the default of everything: the same seed makes the same splits.
-data::LoadOptions load_options(const Asked& asked, const Model& model, bool same_data) {
+data::LoadOptions load_options(const Asked& asked, const Model& model, const std::string& spec) {
   data::LoadOptions options;
-  if (same_data) options.label_column = setting(model, "label");
-  if (same_data) options.weight_column = setting(model, "weight");
-  options.validation_fraction = number_from<double>(setting(model, "validation")).value_or(0);
+  if (asked.label) options.label_column = *asked.label;
+  if (asked.weight) options.weight_column = *asked.weight;
+  const bool same_data = read_as_trained(model, spec, options);
+  const std::string trained_fraction = same_data ? setting(model, "validation") : "";
+  options.validation_fraction = asked.validation.value_or(number_from<double>(trained_fraction).value_or(0));
   options.seed = seed_of(asked, model);
-  options.feature_names = model.feature_names;
   options.known_classes = model.spec.classes;
   options.preprocess = preprocess_of(asked, model);
   const bool says_layout = asked.layout_stated;
@@ -45,25 +49,39 @@ data::LoadOptions load_options(const Asked& asked, const Model& model, bool same
   options.whole_file = !same_data;  // what it was trained on is split as it was then
   const Shape& input = model.spec.input;
   if (input.size() == 3 && (input[0] == 1 || input[0] == 3)) options.channels = input[0];
-  if (asked.label) options.label_column = *asked.label;
-  if (asked.weight) options.weight_column = *asked.weight;
-  if (asked.validation) options.validation_fraction = *asked.validation;
   return options;
 }
 
-// Labels of the data set as classes of the model, by name: a table may lack a class, or list them in another order.
-void match_classes(data::Dataset& dataset, const Model& model) {
+// "a, b, c, ...": a few of many.
+std::string few_of(const std::vector<std::string>& names) {
+  constexpr std::ptrdiff_t kMost = 3;
+  const auto end = names.begin() + std::min(kMost, std::ssize(names));
+  return fmt::format("{}{}", fmt::join(names.begin(), end, ", "), end == names.end() ? "" : ", ...");
+}
+
+// Labels of the data set as classes of the model, by name: a table may lack a class, or list them in another order. By number where there are as
+// many and no name is common.
+void match_classes(data::Dataset& dataset, const Model& model, const Asked& asked) {
   if (dataset.class_names == model.class_names || model.class_names.empty()) return;
-  const bool numbered_alike = dataset.class_count() == static_cast<int64_t>(model.class_names.size());
   std::vector<int32_t> to(dataset.class_names.size(), -1);
   for (size_t i = 0; i < to.size(); ++i) {
     for (size_t j = 0; j < model.class_names.size(); ++j) {
       if (dataset.class_names[i] == model.class_names[j]) to[i] = static_cast<int32_t>(j);
     }
-    if (to[i] >= 0) continue;
-    if (numbered_alike) return;  // other names for as many classes: taken by number
+  }
+  const auto unknown = std::find(to.begin(), to.end(), -1);
+  const bool some_known = std::any_of(to.begin(), to.end(), [](int32_t class_index) { return class_index >= 0; });
+  if (!some_known && dataset.class_count() == static_cast<int64_t>(model.class_names.size())) {
+    asked.note(
+        fmt::format("the classes of data '{}' have other names ({}) than those of the model ({}): they are taken by "
+                    "number, the first for the first",
+                    dataset.name, few_of(dataset.class_names), few_of(model.class_names)));
+    return;
+  }
+  if (unknown != to.end()) {
     throw UsageError(fmt::format("data '{}' has a class '{}' that the model does not know; it knows {}", dataset.name,
-                                 dataset.class_names[i], fmt::join(model.class_names, ", ")));
+                                 dataset.class_names[static_cast<size_t>(unknown - to.begin())],
+                                 fmt::join(model.class_names, ", ")));
   }
   for (int32_t& label : dataset.labels) {
     if (label >= 0) label = to[static_cast<size_t>(label)];
@@ -76,15 +94,22 @@ data::Dataset copy_of(const data::Dataset& dataset) { return data::first_example
 }  // namespace
 
 data::Splits copy_of(const data::Splits& splits) {
-  return {copy_of(splits.train), copy_of(splits.validation), copy_of(splits.test), splits.one_set};
+  return {.train = copy_of(splits.train),
+          .validation = copy_of(splits.validation),
+          .test = copy_of(splits.test),
+          .one_set = splits.one_set,
+          .notes = splits.notes,
+          .label_column = splits.label_column,
+          .weight_column = splits.weight_column};
 }
 
 data::Splits load_splits(const Asked& asked, const Model& model) {
   if (asked.examples) return copy_of(*asked.examples);
-  const std::string trained_on = model.training.count("data") > 0 ? setting(model, "data") : model.data_name;
-  const std::string spec = asked.data.empty() ? trained_on : asked.data;
+  const std::string spec = asked.data.empty() ? trained_on(model) : asked.data;
   if (spec.empty()) throw UsageError("the model does not say what it was trained on; give --data D");
-  return data::load(spec, load_options(asked, model, spec == trained_on));
+  data::Splits splits = data::load(spec, load_options(asked, model, spec));
+  for (const std::string& doubt : splits.notes) asked.warn(doubt);
+  return splits;
 }
 
 data::Dataset take_split(data::Splits& splits, const std::string& split, const Asked& asked, Model& model) {
@@ -96,7 +121,7 @@ data::Dataset take_split(data::Splits& splits, const std::string& split, const A
         fmt::format("data '{}' has no examples in its {} split{}", splits.train.name, split,
                     split == "validation" ? "; --validation F keeps a share of the training set for it" : ""));
   }
-  match_classes(dataset, model);
+  match_classes(dataset, model, asked);
   if (asked.preprocess.normalizes()) {
     state_preprocessing(asked, dataset, model);
   } else {
@@ -107,6 +132,11 @@ data::Dataset take_split(data::Splits& splits, const std::string& split, const A
 
 data::Dataset load_split(const Asked& asked, Model& model, const std::string& split) {
   data::Splits splits = load_splits(asked, model);
+  const data::Dataset& train = splits.train;  // first of all: what is no example of the model has no scale either
+  if (train.count > 0 && train.example_shape != model.spec.input) {
+    throw UsageError("data '" + train.name + "' has examples of " + to_string(train.example_shape) +
+                     ", but the network was made for " + to_string(model.spec.input));
+  }
   return take_split(splits, split, asked, model);
 }
 

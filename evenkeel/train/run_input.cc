@@ -6,6 +6,7 @@
 
 #include "evenkeel/data/fit.h"
 #include "evenkeel/train/resolve.h"
+#include "evenkeel/train/trained_data.h"
 
 namespace evenkeel {
 
@@ -17,7 +18,7 @@ RunInput load_input(const TrainSettings& settings, int threads) {
   load.seed = settings.seed;
   if (!settings.from.empty()) {
     input.from = load_model(settings.from);
-    load.feature_names = input.from->feature_names;
+    read_as_trained(*input.from, settings.data, load);
   }
   splits = settings.make_splits ? settings.make_splits() : data::load(settings.data, load);
   data::require_learnable(splits.train);
@@ -45,6 +46,9 @@ RunInput load_input(const TrainSettings& settings, int threads) {
   model.class_names = splits.train.class_names;
   model.data_name = splits.train.name;
   model.training = settings_map(settings);
+  // Columns that were found by what another model was trained on; eval of this one is to find them again.
+  if (!splits.label_column.empty()) model.training["label"] = splits.label_column;
+  if (!splits.weight_column.empty()) model.training["weight"] = splits.weight_column;
   if (!is_made_by_passes(settings.running_statistics)) {
     const bool by_file = model.spec.norm_options.cumulative && settings.running_statistics == RunningStatistics::kEma;
     model.running_statistics = name_of(by_file ? RunningStatistics::kCumulative : settings.running_statistics);

@@ -100,6 +100,7 @@ class Run {
       const std::string advice = binding_advice(comm_);
       if (!advice.empty()) note(advice);
     }
+    for (const std::string& doubt : splits().notes) note("warning: " + doubt);
     note_about_renorm();
     together(comm_, [&] {
       evaluator_ = evaluator_of(model(), settings_, step_->is_weighted(), threads_);
