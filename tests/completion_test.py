@@ -44,7 +44,7 @@ def check(shell, command, offered, options):
 
 def check_choices(shell, complete, commands):
     top = {name.split()[0] for name in commands if name}
-    schedules = {"constant", "step", "cosine", "one-cycle"}
+    schedules = {"constant", "step", "cosine", "one-cycle", "plateau"}
     codes = {f"EK11{digit}" for digit in range(10)}
     for line, expected in (("", top), ("tr", {"train"}), ("help ", top), ("data i", {"info"}), ("train --schedule co", {"constant", "cosine"}),
                            ("train --schedule=co", {"constant", "cosine"}), ("train --schedule=", schedules), ("explain EK11", codes),

@@ -121,7 +121,7 @@ class Norms(CommandLine):
     def test_counts_of_batches_come_with_their_statistics_only(self):
         table = self.folder / "wide.csv"
         table.write_text("x,y,z,kind\n" + "".join(f"{i % 7},{i * i % 5},{i % 3},{'abc'[i % 3]}\n" for i in range(90)))
-        net = '[[layer]]\ntype = "linear"\nout = {}\n[[layer]]\ntype = "linear"\nout = {}\n[[layer]]\ntype = "linear"\n'
+        net = '[[layer]]\ntype = "linear"\nout = {}\n[[layer]]\ntype = "linear"\nout = {}\n[[layer]]\ntype = "linear"\nbias = false\n'
         for name, widths in (("old", (8, 6)), ("new", (8, 5)), ("other", (7, 5))):
             (self.folder / f"{name}.toml").write_text(net.format(*widths))
         words = ("--data", table, "--label", "kind", "--epochs", 1, "--batch-size", 16)
@@ -129,7 +129,7 @@ class Norms(CommandLine):
         self.succeed("train", "--model", self.folder / "old.toml", "--out", old, *words)
         done = self.succeed("train", "--model", self.folder / "new.toml", "--from", old, "--out", new, *words)
         self.assertIn("bn2.num_batches_tracked", done.stderr)
-        batches = {norm["name"]: norm["batches"] for norm in self.json_of("inspect", new)["norms"]}
+        batches = {norm["name"]: norm["num_batches_tracked"] for norm in self.json_of("inspect", new)["norms"]}
         self.assertEqual(batches["bn1"], 2 * batches["bn2"])
         # No tensor but the two counts fits.
         self.refuse(2, "train", "--model", self.folder / "other.toml", "--from", old, "--norm-placement", "before", "--out", self.folder / "no",

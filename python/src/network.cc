@@ -17,6 +17,7 @@
 #include "evenkeel/tools/model_data.h"
 #include "evenkeel/tools/state_dict.h"
 #include "evenkeel/train/statistics.h"
+#include "evenkeel/train/trained_data.h"
 #include "options.h"
 #include "tensors.h"
 
@@ -301,7 +302,7 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
     if (model_) {
       settings.make_splits = [this, &settings] {
         data::LoadOptions load = settings.load;
-        load.feature_names = model_->feature_names;
+        read_as_trained(*model_, settings.data, load);
         data::Splits splits = data::load(settings.data, load);
         require_fit(splits.train, settings.data.c_str());
         if (!has_values_ && splits.train.class_count() != model_->spec.classes) {
