@@ -108,6 +108,8 @@ class Tools(CommandLine):
 
     def test_weights_without_an_architecture_are_inspected_but_not_run(self):
         self.refuse(5, "inspect", self.real("resnet20_cifar10.safetensors"), "--data", self.data, says="--architecture")
+        text = self.succeed("inspect", self.real("resnet20_cifar10.safetensors")).stdout
+        self.assertIn("\nupdate weight and kind of running variance: not in the file\n", text)
 
     def test_the_weak_channels_of_the_face_detectors_are_counted(self):
         for name, weak, tiny in (("version-RFB-320.onnx", 44, 0), ("version-slim-320.onnx", 263, 27)):

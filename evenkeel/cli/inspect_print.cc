@@ -128,7 +128,7 @@ std::string conventions_text(const Inspected& inspected) {
   std::string text;
   for (const auto& [words, names] : kinds) {
     const std::string whose = kinds.size() > 1 ? shown(joined(names), 60) + ": " : "";
-    const bool known = words != NormRecord{}.conventions();
+    const bool known = words != NormRecord{.weight_known = false}.conventions();
     text += whose + (known ? "" : "update weight and kind of running variance: ") + words + "\n";
   }
   return text;

@@ -35,6 +35,7 @@ void BestEpoch::judge(const EpochSummary& epoch, TrainState& state, const Parame
   } else if (lowers_rate() && epoch.epoch - state.plateau.since >= settings_.plateau_patience) {
     ++state.plateau.reductions;
     state.plateau.since = epoch.epoch;
+    if (epoch.epoch == settings_.epochs) return;  // nothing comes behind it
     const double rate =
         settings_.learning_rate * std::pow(settings_.step_factor, static_cast<double>(state.plateau.reductions));
     files_.note(fmt::format("the learning rate is {:.3g} from here on: {}", rate, sentence(state)));

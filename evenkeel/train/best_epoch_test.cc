@@ -62,7 +62,7 @@ TEST_F(BestEpochTest, the_model_is_that_of_the_epoch_with_the_smallest_validatio
   EXPECT_EQ(result.epochs, 12);
   EXPECT_EQ(result.validation_loss, best->validation_loss);
   EXPECT_EQ(result.test_loss, best->test_loss);
-  EXPECT_THAT(notes_, HasSubstr("the model is that of epoch " + std::to_string(best->epoch)));
+  EXPECT_THAT(notes_, HasSubstr("the model is that of the best epoch: epoch " + std::to_string(best->epoch) + " had"));
   expect_same_tensors(train(noisy("short", best->epoch), {}).model_path, result.model_path);
   const std::vector<LogRecord> log = read_log(folder_ / "run/log.jsonl");
   EXPECT_EQ(std::get<EndRecord>(log.back()).best_epoch, best->epoch);
@@ -215,7 +215,8 @@ TEST_F(BestEpochTest, a_run_that_diverges_later_saves_the_best_epoch) {
   const TrainResult result = watched(s);
   ASSERT_EQ(result.status, "not finite");
   ASSERT_GT(result.best_epoch, 0);
-  EXPECT_THAT(notes_, HasSubstr("the model is that of epoch " + std::to_string(result.best_epoch)));
+  EXPECT_THAT(notes_,
+              HasSubstr("the model is that of the best epoch: epoch " + std::to_string(result.best_epoch) + " had"));
   TrainSettings shorter = s;
   shorter.keep = Keep::kLast;
   shorter.out = folder_ / "short";

@@ -437,7 +437,7 @@ class Run {
     outcome_->forget();
     last_epoch_.reset();
     restored_ = true;
-    note(fmt::format("the model is that of epoch {}: {}", state_.best.epoch, best_.sentence(state_)));
+    note("the model is that of the best epoch: " + best_.sentence(state_));
   }
 
   // False, with `result` saying so, when weights have grown so large that they have no statistics.
