@@ -452,14 +452,15 @@ class Run {
   }
 
   // At the end of the run: evaluated anew where the statistics are others than those of the last epoch's evaluation.
-  void make_last_outcome(TrainResult& result) {
+  // False where that network is not finite: `result` says so.
+  bool make_last_outcome(TrainResult& result) {
     const bool passes = is_made_by_passes(settings_.running_statistics) && result.status == "finished" &&
                         !norm_layers(model().spec).empty();
-    if (!passes && !averaged()) return;
+    if (!passes && !averaged()) return true;
     const RunningStatistics kind = passes ? settings_.running_statistics : outcome_->kind_of_averages();
     const bool evaluated = outcome_->is_of(kind, state_);
-    if (!try_outcome(kind, result)) return;
-    if (evaluated || result.status != "finished") return;
+    if (!try_outcome(kind, result)) return false;
+    if (evaluated || result.status != "finished") return true;
     if (!last_epoch_) last_epoch_.emplace();
     evaluate_splits(outcome_->evaluator(), *last_epoch_);
     log(StatisticsRecord{.step = state_.step,
@@ -471,7 +472,7 @@ class Run {
                          .test_accuracy = last_epoch_->test_accuracy,
                          .validation_loss = last_epoch_->validation_loss,
                          .validation_accuracy = last_epoch_->validation_accuracy});
-    goes_on(message_of_outputs(state_, last_epoch_->test_loss, last_epoch_->validation_loss), result);
+    return goes_on(message_of_outputs(state_, last_epoch_->test_loss, last_epoch_->validation_loss), result);
   }
 
   // How far the statistics of the last batch are from the running ones. Costs nothing: the step has made them.
@@ -500,8 +501,7 @@ class Run {
     restore_best();
     // Values that are not finite are not saved; those of a best epoch were there before.
     const bool good = result.status != "not finite" || restored_;
-    if (good) make_last_outcome(result);
-    if (good) {
+    if (good && make_last_outcome(result)) {
       if (!last_epoch_ && (result.status == "finished" || restored_))  // resumed after its last epoch; or of another
         evaluate_splits(outcome_->model() != nullptr ? outcome_->evaluator() : *evaluator_, result);
       on_root([&] {
