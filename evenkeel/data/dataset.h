@@ -78,7 +78,8 @@ bool same_source(const std::string& a, const std::string& b);
 //   "x.npy,y.npy"     examples and labels
 //   FILE.npz          the same in one file, or with a test set of its own (arrays.h has the names)
 //   FILE.bin          one CIFAR batch; gzip or not
-// What has no test set of its own is split 80/20, but for options.whole_file. Splits are functions of the files and options.seed; examples keep the order of the file inside each split.
+// What has no test set of its own is split 80/20, but for options.whole_file. Splits are functions of the files and options.seed; examples
+// keep the order of the file inside each split.
 // Throws UsageError (nothing of that name, a bad option, channels last), FormatError (bad bytes), IoError (unreadable).
 Splits load(const std::string& spec, const LoadOptions& options = {});
 

@@ -12,7 +12,8 @@ namespace evenkeel::data {
 bool is_picture_folder(const std::string& path);
 
 // Reads PATH/CLASS/*.png, or PATH/train/CLASS/*.png and PATH/test/CLASS/*.png; *.jpg and
-// *.jpeg alike. A folder val, valid or validation beside them is the validation set, and the test set where there is no test. Classes are the folders' names, sorted; examples stand in the order of class and file name. Hidden files, and those
+// *.jpeg alike. A folder val, valid or validation beside them is the validation set, and the test set where there is no test. Classes are the
+// folders' names, sorted; examples stand in the order of class and file name. Hidden files, and those
 // with other endings, are passed over. test is empty (count 0) where there is no folder for it.
 // All pictures must be of one size, unless options.preprocess.resize says one; they are grey when all of them are, unless
 // options.channels says 1 or 3. Throws UsageError, FormatError, IoError naming the file.
