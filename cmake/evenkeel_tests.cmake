@@ -135,6 +135,7 @@ if(EVENKEEL_TESTS AND TARGET evenkeel AND NOT EVENKEEL_SANITIZE)
 endif()
 
 # --- fuzz/fuzz_NAME.cc, corpus in fuzz/corpus/NAME -------------------------------------------------------------------
+add_custom_target(fuzz_targets)
 file(GLOB fuzz_sources CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" fuzz/fuzz_*.cc)
 foreach(source IN LISTS fuzz_sources)
   get_filename_component(target ${source} NAME_WE)
@@ -152,4 +153,5 @@ foreach(source IN LISTS fuzz_sources)
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/fuzz")
   target_link_libraries(${target} PRIVATE ${evenkeel_inside})
   evenkeel_link_header_libraries(${target})
+  add_dependencies(fuzz_targets ${target})
 endforeach()
