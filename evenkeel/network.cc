@@ -25,6 +25,7 @@ TrainReport train_network(const TrainOptions& options) {
   settings.load.validation_fraction = options.validation;
   settings.keep = keep_from_name(options.keep);
   settings.patience = options.patience;
+  settings.min_delta = options.min_delta;
   settings.resume = options.resume;
   settings.from = options.from;
   settings.norm_switches = {options.freeze_norm, options.freeze_affine, options.freeze_running, options.use_running};

@@ -37,6 +37,7 @@ struct TrainOptions {
   std::string keep =
       "last";            // the epoch whose model is saved: last, or by the validation set best-loss or best-accuracy
   int64_t patience = 0;  // > 0: stop after so many epochs that were no better on the validation set than one before
+  double min_delta = 0;  // at least 0: an epoch is better where its loss (accuracy, a share) is so by more than this
   bool resume = false;
   std::string from;  // a model file to start from; "": initial values
   // Norm layers by name, with * and ?: not to train gamma and beta, not to update the running statistics, to normalize by these in training;

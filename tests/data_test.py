@@ -163,6 +163,9 @@ class Data(CommandLine):
         words = ("--model", "mlp", "--batch-size", 12, "--max-steps", 2, "--out", "run")
         self.assertIn(says, self.succeed("train", "--data", "times.csv", *words).stderr)
         self.assertIn(says, self.succeed("eval", "run").stderr)
+        self.assertIn(says.removeprefix("warning: "), self.json_of("data", "info", "times.csv")["warnings"][0])
+        (self.folder / "new.csv").write_text("time,other\n1700000007,1\n1700000008,2\n")
+        self.assertIn("new.csv: column 1 ('time') is rounded", self.succeed("predict", "run", "new.csv").stderr)
 
     def test_names_with_line_breaks_stay_in_their_line(self):
         rows = [f"{i},{i % 3},\"{'abc'[i % 3]}\n{i % 3}\"" for i in range(60)]

@@ -145,6 +145,17 @@ class Tools(CommandLine):
         self.assertEqual(result["proof"]["inputs"], 20)
         self.assertLess(result["proof"]["worst"], 1e-5)
 
+    def test_data_of_a_model_with_a_label_column_of_its_own_are_read_as_it_read_them(self):
+        rows = [line.split(",") for line in self.table.read_text().splitlines()]
+        table = self.folder / "turned.csv"
+        table.write_text("\n".join(f"{kind},{height},{width}" for width, height, kind in rows) + "\n")
+        self.succeed("train", "--data", table, "--label", "kind", "--model", "mlp", "--batch-size", 12, "--max-steps", 2, "--out", "own")
+        held_back = self.json_of("eval", "own")["examples"]
+        proof = self.json_of("fold", "own", "--dry-run", "--data", table, "--verify", 1000)["proof"]
+        self.assertEqual(proof["inputs"], held_back)
+        self.assertLess(proof["worst"], 1e-5)
+        self.assertEqual([o["max_abs"] for o in self.json_of("diff", "own", "own", "--data", table)["outputs"]], [0])
+
     def test_fold_writes_nothing_beyond_the_tolerance_or_when_dry(self):
         out = self.folder / "folded.onnx"
         done = self.run_program("fold", self.trained(), "--out", out, "--tolerance", 0)

@@ -11,7 +11,7 @@
 namespace evenkeel::cli {
 namespace {
 
-nlohmann::ordered_json json_of(const data::DataInfo& info) {
+nlohmann::ordered_json json_of(const data::DataInfo& info, const std::vector<std::string>& warnings) {
   nlohmann::ordered_json json = json_result();
   json["data"] = info.name;
   json["example_shape"] = info.example_shape;
@@ -26,6 +26,7 @@ nlohmann::ordered_json json_of(const data::DataInfo& info) {
       {"mean", info.standardization.mean}, {"std", info.standardization.std}, {"constant", info.constant}};
   json["min"] = info.min;
   json["max"] = info.max;
+  json["warnings"] = warnings;
   return json;
 }
 
@@ -75,7 +76,7 @@ int run_data_info(const Arguments& arguments) {
   for (const std::string& doubt : splits.notes) print_warning(arguments, doubt);
   const data::DataInfo info = data::describe(splits);
   if (arguments.json) {
-    print_json(json_of(info));
+    print_json(json_of(info, splits.notes));
     return kExitGood;
   }
   print(fmt::format("{}: examples of {} ({}), values {:.6g} to {:.6g}\n", info.name, to_string(info.example_shape),

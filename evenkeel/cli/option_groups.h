@@ -1,4 +1,4 @@
-// What the parts of the option table share (options.cc, options_models.cc, options_ranks.cc, options_report.cc): only they include it.
+// What the parts of the option table share (options.cc, options_models.cc, options_ranks.cc, options_report.cc, options_optimization.cc): only they include it.
 #pragma once
 
 #include <vector>
@@ -27,6 +27,9 @@ std::vector<Option> tool_options();
 
 // Of train and plan, where several ranks share a batch (options_ranks.cc).
 std::vector<Option> ranks_options();
+
+// Of train: schedules, optimizers, which epoch is kept (options_optimization.cc).
+std::vector<Option> optimization_options();
 
 // Of report, and of what train writes at its end; of lab (options_report.cc).
 std::vector<Option> report_options();

@@ -122,6 +122,7 @@ TEST(ReproduceCommand, is_parsed_to_the_same_settings_without_a_warning) {
        "train --ghost-batch 16 --zero-gamma --freeze-norm bn1,layer1.* --use-running bn2 --augment crop4,flip",
        "train --running-statistics population --average-weights ema=0.99 --last-batch drop --on-nonfinite skip",
        "train --memory 512M --micro-batch 32 --spill . --threads 2 --precision bf16 --resize 8x9 --layout nhwc",
+       "train --validation 0.1 --keep best-loss --patience 4 --min-delta 0.001 --schedule plateau --plateau-patience 2",
        "train --average-weights swa=2 --running-statistics cumulative --from runs/a/model.safetensors"}) {
     const Arguments before = parse(words_of(line));
     ASSERT_TRUE(before.warnings.empty()) << before.warnings.front();
@@ -326,6 +327,7 @@ TEST(Parse, options_without_effect_are_warned_about) {
       {{"--rmsprop-alpha", "0.5"}, "--rmsprop-alpha has no effect"},
       {{"--step-epochs", "2"}, "--step-epochs has no effect: --schedule is one-cycle"},
       {{"--schedule", "cosine", "--step-factor", "0.5"}, "--step-factor has no effect: --schedule is cosine"},
+      {{"--validation", "0.1", "--min-delta", "0.5"}, "--min-delta has no effect: no epoch is judged"},
       {{"--init-sigma", "0.5"}, "--init-sigma has no effect: --init is not normal"},
       {{"--optimizer", "sgd", "--decay-norm-and-bias"}, "--decay-norm-and-bias has no effect"},
       {{"--norm", "none", "--norm-eps", "0.5"}, "--norm-eps has no effect: --norm is none"},
@@ -337,6 +339,7 @@ TEST(Parse, options_with_effect_are_not_warned_about) {
   EXPECT_EQ(warnings_of({}), "");
   EXPECT_EQ(warnings_of({"--schedule", "cosine", "--warmup-epochs", "1"}), "");
   EXPECT_EQ(warnings_of({"--warmup-epochs", "0"}), "");
+  EXPECT_EQ(warnings_of({"--validation", "0.1", "--patience", "2", "--min-delta", "0.5"}), "");
   EXPECT_EQ(warnings_of({"--optimizer", "nesterov", "--momentum", "0.5"}), "");
   EXPECT_EQ(warnings_of({"--beta1", "0.5", "--beta2", "0.5", "--optimizer-eps", "1", "--decay-norm-and-bias"}), "");
   EXPECT_EQ(warnings_of({"--optimizer", "rmsprop", "--rmsprop-alpha", "0.5", "--optimizer-eps", "1"}), "");

@@ -231,6 +231,8 @@ void find_without_effect(const TrainSettings& train, Warn warn) {
   const bool plateau = train.schedule == ScheduleKind::kPlateau;
   if (train.schedule != ScheduleKind::kStep && !plateau) warn("step-factor", schedule);
   if (!plateau) warn("plateau-patience", schedule);
+  if (!plateau && train.keep == Keep::kLast && train.patience == 0)
+    warn("min-delta", "no epoch is judged: give --keep, --patience or --schedule plateau");
 
   // What is not given may stand in a TOML file.
   const auto& names = zoo_names();

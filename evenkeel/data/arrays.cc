@@ -77,19 +77,19 @@ std::string members_text(const ZipFile& zip) {
   return fmt::format("the arrays {}{}", fmt::join(names, ", "), zip.members().size() > kShown ? ", ..." : "");
 }
 
-// What rounding to 32 bits does to the columns of a table, or to an array of images as a whole.
-std::vector<std::string> doubts_about(const NamedArray& x, const Dataset& set) {
+}  // namespace
+
+std::vector<std::string> doubts_about(const NamedArray& x, const Shape& example) {
   if (x.array.type == NpyType::kF32 || x.array.type == NpyType::kU8) return {};
-  const auto columns = static_cast<size_t>(set.is_image() ? 1 : set.example_shape[0]);
+  const bool is_image = example.size() == 3;
+  const auto columns = static_cast<size_t>(is_image ? 1 : element_count(example));
   RoundingWatch watch(columns);
   for (int64_t i = 0; i < x.array.count; ++i) watch.see(static_cast<size_t>(i) % columns, npy_value(x.array, i));
   const std::string sentence = watch.sentence(x.name, [&](size_t column) {
-    return set.is_image() ? std::string("the array") : fmt::format("column {}", column + 1);
+    return is_image ? std::string("the array") : fmt::format("column {}", column + 1);
   });
   return sentence.empty() ? std::vector<std::string>() : std::vector{sentence};
 }
-
-}  // namespace
 
 Dataset dataset_of(const std::string& name, const NamedArray& x, const LoadOptions& options) {
   Dataset all;
@@ -107,7 +107,7 @@ Dataset dataset_of(const std::string& name, const NamedArray& x, const LoadOptio
     reader.bytes(all.values.values<uint8_t>());
   } else {
     reader.floats(all.values.values<float>());
-    all.notes = doubts_about(x, all);
+    all.notes = doubts_about(x, all.example_shape);
   }
   return all;
 }

@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "evenkeel/data/dataset.h"
 #include "evenkeel/data/npy.h"
@@ -21,6 +22,10 @@ struct NamedArray {
 Dataset dataset_of(const std::string& name, const NamedArray& x, const NamedArray& y, const LoadOptions& options);
 // Without labels: all are -1.
 Dataset dataset_of(const std::string& name, const NamedArray& x, const LoadOptions& options);
+
+// Sentences about what rounding to 32 bits takes from the columns of a table, or from images as a whole (rounding.h); mostly none.
+// Requires x to hold examples of that shape.
+std::vector<std::string> doubts_about(const NamedArray& x, const Shape& example);
 
 // Reads examples and labels. name becomes Dataset::name. Of the options it takes layout and known_classes.
 // Throws FormatError on bad bytes, and when there are not as many labels as examples; UsageError on channels last that nobody stated.

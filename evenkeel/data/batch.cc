@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/interrupt.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/rng.h"
 
@@ -340,6 +341,7 @@ void BatchReader::read_in_steps(int64_t index, const Placement& place, float* x)
 }
 
 void BatchReader::read(std::span<const int64_t> indices, uint64_t epoch, int threads, float* x, int32_t* labels) const {
+  end_if_interrupted();
   const auto n = static_cast<int64_t>(indices.size());
   parallel_for((n + kChunk - 1) / kChunk, threads, [&](int64_t chunk, int) {
     const int64_t end = std::min(n, (chunk + 1) * kChunk);

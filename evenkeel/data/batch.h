@@ -62,6 +62,7 @@ class BatchReader {
   // first; and labels[i], unless labels is null. What an example becomes depends on (seed, epoch, its index) only: not
   // on its place in the batch, the other indices or the threads. Requires 0 <= index < count (EK_ASSERT).
   // Allocates nothing. Thread-safe.
+  // Throws Interrupted where the thread's InterruptScope wants it (core/interrupt.h).
   void read(std::span<const int64_t> indices, uint64_t epoch, int threads, float* x, int32_t* labels) const;
 
   int64_t example_size() const { return example_size_; }  // floats per example

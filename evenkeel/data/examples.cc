@@ -24,7 +24,7 @@ struct Examples {
   std::vector<uint8_t> bytes;
   std::vector<float> floats;
   std::vector<std::string> names;
-  std::string note = {};  // a sentence about what was read, or ""
+  std::vector<std::string> notes = {};  // sentences about what was read
 };
 
 // What the model wants, and what was stated.
@@ -34,13 +34,16 @@ struct Wanted {
   const Preprocess& preprocess;
 };
 
+// What a doubt of rounding advises is of no use where the model was trained on other values.
+std::string likewise(const std::string& doubt) { return doubt + " (and before training)"; }
+
 Examples read_one_picture(const Bytes& file, const std::string& path, const Wanted& wanted) {
   const Shape& shape = wanted.shape;
   if (shape.size() != 3) {
     throw UsageError(path + " is a picture, but the model expects " + std::to_string(element_count(shape)) +
                      " features; give rows of a CSV file or an NPY array");
   }
-  return {decode_picture(file, path, shape, wanted.preprocess.resize.has_value()), {}, {path}, ""};
+  return {decode_picture(file, path, shape, wanted.preprocess.resize.has_value()), {}, {path}};
 }
 
 // {C, H, W} as an array of that layout has it.
@@ -93,6 +96,7 @@ Examples read_array(const NpyArray& array, const std::string& path, const Wanted
     examples.bytes.clear();
     examples.floats.resize(static_cast<size_t>(array.count));
     reader.floats(examples.floats);
+    for (const std::string& doubt : doubts_about({array, path}, shape)) examples.notes.push_back(likewise(doubt));
   }
   for (int64_t i = 0; i < count; ++i) {
     examples.names.push_back(is_batch ? path + ":" + std::to_string(i) : path);
@@ -108,7 +112,8 @@ Examples read_npz(const Bytes& file, const std::string& path, const Wanted& want
   Examples examples = read_array(npz_array(zip, member, storage), path, wanted);
   if (!beside.empty()) {
     const std::string name = member.name.substr(0, member.name.size() - 4);  // .npy
-    examples.note = path + " holds " + beside + " and " + name + ": the examples of " + name + " are predicted";
+    examples.notes.push_back(path + " holds " + beside + " and " + name + ": the examples of " + name +
+                             " are predicted");
   }
   return examples;
 }
@@ -135,6 +140,7 @@ Examples read_rows(const Bytes& file, const std::string& path, const Wanted& wan
     return examples;  // the same bits as the same picture from another file
   }
   examples.floats = std::move(table.values);
+  if (!table.doubt.empty()) examples.notes.push_back(likewise(table.doubt));
   return examples;
 }
 
@@ -216,7 +222,7 @@ Dataset load_examples(const std::vector<std::string>& files, const Shape& exampl
     }
     require_scale(path, std::span<const float>(part.floats), example_shape, trained.range);
     if (!part.floats.empty() || divisor != 255) as_bytes = false;
-    if (!part.note.empty()) set.notes.push_back(part.note);
+    set.notes.insert(set.notes.end(), part.notes.begin(), part.notes.end());
     set.example_names.insert(set.example_names.end(), part.names.begin(), part.names.end());
   }
   require_one_kind(parts, preprocess);

@@ -54,5 +54,19 @@ TEST(Rounding, data_sets_carry_it_with_the_name_of_the_column) {
   EXPECT_THAT(load(pair).notes, ElementsAre(HasSubstr("x.npy: column 2 is rounded")));
 }
 
+TEST(Rounding, examples_to_predict_carry_it_too) {
+  const TemporaryFolder folder;
+  const std::string rows = folder.write("rows.csv", "a,time\n1,1700000001\n2,1700000002\n");
+  EXPECT_THAT(load_examples({rows}, {2}).notes, ElementsAre(AllOf(HasSubstr("rows.csv: column 2 ('time') is rounded"),
+                                                                  HasSubstr("(and before training)"))));
+  std::string values;
+  for (const double value : {1.0, 1700000001.0, 2.0, 1700000002.0})
+    values.append(reinterpret_cast<const char*>(&value), 8);
+  const std::string array = folder.write("rows.npy", npy("<f8", "(2, 2)", values));
+  EXPECT_THAT(load_examples({array}, {2}).notes, ElementsAre(HasSubstr("rows.npy: column 2 is rounded")));
+  const std::string exact = folder.write("exact.csv", "a,b\n1,2\n3,4\n");
+  EXPECT_THAT(load_examples({exact}, {2}).notes, IsEmpty());
+}
+
 }  // namespace
 }  // namespace evenkeel::data

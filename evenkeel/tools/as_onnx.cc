@@ -32,14 +32,27 @@ struct StatedData {
   data::Dataset dataset;
   data::Standardization standardization;
 };
-StatedData load_stated(const Asked& asked) {
+
+// As eval reads them where the model says what it was trained on; all of the data where it does not.
+data::Splits splits_of(const Asked& asked) {
+  if (asked.examples) return copy_of(*asked.examples);
+  if (kind_of(asked) == ModelKind::kSafetensors && !is_state_dict(tensors_of(asked))) {
+    Asked own = asked;
+    own.weights = {};
+    return load_splits(own, load_model_of(own));
+  }
   data::LoadOptions options;
   options.seed = asked.seed.value_or(1);
   options.preprocess = asked.preprocess;
   options.whole_file = true;
   if (asked.label) options.label_column = *asked.label;
-  data::Splits splits = asked.examples ? copy_of(*asked.examples) : data::load(asked.data, options);
+  data::Splits splits = data::load(asked.data, options);
   for (const std::string& doubt : splits.notes) asked.warn(doubt);
+  return splits;
+}
+
+StatedData load_stated(const Asked& asked) {
+  data::Splits splits = splits_of(asked);
   StatedData stated{std::move(asked.split == "train"        ? splits.train
                               : asked.split == "validation" ? splits.validation
                                                             : splits.test),

@@ -13,7 +13,8 @@ namespace evenkeel::tools {
 onnx::Model load_as_onnx(const Asked& asked);
 
 // The first n examples of the split of the data that is asked for, packed, as inputs: as stated (scale, mean, std), else pixels / 255 and other
-// values as they are. Empty without data.
+// values as they are. A model of evenkeel has its columns and splits as in load_splits; else the split is all of the data that has no test set
+// of its own. Empty without data.
 std::vector<float> examples_of(const Asked& asked, int64_t n);
 
 }  // namespace evenkeel::tools

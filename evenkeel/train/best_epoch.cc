@@ -27,7 +27,8 @@ void BestEpoch::judge(const EpochSummary& epoch, TrainState& state, const Parame
   if (!asked() || !epoch.validation_loss || !epoch.validation_accuracy) return;
   const bool by_accuracy = settings_.keep == Keep::kBestAccuracy;
   const double value = by_accuracy ? *epoch.validation_accuracy : *epoch.validation_loss;
-  const bool better = by_accuracy ? value > state.best.value : value < state.best.value;
+  const double delta = settings_.min_delta;
+  const bool better = by_accuracy ? value > state.best.value + delta : value < state.best.value - delta;
   if (!std::isnan(value) && (state.best.epoch == 0 || better)) {
     state.best = {epoch.epoch, state.step, value};
     state.plateau.since = epoch.epoch;

@@ -17,7 +17,7 @@ class BestEpoch {
 
   // Throws UsageError where epochs are to be judged and there is nothing to judge them by.
   void require_validation(int64_t examples) const;
-  // At the end of an epoch, with what was measured: assigns state.best where it is the best so far, and writes its values. Equal is not better.
+  // At the end of an epoch, with what was measured: assigns state.best where it is the best so far, and writes its values. Equal is not better, nor is what is within settings.min_delta.
   // With the schedule plateau assigns state.plateau, with a note where the rate goes down.
   void judge(const EpochSummary& epoch, TrainState& state, const ParameterStore& store);
   // Whether --patience epochs have gone by since the best one.

@@ -98,6 +98,35 @@ TEST_F(BestEpochTest, patience_ends_a_run_and_by_itself_keeps_the_last_epoch) {
   expect_same_tensors(train(noisy("short", result.epochs), {}).model_path, result.model_path);
 }
 
+TEST_F(BestEpochTest, an_epoch_is_better_only_by_more_than_min_delta) {
+  const auto best_of = [&](double min_delta) {  // the rule, applied to what was measured
+    size_t best = 0;
+    for (size_t i = 1; i < epochs_.size(); ++i) {
+      if (*epochs_[i].validation_loss < *epochs_[best].validation_loss - min_delta) best = i;
+    }
+    return best;
+  };
+  TrainSettings s = noisy("plain", 12);
+  s.keep = Keep::kBestLoss;
+  EXPECT_EQ(watched(s).best_epoch, static_cast<int64_t>(best_of(0) + 1));
+  const double gain = *epochs_[0].validation_loss - *epochs_[best_of(0)].validation_loss;
+  ASSERT_GT(gain, 0);
+  for (const double share : {0.3, 1.01}) {
+    s.out = noisy(share < 1 ? "some" : "all", 12).out;
+    s.min_delta = share * gain;
+    const int64_t expected = static_cast<int64_t>(best_of(s.min_delta)) + 1;
+    EXPECT_EQ(watched(s).best_epoch, expected);
+    if (share > 1) {
+      EXPECT_EQ(expected, 1);
+    }
+  }
+  s.out = noisy("patient", 12).out;
+  s.patience = 2;
+  EXPECT_EQ(watched(s).epochs, 3);  // the first epoch stays the best one
+  s.min_delta = -1;
+  EXPECT_THAT(message_of<UsageError>([&] { train(s, {}); }), HasSubstr("min_delta must be a number of at least 0"));
+}
+
 std::vector<double> rates_of(const std::string& log) {
   std::vector<double> rates;
   for (const LogRecord& record : read_log(log)) {

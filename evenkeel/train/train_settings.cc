@@ -123,6 +123,7 @@ std::map<std::string, std::string> settings_map(const TrainSettings& s) {
   if (s.keep != Keep::kLast) map["keep"] = name_of(s.keep);
   if (s.schedule == ScheduleKind::kPlateau) map["plateau-patience"] = std::to_string(s.plateau_patience);
   if (s.patience > 0) map["patience"] = std::to_string(s.patience);
+  if (s.min_delta != 0) map["min-delta"] = fmt::format("{}", s.min_delta);
   map["overfit"] = std::to_string(s.overfit);
   map["last-batch"] = name_of(s.last_batch);
   map["on-nonfinite"] = s.on_nonfinite == OnNonfinite::kStop ? "stop" : "skip";
@@ -233,6 +234,8 @@ void require_sound(const TrainSettings& s) {
         fmt::format("schedule plateau lowers the rate: step-factor must be between 0 and 1, found {}", s.step_factor));
   if (s.plateau_patience < 1)
     throw UsageError(fmt::format("plateau-patience must be at least 1, found {}", s.plateau_patience));
+  if (!(s.min_delta >= 0) || std::isinf(s.min_delta))
+    throw UsageError(fmt::format("min_delta must be a number of at least 0, found {}", s.min_delta));
   if (s.patience < 0) throw UsageError(fmt::format("patience must be at least 0, which is none; found {}", s.patience));
   if (s.norm_sync_group < 0) {
     throw UsageError(

@@ -88,6 +88,7 @@ struct TrainSettings {
   Keep keep = Keep::kLast;
   // > 0: stop after so many epochs in which the validation set's loss (accuracy with Keep::kBestAccuracy) was not better than before.
   int64_t patience = 0;
+  double min_delta = 0;  // at least 0: what an epoch has to be better by, in loss or accuracy, to count as better
   int64_t overfit = 0;   // > 0: train on the first so many examples of every split only
   bool dry_run = false;  // one batch of everything; writes nothing
   LastBatch last_batch = LastBatch::kKeep;

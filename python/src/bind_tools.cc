@@ -10,6 +10,7 @@
 #include "evenkeel/tools/state_dict.h"
 #include "module.h"
 #include "options.h"
+#include "released.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -74,10 +75,7 @@ py::dict inspect(const py::object& model, const py::object& data, const py::dict
   take_model(model, asked);
   take_data(data, py::none(), true, asked);
   const auto said = listen(asked);
-  const tools::Inspected found = speaking_python([&] {
-    const py::gil_scoped_release release;
-    return tools::inspect(asked);
-  });
+  const tools::Inspected found = released([&] { return tools::inspect(asked); });
   py::list norms;
   for (const tools::NormRecord& norm : found.table.norms) {
     norms.append(py::dict("gamma"_a = column(norm.gamma), "beta"_a = column(norm.beta),
@@ -121,10 +119,7 @@ py::dict fold(const py::object& model, const py::object& data, const std::string
   asked.tools.fold.out = out;
   asked.tools.fold.dry_run = out.empty();
   const auto said = listen(asked);
-  const tools::FoldedModel folded = speaking_python([&] {
-    const py::gil_scoped_release release;
-    return tools::fold_model(asked, asked.tools.fold);
-  });
+  const tools::FoldedModel folded = released([&] { return tools::fold_model(asked, asked.tools.fold); });
   if (!folded.good) throw Error(in_python_words(cli::fold_refusal(folded)), kExitFindings);
   asked.verbose = true;
   return py::dict("json"_a = dumped(cli::fold_json(folded, asked)), "text"_a = cli::fold_text(folded, asked),
@@ -146,8 +141,7 @@ py::dict recalibrate(const py::object& model, const py::object& data, const py::
   nlohmann::ordered_json json;
   std::string text;
   TensorFile tensors;
-  speaking_python([&] {
-    const py::gil_scoped_release release;
+  released([&] {
     tools::Recalibration work(asked, asked.recalibrate);
     if (asked.recalibrate.undo) {
       const tools::Undone undone = work.undo();
@@ -174,10 +168,7 @@ py::dict diff(const py::object& a, const py::object& b, const py::object& data, 
   take_data(data, py::none(), true, asked);
   if (random > 0) asked.tools.diff.random = random;
   const auto said = listen(asked);
-  const tools::ModelDiff found = speaking_python([&] {
-    const py::gil_scoped_release release;
-    return tools::diff_models(asked, asked.tools.diff);
-  });
+  const tools::ModelDiff found = released([&] { return tools::diff_models(asked, asked.tools.diff); });
   asked.verbose = true;
   return py::dict("json"_a = dumped(cli::diff_json(found, asked)), "text"_a = cli::diff_text(found, asked),
                   "warnings"_a = *said);
@@ -192,10 +183,7 @@ py::dict convert(const py::object& model, const std::string& out, const py::dict
                  asked.convert.std};
   how.onnx.training = asked.convert.training;
   how.onnx.standardization = !asked.convert.no_standardization;
-  const tools::Conversion done = speaking_python([&] {
-    const py::gil_scoped_release release;
-    return tools::convert(tools::model_path_of(asked), out, how);
-  });
+  const tools::Conversion done = released([&] { return tools::convert(tools::model_path_of(asked), out, how); });
   return py::dict("from"_a = done.from, "to"_a = done.to, "architecture"_a = done.architecture,
                   "tensors"_a = done.tensors, "left_out"_a = done.left_out);
 }

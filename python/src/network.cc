@@ -19,6 +19,7 @@
 #include "evenkeel/train/statistics.h"
 #include "evenkeel/train/trained_data.h"
 #include "options.h"
+#include "released.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -376,8 +377,7 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
     splits.train.class_names = splits.test.class_names;
     asked.split = "test";
   }
-  EvalResult result = speaking_python([&] {
-    const py::gil_scoped_release release;
+  EvalResult result = released([&] {
     if (name) splits = tools::load_splits(asked, shell);
     const Restored restored(shell);
     data::Dataset dataset;
@@ -430,8 +430,7 @@ py::object Network::scores(const py::object& x, bool logits, int64_t batch_size,
   data::Dataset dataset = examples(x, "x", py::none(), "y");
   batch_size = std::min(batch_size, std::max<int64_t>(1, dataset.count));
   int64_t classes = 0;
-  const std::vector<float> rows = speaking_python([&] {
-    const py::gil_scoped_release release;
+  const std::vector<float> rows = released([&] {
     const cli::Arguments asked;
     if (onnx_) {
       onnx_->bind(asked, dataset.example_shape);
@@ -461,8 +460,7 @@ void Network::save(const std::string& path) {
   if (!as_onnx && !path.ends_with(".safetensors"))
     throw UsageError("save(): found '" + path + "', expected a name that ends in .safetensors or .onnx");
   if (!as_onnx || !onnx_) own("save()");
-  speaking_python([&] {
-    const py::gil_scoped_release release;
+  released([&] {
     if (as_onnx) {
       onnx::save(path, onnx_ ? onnx_->model : tools::to_onnx(*model_));
     } else {

@@ -279,6 +279,36 @@ except KeyboardInterrupt:
         assert process.returncode == 0
 
 
+def test_ctrl_c_ends_what_runs_a_network_over_data(tmp_path):
+    network = evenkeel.Network("cnn")
+    rng = np.random.default_rng(0)
+    x, y = rng.random((20000, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, 20000)
+    network.fit(x[:64], y[:64], epochs=1, batch_size=32)
+    network.save(tmp_path / "cnn.safetensors")
+    network.save(tmp_path / "cnn.onnx")
+    for work in (lambda: network.predict(x), lambda: network.evaluate(x, y),
+                 lambda: evenkeel.recalibrate(tmp_path / "cnn.safetensors", (x, y)),
+                 lambda: evenkeel.recalibrate(tmp_path / "cnn.onnx", (x, y))):
+        seen, ended = [], threading.Event()
+
+        def handler(number, frame):
+            seen.append(ended.is_set())
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, handler)
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                timer.start()
+                work()
+                ended.set()
+                time.sleep(30)  # the signal then comes here, and is seen to be late
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert seen == [False]
+        assert network.predict(x[:3]).shape == (3,)  # nothing is held any more
+
+
 def test_other_threads_go_on_and_are_kept_out():
     network = evenkeel.Network("mlp")
     ticks, refused, done = [], [], threading.Event()
@@ -502,6 +532,8 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run():
     least = min(history.validation_loss)
     assert history.validation_loss.index(least) + 1 == history.best_epoch
     assert network.evaluate(x[200:], y[200:])["loss"] == pytest.approx(least, rel=1e-6)
+    early = evenkeel.Network("mlp").fit(x[:200], y[:200], validation=(x[200:], y[200:]), epochs=40, patience=3, min_delta=1e9)
+    assert early.best_epoch == 1 and len(early) == 4  # nothing is better by that much
     plain = evenkeel.Network("mlp").fit(x, y, epochs=1)
     assert plain.best_epoch is None and not plain.stopped_early
     with pytest.raises(evenkeel.UsageError, match="patience judges the epochs by a validation set"):
