@@ -120,7 +120,7 @@ EK_C_API void ek_context_free(ek_context* context);  // null: nothing
 EK_C_API ek_status ek_context_input(const ek_context* context, size_t index, ek_port* port);
 EK_C_API ek_status ek_context_output(const ek_context* context, size_t index, ek_port* port);
 
-// Runs once and allocates nothing. inputs: one array per input, packed, row-major (images: channels first), of the port's type; read only.
+// Runs once and allocates nothing of ours (oneDNN inside asks for a few kilobytes). inputs: one array per input, packed, row-major (images: channels first), of the port's type; read only.
 // outputs: likewise, assigned; a null entry is an output that is not wanted. With output_count 0 outputs may be null, and the results are read
 // by ek_context_result. EK_USAGE also for other counts than those of the model.
 EK_C_API ek_status ek_context_run(ek_context* context, const void* const* inputs, size_t input_count,

@@ -155,3 +155,10 @@ foreach(source IN LISTS fuzz_sources)
   evenkeel_link_header_libraries(${target})
   add_dependencies(fuzz_targets ${target})
 endforeach()
+
+# The tests that take longest, a part of their own: ./test --all, ./test long.
+foreach(name bench_step_test onnx_data_test lab_test docs_others mpi_test two_hosts_test)
+  if(TEST ${name})
+    set_property(TEST ${name} APPEND PROPERTY LABELS long)
+  endif()
+endforeach()

@@ -3,10 +3,12 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/core/team.h"
 #include "evenkeel/inference/session.h"
 #include "evenkeel/model.h"
 #include "evenkeel/model_io/model_kind.h"
 #include "evenkeel/model_io/onnx_file.h"
+#include "evenkeel/tools/asked.h"
 #include "evenkeel/tools/export_onnx.h"
 #include "evenkeel/tools/fold.h"
 #include "evenkeel/tools/state_dict.h"
@@ -31,7 +33,8 @@ auto naming(const std::string& name, const Body& body) {
   try {
     return body();
   } catch (const Error& error) {
-    if (std::string_view(error.what()).find(name) != std::string_view::npos) throw;
+    const std::string_view said = error.what();
+    if (said.starts_with(name + ":") || said.find("'" + name + "'") != std::string_view::npos) throw;
     throw Error("'" + name + "': " + error.what(), error.exit_code());
   }
 }
@@ -84,8 +87,9 @@ void InferenceModel::State::prepare(const InferenceOptions& options) {
   });
 }
 
-InferenceModel::InferenceModel(const std::string& path, const InferenceOptions& options)
+InferenceModel::InferenceModel(const std::string& given, const InferenceOptions& options)
     : state_(std::make_unique<State>()) {
+  const std::string path = tools::model_path_of(given);
   state_->name = path;
   state_->model =
       require_model(path) == ModelKind::kOnnx ? onnx::load(path) : network_of(read_safetensors(path), path, options);
@@ -122,6 +126,7 @@ struct EK_HIDDEN InferenceContext::State {
   std::string name;
   inference::Program program;
   std::vector<ModelPort> inputs, outputs;
+  int threads = 1;  // that the program was made for
   bool has_run = false;
 
   const ModelPort& port(size_t index, const char* type) const;
@@ -193,6 +198,7 @@ InferenceContext::InferenceContext(const InferenceModel& model,
     const inference::Options options{.inputs = {input_shapes.begin(), input_shapes.end()}, .threads = threads};
     state_ = std::make_unique<State>(from.model, options);
     state_->name = from.name;
+    state_->threads = team_is_lost() ? 1 : threads > 0 ? threads : available_cores();
     state_->inputs = from.inputs;
     state_->outputs = from.outputs;
     for (ModelPort& port : state_->inputs) port.shape = input_shapes.at(port.name);
@@ -224,7 +230,12 @@ void InferenceContext::run(std::span<const void* const> inputs, std::span<void* 
     if (inputs[i] == nullptr)
       throw UsageError("'" + s.name + "': the pointer for input '" + s.inputs[i].name + "' is null");
   }
-  s.program.run_in_order(inputs);
+  if (s.threads > 1 && team_is_lost()) {
+    throw BackendError("'" + s.name + "': the context was made for " + std::to_string(s.threads) +
+                       " threads before a fork(), and this child process has one; make a context in the child");
+  }
+  s.has_run = false;  // a run that fails leaves outputs of which some are of another one
+  naming(s.name, [&] { s.program.run_in_order(inputs); });
   s.has_run = true;
   for (size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i] == nullptr) continue;

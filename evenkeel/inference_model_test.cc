@@ -1,6 +1,8 @@
 // Inference by the public classes: any kind of model file, buffers of the caller, one context per thread, messages that name the file.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -61,6 +63,34 @@ constexpr int64_t kImage = 3 * 32 * 32;
 void expect_near(std::span<const float> found, std::span<const float> expected, float tolerance) {
   ASSERT_EQ(found.size(), expected.size());
   for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], tolerance) << i;
+}
+
+TEST(InferenceContext, made_for_several_threads_is_refused_in_the_child_of_a_fork) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer refuses threads behind a fork";
+#endif
+  const InferenceModel model(bytes_of(resnet20()), "net.onnx");
+  InferenceContext two(model, 1, 2), one(model, 1, 1);
+  const std::vector<float> x = examples(kImage, 1);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(60);  // ends a child that waits for threads that are not there
+    const auto refused = [&](InferenceContext& context) {
+      try {
+        context.run(x.data());
+        return false;
+      } catch (const std::exception& error) {
+        return std::string_view(error.what()).find("before a fork()") != std::string_view::npos;
+      }
+    };
+    InferenceContext made_here(model, 1, 2);
+    _exit(!refused(two) ? 1 : refused(one) ? 2 : refused(made_here) ? 3 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(InferenceModel, answers_for_our_own_files_as_the_model_that_was_saved) {

@@ -1,7 +1,11 @@
 #include "evenkeel/model.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "evenkeel/core/error.h"
+#include "evenkeel/core/parallel.h"
+#include "evenkeel/tools/asked.h"
 #include "evenkeel/train/evaluator.h"
 #include "evenkeel/train/model_file.h"
 
@@ -14,7 +18,9 @@ struct EK_HIDDEN SavedModel::State {
 };
 
 SavedModel::SavedModel(const std::string& path, int threads) : state_(std::make_unique<State>()) {
-  state_->model = load_model(path);
+  if (threads < 0 || threads > kMostThreads)
+    throw UsageError("threads is " + std::to_string(threads) + "; expected 0 to " + std::to_string(kMostThreads));
+  state_->model = tools::load_model_of(path);
   EvalSettings settings;
   settings.threads = threads;
   settings.batch_size = 32;  // few at a time is what it is asked; many are cut into batches
@@ -33,9 +39,11 @@ int64_t SavedModel::parameter_count() const { return state_->parameters; }
 
 std::vector<float> SavedModel::probabilities(std::span<const float> x, int64_t n) {
   const Shape& input = state_->model.spec.input;
-  if (n < 1 || x.size() % static_cast<size_t>(n) != 0 || static_cast<int64_t>(x.size()) / n != element_count(input)) {
-    throw UsageError("expected " + std::to_string(n) + " examples of " + to_string(input) + ", found " +
-                     std::to_string(x.size()) + " floats");
+  if (n < 1) throw UsageError("n is " + std::to_string(n) + "; expected at least 1 example");
+  const int64_t size = element_count(input);
+  if (x.size() % static_cast<size_t>(n) != 0 || static_cast<int64_t>(x.size()) / n != size) {
+    throw UsageError("expected " + std::to_string(n) + " examples of " + to_string(input) + ", " +
+                     std::to_string(size) + " floats each, found " + std::to_string(x.size()) + " floats");
   }
   data::Dataset examples;
   examples.name = "the examples given";
@@ -55,6 +63,12 @@ std::vector<int32_t> SavedModel::predict(std::span<const float> x, int64_t n) {
   std::vector<int32_t> result;
   for (int64_t i = 0; i < n; ++i) {
     const auto row = p.begin() + i * classes;
+    if (std::any_of(row, row + classes, [](float value) { return std::isnan(value); })) {
+      throw Error("the probabilities of example " + std::to_string(i) +
+                      " are not numbers, and no class is the most likely; look at its values, and at the model by "
+                      "evenkeel::inspect_model",
+                  kExitNotFinite);
+    }
     result.push_back(static_cast<int32_t>(std::max_element(row, row + classes) - row));
   }
   return result;

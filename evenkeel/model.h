@@ -25,8 +25,8 @@ namespace evenkeel {
 
 class EK_API SavedModel {
  public:
-  // Reads a model that `evenkeel train` wrote. threads = 0: the cores this process may use. Throws std::runtime_error, whose message names the
-  // file: it is missing, unreadable, or not a model of evenkeel.
+  // Reads a model that `evenkeel train` wrote, or the one in the folder of a run. threads = 0: the cores this process may use. Throws
+  // std::runtime_error, whose message names the file: it is missing, unreadable, or not a model of evenkeel; or threads is below 0 or above 1024.
   explicit SavedModel(const std::string& path, int threads = 0);
   ~SavedModel();
   SavedModel(SavedModel&&) noexcept;
@@ -42,7 +42,7 @@ class EK_API SavedModel {
   // an example does not depend on the others, bit for bit. Throws std::runtime_error when x has another size. Not to be called on one object
   // from two threads at a time.
   std::vector<float> probabilities(std::span<const float> x, int64_t n);
-  // The most likely class of each example.
+  // The most likely class of each example. Throws std::runtime_error where the probabilities of one are not numbers, as from inputs that are none.
   std::vector<int32_t> predict(std::span<const float> x, int64_t n);
 
  private:
@@ -64,7 +64,7 @@ struct InferenceOptions {
   std::string architecture = {};
 };
 
-// What a model file holds: ONNX, or safetensors of evenkeel or of PyTorch. Models of evenkeel take their input before standardization (pixels
+// What a model file, or the folder of a run, holds: ONNX, or safetensors of evenkeel or of PyTorch. Models of evenkeel take their input before standardization (pixels
 // / 255, features as in the table), as "input", and give "logits". Never changed once it is made: any number of threads may read it.
 class EK_API InferenceModel {
  public:
@@ -89,7 +89,8 @@ class EK_API InferenceModel {
 };
 
 // A model bound to shapes and threads, with weights and memory of its own: the model may be gone, and contexts in several threads do not
-// meet. Not to be called on one object from two threads at a time.
+// meet. Not to be called on one object from two threads at a time, nor, made for several threads, in the child of a fork(). NaN in the input may
+// come out as numbers: relu, clip and max pooling of oneDNN take it for the smaller of two values.
 class EK_API InferenceContext {
  public:
   // The first extent of every input is the batch. threads = 0: the cores this process may use; with several contexts at work at a time, give
@@ -107,7 +108,7 @@ class EK_API InferenceContext {
   const std::vector<ModelPort>& inputs() const;
   const std::vector<ModelPort>& outputs() const;
 
-  // Runs once and allocates nothing. inputs: in the order of inputs(), packed, row-major (images: channels first), of the port's type; read
+  // Runs once and allocates nothing of ours (oneDNN inside asks for a few kilobytes). inputs: in the order of inputs(), packed, row-major (images: channels first), of the port's type; read
   // only. outputs: in the order of outputs(), assigned likewise; a null pointer is an output that is not wanted, and none at all leaves them to
   // be read by output(). Throws std::runtime_error for another number of pointers and for an input that is null.
   void run(std::span<const void* const> inputs, std::span<void* const> outputs = {});

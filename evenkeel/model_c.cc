@@ -43,11 +43,13 @@ static_assert(EK_FLOAT32 == static_cast<int>(onnx::ElementType::kFloat) &&
 
 // --- errors -----------------------------------------------------------------------------------------------------------
 
-// An array, so that a message can be left when there is no memory.
-thread_local std::array<char, 1024> last_message{};
+// An array, so that a message can be left when there is no memory. What is longer is cut, between two characters of UTF-8.
+thread_local std::array<char, 16384> last_message{};
 
 void keep_message(std::string_view text) noexcept {
-  const size_t count = std::min(text.size(), last_message.size() - 1);
+  size_t count = std::min(text.size(), last_message.size() - 1);
+  const auto continues = [&](size_t at) { return (static_cast<unsigned char>(text[at]) & 0xC0U) == 0x80U; };
+  while (count > 0 && count < text.size() && continues(count)) --count;
   std::copy_n(text.begin(), count, last_message.begin());
   last_message[count] = '\0';
 }

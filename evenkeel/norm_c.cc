@@ -235,7 +235,10 @@ ek_status ek_norm_moments(const ek_norm_descriptor* descriptor, const void* x, i
 
 ek_status ek_norm_merge(const ek_moments* a, const ek_moments* b, int64_t c, ek_moments* merged) {
   return guarded("norm_merge", [&] {
-    if (c < 1) throw UsageError("c is " + std::to_string(c) + "; expected at least 1");
+    constexpr int64_t kMost = (int64_t{1} << 56) / static_cast<int64_t>(sizeof(ek_moments));
+    if (c < 1 || c > kMost) {
+      throw UsageError("c is " + std::to_string(c) + "; expected at least 1, and no more than 2^56 bytes hold");
+    }
     for (const auto& [name, pointer] :
          {std::pair{"a", a}, {"b", b}, {"merged", static_cast<const ek_moments*>(merged)}}) {
       if (pointer == nullptr)

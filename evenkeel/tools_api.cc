@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "evenkeel/core/error.h"
@@ -75,10 +76,12 @@ void refuse_without_data(const ToolOptions& options) {
                        : !options.mean.empty()    ? "mean"
                        : !options.std.empty()     ? "std"
                        : !options.corrupt.empty() ? "corrupt"
+                       : !options.split.empty()   ? "split"
+                       : !options.label.empty()   ? "label"
                                                   : nullptr;
   if (option != nullptr) {
     throw UsageError(std::string(option) +
-                     " says how the examples of data become inputs, and without data there are none: "
+                     " says which examples of data become inputs, and how, and without data there are none: "
                      "give data, or leave it out");
   }
 }
@@ -143,6 +146,10 @@ tools::RecalibrateAsked how_of(const std::string& out, const RecalibrateOptions&
     const bool labels = one_of("adapt", options.adapt, {"gamma-beta", "gamma-beta-entropy"}) == "gamma-beta";
     how.adapt = labels ? AdaptGoal::kLabels : AdaptGoal::kEntropy;
   }
+  const RecalibrateOptions usual;
+  if (options.adapt.empty() && (options.adapt_epochs != usual.adapt_epochs || options.adapt_rate != usual.adapt_rate)) {
+    throw UsageError("adapt_epochs and adapt_rate have no meaning without adapt: give it, or leave them out");
+  }
   how.adapt_epochs = options.adapt_epochs;
   how.adapt_rate = options.adapt_rate;
   return how;
@@ -160,18 +167,30 @@ FindingRule rule_of(const tools::LintRule& rule) {
 }  // namespace
 
 ModelReport inspect_model(const std::string& path, const ToolOptions& options) {
+  const tools::Asked asked = asked_of(path, options);
   refuse_without_data(options);
-  return report_of(tools::inspect(asked_of(path, options)));
+  return report_of(tools::inspect(asked));
 }
 
 ModelReport inspect_tensors(const std::vector<NamedTensor>& tensors, const ToolOptions& options) {
   auto file = std::make_shared<TensorFile>();
+  std::set<std::string> names;
   for (const NamedTensor& tensor : tensors) {
-    Tensor copy(DType::kF32, tensor.shape);
-    if (static_cast<int64_t>(tensor.values.size()) != copy.count()) {
+    // By division: the product of extents may be beyond every integer.
+    size_t left = tensor.values.size();
+    bool fits = true;
+    for (const int64_t extent : tensor.shape) {
+      fits = fits && extent > 0 && left % static_cast<size_t>(extent) == 0;
+      if (fits) left /= static_cast<size_t>(extent);
+    }
+    const bool none = std::find(tensor.shape.begin(), tensor.shape.end(), 0) != tensor.shape.end();
+    if (none ? !tensor.values.empty() : !fits || left != 1) {
       throw UsageError("tensor '" + tensor.name + "' has " + std::to_string(tensor.values.size()) +
                        " values, but its shape is " + to_string(tensor.shape));
     }
+    if (!names.insert(tensor.name).second)
+      throw UsageError("there are two tensors '" + tensor.name + "'; expected each name once");
+    Tensor copy(DType::kF32, tensor.shape);
     std::copy(tensor.values.begin(), tensor.values.end(), copy.values<float>().begin());
     file->tensors.emplace_back(tensor.name, std::move(copy));
   }
@@ -187,6 +206,10 @@ FoldReport fold_model(const std::string& in, const std::string& out, const FoldO
   }
   refuse_without_data(options);
   if (!options.corrupt.empty()) throw UsageError("corrupt has no meaning for fold_model; leave it out");
+  if (options.verify == 0 && !options.data.empty())
+    throw UsageError("data are for the proof, and verify is 0, which is none: leave one of them out");
+  if (options.write && out.empty())
+    throw UsageError("out is empty: expected the .onnx file to write, or write = false");
   tools::FoldedModel folded = tools::fold_model(asked_of(in, options), {.out = out,
                                                                         .verify = options.verify,
                                                                         .tolerance = options.tolerance,
@@ -234,6 +257,8 @@ DiffReport diff_models(const std::string& a, const std::string& b, const DiffOpt
   tools::DiffAsked how;
   how.other = b;
   check_count("random", options.random, kMostInputs);
+  refuse_without_data(options);
+  if (!options.corrupt.empty()) throw UsageError("corrupt has no meaning for diff_models; leave it out");
   if (options.random > 0) how.random = options.random;
   tools::ModelDiff diff = tools::diff_models(asked_of(a, options), how);
   DiffReport report;
@@ -255,6 +280,10 @@ ConvertReport convert_model(const std::string& in, const std::string& out, const
   const tools::WeightsAsked weights = weights_of(options.architecture, options.input, options.classes);
   tools::ConvertOptions how;
   how.weights = {weights.architecture, weights.input, weights.classes, options.mean, options.std};
+  if ((options.training || !options.standardization) && !out.ends_with(".onnx")) {
+    throw UsageError(std::string(options.training ? "training" : "standardization = false") +
+                     " is about ONNX, but out is '" + out + "'; expected a name that ends in .onnx, or leave it out");
+  }
   how.onnx.training = options.training;
   how.onnx.standardization = options.standardization;
   tools::Conversion done = tools::convert(tools::model_path_of(in), out, how);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 
 #include "evenkeel/model.h"
 #include "evenkeel/network.h"
+#include "evenkeel/train/run_log.h"
 
 namespace evenkeel {
 namespace {
@@ -30,14 +32,17 @@ class ToolsApi : public testing::Test {
     for (int i = 0; i < 200; ++i)
       table << 0.1 * (i % 17) << "," << 0.3 * (i % 11) << "," << (i % 17 > 8 ? "high" : "low") << "\n";
     table.close();
+    train_network(options_of_a_run("run"));
+  }
+  static TrainOptions options_of_a_run(const std::string& out) {
     TrainOptions options;
     options.data = path("table.csv");
     options.model = "mlp";
     options.batch_size = 40;
     options.epochs = 2;
     options.threads = 1;
-    options.out = path("run");
-    train_network(options);
+    options.out = path(out);
+    return options;
   }
   static void TearDownTestSuite() { std::filesystem::remove_all(folder_); }
   static std::string path(const std::string& name) { return (folder_ / name).string(); }
@@ -155,7 +160,7 @@ TEST_F(ToolsApi, NumbersOutOfBoundsAreRefusedByName) {
   inspect_with("scale: found 0", {.data = "fashion-mnist", .scale = 0.0});
   inspect_with("mean: found inf", {.data = "fashion-mnist", .mean = {std::numeric_limits<double>::infinity()}});
   inspect_with("std: found 0", {.data = "fashion-mnist", .std = {0.0}});
-  inspect_with("scale says how the examples of data become inputs", {.scale = 2.0});
+  inspect_with("scale says which examples of data become inputs, and how", {.scale = 2.0});
   FoldOptions fold;
   fold.verify = -1;
   expect_refused("verify is -1; expected 0 to 1048576", [&] { fold_model(model(), path("f.onnx"), fold); });
@@ -167,13 +172,124 @@ TEST_F(ToolsApi, NumbersOutOfBoundsAreRefusedByName) {
   diff.random = int64_t{1} << 50;
   expect_refused("random is 1125899906842624", [&] { diff_models(model(), model(), diff); });
   RecalibrateOptions recalibrate;
+  recalibrate.adapt_epochs = -4;
+  expect_refused("no meaning without adapt", [&] { recalibrate_model(model(), path("r.safetensors"), recalibrate); });
+  recalibrate = {};
   recalibrate.undo = true;
   recalibrate.adapt = "gamma-beta";
   expect_refused("undo brings back", [&] { recalibrate_model(model(), path("r.safetensors"), recalibrate); });
-  TrainOptions train;
-  train.threads = 100000;
-  expect_refused("threads", [&] { train_network(train); });
+  TrainOptions train = options_of_a_run("refused");
+  const auto train_with = [&](const std::string& text, auto&& change) {
+    TrainOptions changed = train;
+    change(changed);
+    expect_refused(text, [&] { train_network(changed); });
+  };
+  train_with("threads", [](TrainOptions& o) { o.threads = 100000; });
+  train_with("the number of epochs must be from 1 to 1000000", [](TrainOptions& o) { o.epochs = int64_t{1} << 60; });
+  train_with("weight-decay must be a number of at least 0, found inf",
+             [](TrainOptions& o) { o.weight_decay = HUGE_VAL; });
+  train_with("weight-decay must be a number of at least 0, found -1", [](TrainOptions& o) { o.weight_decay = -1; });
+  train_with("momentum must be from 0 to below 1", [](TrainOptions& o) { o.momentum = 1; });
+  train_with("max-steps must be at least 0, which is none; found -1", [](TrainOptions& o) { o.max_steps = -1; });
+  EXPECT_FALSE(std::filesystem::exists(path("refused")));
   expect_refused("threads is 100000", [&] { SavedModel(path("run") + "/model.safetensors", 100000); });
+}
+
+TEST_F(ToolsApi, OptionsWithoutMeaningAreRefused) {
+  const auto expect_refused = [](const std::string& text, auto&& call) {
+    try {
+      call();
+      ADD_FAILURE() << "not refused: " << text;
+    } catch (const std::runtime_error& error) {
+      EXPECT_THAT(error.what(), HasSubstr(text));
+    }
+  };
+  const auto diff_with = [&](const std::string& text, auto&& change) {
+    DiffOptions options;
+    options.random = 2;
+    change(options);
+    expect_refused(text, [&] { diff_models(model(), model(), options); });
+  };
+  diff_with("scale says which", [](DiffOptions& o) { o.scale = 2; });
+  diff_with("mean says which", [](DiffOptions& o) { o.mean = {1, 2}; });
+  diff_with("split says which", [](DiffOptions& o) { o.split = "train"; });
+  diff_with("label says which", [](DiffOptions& o) { o.label = "class"; });
+  diff_with("corrupt has no meaning for diff_models", [](DiffOptions& o) {
+    o.random = 0;
+    o.data = path("table.csv");
+    o.corrupt = "invert";
+  });
+  FoldOptions fold;
+  fold.verify = 0;
+  fold.data = path("table.csv");
+  expect_refused("verify is 0, which is none", [&] { fold_model(model(), path("f.onnx"), fold); });
+  expect_refused("or write = false", [&] { fold_model(model(), ""); });
+  ConvertOptions convert;
+  convert.training = true;
+  expect_refused("training is about ONNX", [&] { convert_model(model(), path("c.safetensors"), convert); });
+  expect_refused("two tensors 'a'", [&] {
+    inspect_tensors({{"a", {}, std::vector{1.0f}}, {"a", {}, std::vector{1.0f}}});
+  });
+  for (const int64_t extent : {int64_t{1} << 40, std::numeric_limits<int64_t>::max(), int64_t{-1}}) {
+    expect_refused("tensor 'x' has 0 values, but its shape is [" + std::to_string(extent), [&] {
+      inspect_tensors({{"x", {extent}, {}}});
+    });
+  }
+}
+
+TEST_F(ToolsApi, TrainingHasTheDefaultsOfTheCommandLineAndSaysWhatHappens) {
+  TrainOptions options = options_of_a_run("adam");
+  options.optimizer = "adam";
+  options.label = "class";
+  options.validation = 0.2;
+  options.epochs = 3;
+  int64_t judged = 0;
+  double last = -1;
+  options.on_validation = [&](int64_t epoch, double loss, double) {
+    judged = epoch;
+    last = loss;
+  };
+  const TrainReport report = train_network(options);
+  EXPECT_EQ(judged, 3);
+  ASSERT_TRUE(report.validation_loss);
+  EXPECT_EQ(*report.validation_loss, last);
+  const std::vector<LogRecord> log = read_log(path("adam/log.jsonl"));
+  EXPECT_EQ(std::get<RunStart>(log.front()).settings.at("weight-decay"), "0");  // 0.01 is adamw's
+
+  options.out = path("stopped");
+  std::atomic<bool> stop{true};
+  options.stop = &stop;
+  const TrainReport stopped = train_network(options);
+  EXPECT_EQ(stopped.status, "interrupted");
+  EXPECT_EQ(stopped.steps, 1);
+  stop = false;
+  options.resume = true;
+  std::string said;
+  options.on_warning = [&](const std::string& sentence) { said += sentence + "\n"; };
+  EXPECT_EQ(train_network(options).train_loss, report.train_loss);
+  EXPECT_THAT(said, HasSubstr("resum"));
+
+  TrainOptions from = options_of_a_run("from");
+  from.from = path("run");  // the folder
+  EXPECT_EQ(train_network(from).status, "finished");
+}
+
+TEST_F(ToolsApi, ModelsAreOpenedByTheFolderOfTheirRun) {
+  SavedModel saved(model(), 1);
+  EXPECT_EQ(InferenceModel(model()).inputs().size(), 1u);
+  const auto message_of = [](auto&& call) -> std::string {
+    try {
+      call();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(message_of([&] { saved.predict({}, 0); }), HasSubstr("n is 0; expected at least 1"));
+  EXPECT_THAT(message_of([&] { saved.predict(std::vector<float>(3), 2); }), HasSubstr("2 floats each, found 3 floats"));
+  EXPECT_THAT(message_of([&] { SavedModel(model(), -1); }), HasSubstr("threads is -1; expected 0 to 1024"));
+  std::vector<float> x{1, 2, NAN, 2};
+  EXPECT_THAT(message_of([&] { saved.predict(x, 2); }), HasSubstr("probabilities of example 1 are not numbers"));
 }
 
 TEST_F(ToolsApi, WordsThatAreNoneAreRefusedWithASuggestion) {

@@ -152,7 +152,7 @@ class Tools(CommandLine):
         self.succeed("train", "--data", table, "--label", "kind", "--model", "mlp", "--batch-size", 12, "--max-steps", 2, "--out", "own")
         held_back = self.json_of("eval", "own")["examples"]
         proof = self.json_of("fold", "own", "--dry-run", "--data", table, "--verify", 1000)["proof"]
-        self.assertEqual(proof["inputs"], held_back)
+        self.assertTrue(0 < proof["inputs"] <= held_back, proof["inputs"])  # not the whole table
         self.assertLess(proof["worst"], 1e-5)
         self.assertEqual([o["max_abs"] for o in self.json_of("diff", "own", "own", "--data", table)["outputs"]], [0])
 

@@ -325,9 +325,8 @@ void settle(Arguments& arguments) {
   TrainSettings& train = arguments.train;
   train.load.seed = train.seed;
   arguments.layout_stated = arguments.given.contains("layout");
-  // 0.01 is AdamW's; in the others it would be a penalty that nobody asked for.
-  if (arguments.given.count("weight-decay") == 0 && train.optimizer.kind != OptimizerKind::kAdamW)
-    train.optimizer.weight_decay = 0;
+  if (arguments.given.count("weight-decay") == 0)
+    train.optimizer.weight_decay = usual_weight_decay(train.optimizer.kind);
   // A look into the network takes memory beside that of a step, which is then counted.
   if (arguments.given.count("record-layers") == 0 && (train.memory_bytes > 0 || train.micro_batch > 0))
     train.record_layers = 0;

@@ -27,6 +27,8 @@ bool must_be_serial() {
 
 }  // namespace
 
+bool team_is_lost() { return must_be_serial(); }
+
 namespace internal {
 
 void parallel_for(int64_t count, int threads, LoopBody body, void* context) {

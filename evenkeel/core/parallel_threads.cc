@@ -62,6 +62,8 @@ void parallel_take(int64_t count, int threads, LoopBody body, void* context) {
 SingleThreadScope::SingleThreadScope() : saved_(1) {}
 SingleThreadScope::~SingleThreadScope() { (void)saved_; }
 
+bool team_is_lost() { return false; }
+
 TeamScope::TeamScope(int) : saved_(1) {}
 TeamScope::~TeamScope() { (void)saved_; }
 

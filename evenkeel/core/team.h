@@ -3,6 +3,10 @@
 
 namespace evenkeel {
 
+// Whether this is the child of a process that had used its team before the fork: it has one thread, and what a library made for more waits for
+// the others for ever.
+bool team_is_lost();
+
 // A scope in which they see `threads` of them. 0 = as it is.
 class TeamScope {
  public:

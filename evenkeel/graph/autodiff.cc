@@ -292,6 +292,8 @@ const std::vector<std::string>& optimizer_names() {
   return names;
 }
 
+double usual_weight_decay(OptimizerKind kind) { return kind == OptimizerKind::kAdamW ? 1e-2 : 0; }
+
 OptimizerKind optimizer_from_name(const std::string& name) {
   const auto& names = optimizer_names();
   const auto it = std::find(names.begin(), names.end(), name);

@@ -32,6 +32,8 @@ const std::vector<std::string>& optimizer_names();
 // Throws UsageError with a suggestion for an unknown name.
 OptimizerKind optimizer_from_name(const std::string& name);
 const char* name_of(OptimizerKind kind);
+// Where none is stated: 0.01 for adamw; in the others it would be a penalty that nobody asked for.
+double usual_weight_decay(OptimizerKind kind);
 
 // State tensors of an optimizer, in the parameter store next to the parameters: "optimizer.NAME.PARAMETER", zero at first.
 struct StateInfo {

@@ -108,7 +108,8 @@ TEST_F(BestEpochTest, an_epoch_is_better_only_by_more_than_min_delta) {
   };
   TrainSettings s = noisy("plain", 12);
   s.keep = Keep::kBestLoss;
-  EXPECT_EQ(watched(s).best_epoch, static_cast<int64_t>(best_of(0) + 1));
+  const int64_t best = watched(s).best_epoch;
+  EXPECT_EQ(best, static_cast<int64_t>(best_of(0) + 1));
   const double gain = *epochs_[0].validation_loss - *epochs_[best_of(0)].validation_loss;
   ASSERT_GT(gain, 0);
   for (const double share : {0.3, 1.01}) {
@@ -124,7 +125,7 @@ TEST_F(BestEpochTest, an_epoch_is_better_only_by_more_than_min_delta) {
   s.patience = 2;
   EXPECT_EQ(watched(s).epochs, 3);  // the first epoch stays the best one
   s.min_delta = -1;
-  EXPECT_THAT(message_of<UsageError>([&] { train(s, {}); }), HasSubstr("min_delta must be a number of at least 0"));
+  EXPECT_THAT(message_of<UsageError>([&] { train(s, {}); }), HasSubstr("min-delta must be a number of at least 0"));
 }
 
 std::vector<double> rates_of(const std::string& log) {

@@ -200,8 +200,39 @@ void require_sound_memory(int64_t batch, int64_t micro_batch, const std::string&
   check_folder_is_writable(spill);
 }
 
+namespace {
+
+constexpr int64_t kMostEpochs = 1000000;  // steps are counted over all of them
+
+// The numbers of the optimizer and the schedule, each by itself.
+void require_sound_numbers(const TrainSettings& s) {
+  const auto require = [](const char* name, double value, bool good, const char* expected) {
+    if (!good || !std::isfinite(value)) throw UsageError(fmt::format("{} must be {}, found {}", name, expected, value));
+  };
+  const auto require_fraction = [&](const char* name, double value) {
+    require(name, value, value >= 0 && value < 1, "from 0 to below 1");
+  };
+  const OptimizerOptions& o = s.optimizer;
+  require("weight-decay", o.weight_decay, o.weight_decay >= 0, "a number of at least 0");
+  require("clip-norm", o.clip_norm, o.clip_norm >= 0, "a number of at least 0");
+  require("optimizer-eps", o.eps, o.eps > 0, "a number above 0");
+  require_fraction("momentum", o.momentum);
+  require_fraction("rmsprop-alpha", o.alpha);
+  require_fraction("beta1", o.beta1);
+  require_fraction("beta2", o.beta2);
+  require("step-factor", s.step_factor, true, "finite");
+  require("checkpoint-every", s.checkpoint_every_s, true, "finite");
+  require("min-delta", s.min_delta, s.min_delta >= 0, "a number of at least 0");
+  for (const auto& [name, count] : {std::pair{"max-steps", s.max_steps}, {"overfit", s.overfit}}) {
+    if (count < 0) throw UsageError(fmt::format("{} must be at least 0, which is none; found {}", name, count));
+  }
+}
+
+}  // namespace
+
 void require_sound(const TrainSettings& s) {
-  if (s.epochs < 1) throw UsageError("the number of epochs must be at least 1, found " + std::to_string(s.epochs));
+  if (s.epochs < 1 || s.epochs > kMostEpochs)
+    throw UsageError(fmt::format("the number of epochs must be from 1 to {}, found {}", kMostEpochs, s.epochs));
   if (s.batch_size < 1) throw UsageError("the batch size must be at least 1, found " + std::to_string(s.batch_size));
   if (!(s.learning_rate > 0) || !std::isfinite(s.learning_rate)) {
     throw UsageError(fmt::format("the learning rate must be positive and finite, found {}", s.learning_rate));
@@ -211,21 +242,15 @@ void require_sound(const TrainSettings& s) {
     throw UsageError(
         fmt::format("warmup-epochs must be from 0 to the {} epochs of the run, found {}", s.epochs, s.warmup_epochs));
   }
-  constexpr double kMostEpochs = 1e6;
-  if (s.schedule == ScheduleKind::kStep && !(s.step_epochs > 0 && s.step_epochs <= kMostEpochs)) {
+  if (s.schedule == ScheduleKind::kStep && !(s.step_epochs > 0 && s.step_epochs <= static_cast<double>(kMostEpochs))) {
     throw UsageError(fmt::format("step-epochs must be above 0 and at most {}, found {}", kMostEpochs, s.step_epochs));
   }
-  if (!std::isfinite(s.step_factor) || !std::isfinite(s.checkpoint_every_s) || !(s.optimizer.weight_decay >= 0) ||
-      !(s.optimizer.eps > 0)) {
-    throw UsageError(
-        "step-factor and checkpoint-every must be finite, weight-decay at least 0 and the optimizer's eps positive");
-  }
+  require_sound_numbers(s);
   if (s.average.kind == AveragingKind::kSwa && s.average.first_epoch > s.epochs) {
     throw UsageError(
         fmt::format("the weights would be averaged from epoch {} on, but the run has {}; give a smaller swa=N",
                     s.average.first_epoch, s.epochs));
   }
-  if (s.max_steps < 0 || s.overfit < 0) throw UsageError("max-steps and overfit must not be negative");
   if (s.threads < 0 || s.threads > kMostThreads) {
     throw UsageError(fmt::format("threads is {}; expected 0 to {}", s.threads, kMostThreads));
   }
@@ -234,8 +259,6 @@ void require_sound(const TrainSettings& s) {
         fmt::format("schedule plateau lowers the rate: step-factor must be between 0 and 1, found {}", s.step_factor));
   if (s.plateau_patience < 1)
     throw UsageError(fmt::format("plateau-patience must be at least 1, found {}", s.plateau_patience));
-  if (!(s.min_delta >= 0) || std::isinf(s.min_delta))
-    throw UsageError(fmt::format("min_delta must be a number of at least 0, found {}", s.min_delta));
   if (s.patience < 0) throw UsageError(fmt::format("patience must be at least 0, which is none; found {}", s.patience));
   if (s.norm_sync_group < 0) {
     throw UsageError(
