@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/onnx_testing.h"
 #include "evenkeel/model_io/test_folder.h"
 #include "evenkeel/tools/diff.h"
 #include "evenkeel/tools/fold.h"
@@ -108,6 +109,46 @@ TEST(Compare, given_examples_are_taken_and_have_to_fit) {
   EXPECT_EQ(compare(a, b, {.inputs = 5, .examples = examples}).inputs, 5);
   const std::vector<float> odd(7, 0.5F);
   EXPECT_THAT(message_of<UsageError>([&] { compare(a, b, {.inputs = 5, .examples = odd}); }), HasSubstr("do not fit"));
+}
+
+// Inputs and outputs of another element type: x -> Cast -> the network -> Cast -> y.
+onnx::Model taking(onnx::ElementType type) {
+  onnx::Model model = conv_and_norm();
+  onnx::Graph& g = model.graph;
+  g.inputs[0].type = g.outputs[0].type = type;
+  g.nodes[0].inputs[0] = "x32";
+  g.nodes.back().outputs[0] = "y32";
+  const auto cast = [](const std::string& from, const std::string& to, onnx::ElementType as) {
+    onnx::Node node{.op_type = "Cast", .domain = "", .name = to, .inputs = {from}, .outputs = {to}, .attributes = {}};
+    node.set("to", static_cast<int64_t>(as));
+    return node;
+  };
+  g.nodes.insert(g.nodes.begin(), cast("x", "x32", onnx::ElementType::kFloat));
+  g.nodes.push_back(cast("y32", "y", type));
+  return model;
+}
+
+TEST(Compare, each_model_is_fed_in_its_own_element_type) {
+  // The inputs are rounded to the type, a weight is at most 1, and 4 of them make an output: their rounding, and that of the output.
+  const std::vector<std::pair<onnx::ElementType, double>> types = {{onnx::ElementType::kDouble, 0},
+                                                                   {onnx::ElementType::kFloat16, 4.0 / (1 << 11)},
+                                                                   {onnx::ElementType::kBfloat16, 4.0 / (1 << 8)}};
+  const onnx::Model plain = conv_and_norm();
+  const std::vector<float> examples = onnx::normal(size_t{20} * 8, 7);
+  for (const auto& [type, most] : types) {
+    const onnx::Model other = taking(type);
+    for (const bool random : {true, false}) {
+      const CompareOptions options{.inputs = 20, .examples = random ? std::span<const float>() : examples};
+      EXPECT_LE(compare(plain, other, options).worst(), most) << onnx::name_of(type);
+      EXPECT_LE(compare(other, plain, options).worst(), most) << onnx::name_of(type);
+    }
+  }
+}
+
+TEST(Compare, floats_and_whole_numbers_are_compared_as_numbers) {
+  const Comparison c = compare(conv_and_norm(), taking(onnx::ElementType::kInt32), {});
+  EXPECT_GT(c.outputs.at(0).largest, 1);
+  EXPECT_LE(c.outputs.at(0).max_abs, 1) << "the cast of the output cuts fractions off";
 }
 
 TEST(Compare, the_first_operator_that_cannot_be_run_is_named) {
