@@ -54,6 +54,24 @@ void add_run(inference::Program& a, inference::Program& b, std::vector<Differenc
   }
 }
 
+bool has(const std::vector<Port>& ports, const std::string& name) {
+  return std::any_of(ports.begin(), ports.end(), [&](const Port& port) { return port.name == name; });
+}
+
+void match_outputs(const std::vector<Port>& a, const std::vector<Port>& b, Comparison& comparison) {
+  for (const Port& port : a) {
+    if (has(b, port.name)) {
+      comparison.outputs.push_back({.name = port.name});
+    } else {
+      comparison.only_a.push_back(port.name);
+    }
+  }
+  for (const Port& port : b) {
+    if (!has(a, port.name)) comparison.only_b.push_back(port.name);
+  }
+  if (comparison.outputs.empty()) throw UsageError("the two models have no output of the same name");
+}
+
 double worst_in(const std::vector<Difference>& differences) {
   double worst = 0;
   for (const Difference& difference : differences) worst = std::max(worst, difference.relative);
@@ -82,12 +100,7 @@ Comparison compare(const onnx::Model& a, const onnx::Model& b, const CompareOpti
     if (std::find(keep.begin(), keep.end(), value) == keep.end()) keep.push_back(value);
   }
   for (const std::string& value : keep) comparison.values.push_back({.name = value});
-  const std::vector<Port> others = inference::output_ports(b);
-  for (const Port& port : inference::output_ports(a)) {
-    if (std::any_of(others.begin(), others.end(), [&](const Port& other) { return other.name == port.name; }))
-      comparison.outputs.push_back({.name = port.name});
-  }
-  if (comparison.outputs.empty()) throw UsageError("the two models have no output of the same name");
+  match_outputs(inference::output_ports(a), inference::output_ports(b), comparison);
 
   inference::Program first(
       a, {.inputs = inputs.shapes_of_first(), .threads = options.threads, .norms = options.norms, .keep = keep});

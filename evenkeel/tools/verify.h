@@ -38,6 +38,7 @@ struct CompareOptions {
 struct Comparison {
   int64_t inputs = 0;
   std::vector<Difference> outputs, values;
+  std::vector<std::string> only_a, only_b;  // outputs that one of the two has alone, and that are not compared
 
   double worst() const;         // relative, of the outputs
   double worst_of_all() const;  // relative, of the values too

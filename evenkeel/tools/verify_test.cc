@@ -151,6 +151,19 @@ TEST(Compare, floats_and_whole_numbers_are_compared_as_numbers) {
   EXPECT_LE(c.outputs.at(0).max_abs, 1) << "the cast of the output cuts fractions off";
 }
 
+TEST(Compare, outputs_of_one_model_alone_are_listed) {
+  const onnx::Model one = conv_and_norm();
+  onnx::Model two = one;
+  two.graph.outputs.push_back(value("n", {-1, 3, 3}));
+  const Comparison more = compare(one, two, {}), fewer = compare(two, one, {});
+  ASSERT_THAT(more.outputs, SizeIs(1));
+  EXPECT_THAT(more.only_a, IsEmpty());
+  EXPECT_THAT(more.only_b, ElementsAre("n"));
+  ASSERT_THAT(fewer.outputs, SizeIs(1));
+  EXPECT_THAT(fewer.only_a, ElementsAre("n"));
+  EXPECT_THAT(fewer.only_b, IsEmpty());
+}
+
 TEST(Compare, the_first_operator_that_cannot_be_run_is_named) {
   onnx::Model model = conv_and_norm();
   model.graph.nodes.back().op_type = "Mystery";
