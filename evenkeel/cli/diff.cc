@@ -81,8 +81,11 @@ nlohmann::ordered_json diff_json(const tools::ModelDiff& diff, const Arguments& 
   json["only_in_a"] = diff.norms.only_a;
   json["only_in_b"] = diff.norms.only_b;
   json["notes"] = diff.norms.notes;
+  if (outputs) json["notes"].insert(json["notes"].end(), outputs->notes.begin(), outputs->notes.end());
   json["inputs"] = outputs ? outputs->inputs : 0;
   json["outputs"] = outputs ? cli::json_of(outputs->outputs) : nlohmann::ordered_json();
+  for (size_t i = 0; outputs && i < outputs->outputs.size(); ++i)
+    json["outputs"][i]["name_in_b"] = outputs->outputs[i].other;
   json["outputs_only_in_a"] = outputs ? outputs->only_a : std::vector<std::string>();
   json["outputs_only_in_b"] = outputs ? outputs->only_b : std::vector<std::string>();
   json["within_tolerance"] =
@@ -95,6 +98,7 @@ std::string diff_text(const tools::ModelDiff& diff, const Arguments& arguments) 
                      only_text(diff.norms.only_b, "norm", "B");
   if (diff.outputs) {
     text += fmt::format("\noutputs on {} inputs\n", diff.outputs->inputs);
+    for (const std::string& note : diff.outputs->notes) text += shown(note, 200) + "\n";
     text += cli::text_of(diff.outputs->outputs, "output", diff.outputs->outputs.size());
     text += only_text(diff.outputs->only_a, "output", "A") + only_text(diff.outputs->only_b, "output", "B");
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <set>
 
@@ -45,10 +46,10 @@ void finish(Difference& difference) {
 
 void add_run(inference::Program& a, inference::Program& b, std::vector<Difference>& differences) {
   for (Difference& difference : differences) {
-    const std::span<const float> x = a.output(difference.name), y = b.output(difference.name);
+    const std::span<const float> x = a.output(difference.name), y = b.output(difference.other);
     if (x.size() != y.size()) {
       throw UsageError(fmt::format("value '{}' is {} in the first model and {} in the second", difference.name,
-                                   to_string(a.shape_of(difference.name)), to_string(b.shape_of(difference.name))));
+                                   to_string(a.shape_of(difference.name)), to_string(b.shape_of(difference.other))));
     }
     add(x, y, difference);
   }
@@ -58,18 +59,41 @@ bool has(const std::vector<Port>& ports, const std::string& name) {
   return std::any_of(ports.begin(), ports.end(), [&](const Port& port) { return port.name == name; });
 }
 
+std::vector<Port> bound_outputs(const onnx::Model& model, const inference::Program& program) {
+  std::vector<Port> ports = inference::output_ports(model);
+  for (Port& port : ports) port = {port.name, program.type_of(port.name), program.shape_of(port.name)};
+  return ports;
+}
+
+// By name; those left over in their order.
 void match_outputs(const std::vector<Port>& a, const std::vector<Port>& b, Comparison& comparison) {
+  std::vector<Port> left_a, left_b;
   for (const Port& port : a) {
     if (has(b, port.name)) {
-      comparison.outputs.push_back({.name = port.name});
+      comparison.outputs.push_back({.name = port.name, .other = port.name});
     } else {
-      comparison.only_a.push_back(port.name);
+      left_a.push_back(port);
     }
   }
-  for (const Port& port : b) {
-    if (!has(a, port.name)) comparison.only_b.push_back(port.name);
+  std::copy_if(b.begin(), b.end(), std::back_inserter(left_b), [&](const Port& port) { return !has(a, port.name); });
+  const bool fit = std::equal(
+      left_a.begin(), left_a.end(), left_b.begin(), left_b.end(),
+      [](const Port& x, const Port& y) { return x.shape == y.shape && is_floating(x.type) == is_floating(y.type); });
+  if (!fit) {
+    for (const Port& port : left_a) comparison.only_a.push_back(port.name);
+    for (const Port& port : left_b) comparison.only_b.push_back(port.name);
+  } else {
+    for (size_t i = 0; i < left_a.size(); ++i) {
+      comparison.outputs.push_back({.name = left_a[i].name, .other = left_b[i].name});
+      comparison.notes.push_back(
+          fmt::format("output '{}' is matched with '{}', by its place", left_a[i].name, left_b[i].name));
+    }
   }
-  if (comparison.outputs.empty()) throw UsageError("the two models have no output of the same name");
+  if (!comparison.outputs.empty()) return;
+  throw UsageError(
+      fmt::format("no output of the two models can be compared: the first gives {}, the second {}; export both with "
+                  "the same names of outputs",
+                  in_words(a), in_words(b)));
 }
 
 double worst_in(const std::vector<Difference>& differences) {
@@ -99,12 +123,13 @@ Comparison compare(const onnx::Model& a, const onnx::Model& b, const CompareOpti
     if (!made_by_a.contains(value) || !made_by_b.contains(value)) continue;
     if (std::find(keep.begin(), keep.end(), value) == keep.end()) keep.push_back(value);
   }
-  for (const std::string& value : keep) comparison.values.push_back({.name = value});
-  match_outputs(inference::output_ports(a), inference::output_ports(b), comparison);
+  for (const std::string& value : keep) comparison.values.push_back({.name = value, .other = value});
 
   inference::Program first(
       a, {.inputs = inputs.shapes_of_first(), .threads = options.threads, .norms = options.norms, .keep = keep});
   inference::Program second(b, {.inputs = inputs.shapes_of_second(), .threads = options.threads, .keep = keep});
+  comparison.notes = inputs.notes();
+  match_outputs(bound_outputs(a, first), bound_outputs(b, second), comparison);
   for (int64_t run = 0; run < inputs.runs(); ++run) {
     inputs.make(run);
     first.run(inputs.of_first());

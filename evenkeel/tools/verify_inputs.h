@@ -16,6 +16,8 @@ namespace evenkeel::tools {
 struct CompareOptions;
 
 bool is_floating(onnx::ElementType type);
+// "'x' [-1, 3, 32, 32], 'y' [-1, 4]" or "none"
+std::string in_words(const std::vector<inference::Port>& ports);
 
 // One input, as each of the two models has it; the second may do without.
 struct PairedPort {
@@ -33,6 +35,7 @@ class ComparedInputs {
   const std::map<std::string, Shape>& shapes_of_second() const { return second_.shapes; }
   int64_t runs() const { return runs_; }
   int64_t examples() const { return runs_ * batch_; }
+  const std::vector<std::string>& notes() const { return notes_; }
 
   // Makes the inputs of one run.
   void make(int64_t run);
@@ -48,14 +51,16 @@ class ComparedInputs {
 
     void add(const inference::Port& port, const std::vector<float>& values);
   };
-  void bind(const PairedPort& port, int64_t wanted);
-  void require_examples_fit();
+  void pair(const std::vector<inference::Port>& first, const std::vector<inference::Port>& second);
+  void bind(int64_t inputs);
+  int64_t examples_given() const;
   std::vector<float> numbers(int64_t run, size_t port, int64_t count) const;
 
   const CompareOptions& options_;
   std::vector<PairedPort> ports_;
   Side first_, second_;
   int64_t batch_ = 1, runs_ = 1;
+  std::vector<std::string> notes_;
 };
 
 }  // namespace evenkeel::tools

@@ -16,6 +16,7 @@
 namespace evenkeel::tools {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -162,6 +163,50 @@ TEST(Compare, outputs_of_one_model_alone_are_listed) {
   ASSERT_THAT(fewer.outputs, SizeIs(1));
   EXPECT_THAT(fewer.only_a, ElementsAre("n"));
   EXPECT_THAT(fewer.only_b, IsEmpty());
+}
+
+// The same network with names as another export gives them.
+onnx::Model renamed(onnx::Model model, const std::string& input, const std::string& output) {
+  model.graph.inputs[0].name = model.graph.nodes.front().inputs[0] = input;
+  model.graph.outputs[0].name = model.graph.nodes.back().outputs[0] = output;
+  return model;
+}
+
+TEST(Compare, inputs_and_outputs_of_other_names_are_matched_by_their_place) {
+  const onnx::Model one = conv_and_norm();
+  const Comparison c = compare(one, renamed(one, "inp", "17"), {});
+  ASSERT_THAT(c.outputs, SizeIs(1));
+  EXPECT_EQ(c.outputs[0].name, "y");
+  EXPECT_EQ(c.outputs[0].other, "17");
+  EXPECT_EQ(c.worst(), 0);
+  EXPECT_GT(c.outputs[0].largest, 1);
+  EXPECT_THAT(c.notes, ElementsAre(HasSubstr("'x' is matched with 'inp'"), HasSubstr("'y' is matched with '17'")));
+  EXPECT_THAT(c.only_a, IsEmpty());
+  EXPECT_THAT(compare(one, one, {}).notes, IsEmpty());
+}
+
+TEST(Compare, what_cannot_be_matched_is_named_with_what_was_found) {
+  const onnx::Model one = conv_and_norm();
+  onnx::Model wide = renamed(one, "inp", "y"), two = renamed(one, "x", "17");
+  wide.graph.inputs[0].dims->at(2).value = 8;
+  EXPECT_THAT(message_of<UsageError>([&] { compare(one, wide, {}); }),
+              AllOf(HasSubstr("'x' [-1, 2, 4]"), HasSubstr("'inp' [-1, 2, 8]")));
+  two.graph.outputs.push_back(value("n", {-1, 3, 3}));
+  EXPECT_THAT(message_of<UsageError>([&] { compare(one, two, {}); }),
+              AllOf(HasSubstr("'y' ["), HasSubstr("'17' ["), HasSubstr("'n' ["), HasSubstr("same names of outputs")));
+}
+
+TEST(Compare, a_batch_that_one_model_fixes_is_that_of_both) {
+  const onnx::Model open = conv_and_norm();
+  onnx::Model fixed = open, other = open;
+  for (const auto& [model, batch] : {std::pair{&fixed, 3}, {&other, 4}}) {
+    model->graph.inputs[0].dims->at(0) = {.value = batch, .symbol = ""};
+    model->graph.outputs[0].dims->at(0) = {.value = batch, .symbol = ""};
+  }
+  EXPECT_EQ(compare(open, fixed, {.inputs = 6}).outputs[0].count, 6 * 9);
+  EXPECT_EQ(compare(fixed, open, {.inputs = 6}).outputs[0].count, 6 * 9);
+  EXPECT_THAT(message_of<UsageError>([&] { compare(other, fixed, {}); }),
+              AllOf(HasSubstr("[4, 2, 4] in the first"), HasSubstr("[3, 2, 4] in the second")));
 }
 
 TEST(Compare, the_first_operator_that_cannot_be_run_is_named) {
