@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <string_view>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
@@ -73,9 +75,30 @@ Shape strides_of(const Shape& shape, Layout layout) {
 Builder::Builder(const onnx::Model& model, const Options& options, int threads)
     : model_(model), options_(options), threads_(threads), opset_(model.opset()) {}
 
+std::vector<bool> needed_nodes(const onnx::Graph& graph, const std::vector<size_t>& order,
+                               const std::map<std::string, onnx::Uses, std::less<>>& uses,
+                               const std::vector<std::string>& keep, bool keep_norms) {
+  const std::set<std::string_view> kept(keep.begin(), keep.end());
+  std::vector<bool> needed(graph.nodes.size(), false);
+  const auto is_read = [&](const std::string& value) {
+    const auto use = uses.find(value);
+    if (value.empty() || use == uses.end()) return false;
+    return use->second.graph_output || kept.contains(value) ||
+           std::any_of(use->second.consumers.begin(), use->second.consumers.end(),
+                       [&](size_t consumer) { return needed[consumer]; });
+  };
+  for (size_t i = order.size(); i-- > 0;) {
+    const onnx::Node& node = graph.nodes[order[i]];
+    needed[order[i]] = (keep_norms && node.op_type == "BatchNormalization") ||
+                       std::any_of(node.outputs.begin(), node.outputs.end(), is_read);
+  }
+  return needed;
+}
+
 void Builder::build() {
   order_ = onnx::sorted(model_.graph);
   uses_ = onnx::uses_of(model_.graph);
+  needed_ = needed_nodes(model_.graph, order_, uses_, options_.keep, options_.moments);
   add_initializers();
   add_inputs();
   find_chains();
@@ -184,7 +207,8 @@ void Builder::extend_chain(size_t head) {
     if (absorbed_[next] || tail_to_head_.contains(next)) break;  // a sum has two producers: the first takes it
     const onnx::Node& follower = nodes[next];
     const bool reads_it = std::find(follower.inputs.begin(), follower.inputs.end(), value) != follower.inputs.end();
-    if (!reads_it || follower.outputs.empty() || follower.outputs[0].empty()) break;  // a body reads it, or nobody
+    if (!needed_[next] || !reads_it || follower.outputs.empty() || follower.outputs[0].empty())
+      break;  // a body reads it, or nobody
     const bool free_to_add = chain.nodes.empty() && nodes[head].op_type != "Gemm";
     if (follower.domain.empty() && follower.op_type == "Add" && follower.inputs.size() == 2 && free_to_add) {
       const std::string& other = follower.inputs[follower.inputs[0] == value ? 1 : 0];
@@ -209,7 +233,7 @@ void Builder::extend_chain(size_t head) {
 }
 
 void Builder::lower(size_t index) {
-  if (absorbed_[index]) return;
+  if (absorbed_[index] || !needed_[index]) return;
   const auto head = tail_to_head_.find(index);
   if (head == tail_to_head_.end()) return lower_node(model_.graph.nodes[index]);
   if (lower_chain(head->second)) return;
@@ -307,6 +331,16 @@ const std::string& Builder::output_name(size_t output) const {
 }
 
 bool Builder::wanted(size_t output) const { return output < node_->outputs.size() && !node_->outputs[output].empty(); }
+
+bool Builder::needed(size_t output) const {
+  if (!wanted(output)) return false;
+  const std::string& name = node_->outputs[output];
+  if (std::find(options_.keep.begin(), options_.keep.end(), name) != options_.keep.end()) return true;
+  const auto use = uses_.find(name);
+  return use != uses_.end() &&
+         (use->second.graph_output || std::any_of(use->second.consumers.begin(), use->second.consumers.end(),
+                                                  [&](size_t consumer) { return needed_[consumer]; }));
+}
 
 std::vector<int64_t> Builder::integers(size_t input) const {
   const Value& value = in(input);
