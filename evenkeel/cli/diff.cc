@@ -81,7 +81,7 @@ nlohmann::ordered_json diff_json(const tools::ModelDiff& diff, const Arguments& 
   json["only_in_a"] = diff.norms.only_a;
   json["only_in_b"] = diff.norms.only_b;
   json["notes"] = diff.norms.notes;
-  if (outputs) json["notes"].insert(json["notes"].end(), outputs->notes.begin(), outputs->notes.end());
+  for (size_t i = 0; outputs && i < outputs->notes.size(); ++i) json["notes"].push_back(outputs->notes[i]);
   json["inputs"] = outputs ? outputs->inputs : 0;
   json["outputs"] = outputs ? cli::json_of(outputs->outputs) : nlohmann::ordered_json();
   for (size_t i = 0; outputs && i < outputs->outputs.size(); ++i)
