@@ -344,7 +344,7 @@ bool Builder::needed(size_t output) const {
 
 std::vector<int64_t> Builder::integers(size_t input) const {
   const Value& value = in(input);
-  if (!value.constant) unsupported(fmt::format("its input '{}' is made while it runs", node_->inputs[input]));
+  if (!value.constant) unsupported(fmt::format("an input that is made while it runs ('{}')", node_->inputs[input]));
   if (value.kind != Kind::kInteger) wrong(fmt::format("expected whole numbers in '{}'", node_->inputs[input]));
   const auto* data = reinterpret_cast<const int64_t*>(buffers_[static_cast<size_t>(value.buffer)].fixed);
   return {data, data + value.count()};
@@ -352,7 +352,7 @@ std::vector<int64_t> Builder::integers(size_t input) const {
 
 std::vector<float> Builder::floats(size_t input) const {
   const Value& value = in(input);
-  if (!value.constant) unsupported(fmt::format("its input '{}' is made while it runs", node_->inputs[input]));
+  if (!value.constant) unsupported(fmt::format("an input that is made while it runs ('{}')", node_->inputs[input]));
   if (value.kind != Kind::kFloat) {
     const std::vector<int64_t> whole = integers(input);
     return {whole.begin(), whole.end()};
@@ -399,7 +399,7 @@ Buffer Builder::read(size_t input, Layout layout) { return in_layout(in_mutable(
 
 void Builder::require_extents(const Shape& shape) const {
   if (shape.size() > kMostExtents)
-    unsupported(fmt::format("an array of {} extents; at most {} can be run", shape.size(), kMostExtents));
+    unsupported(fmt::format("an array of {} extents (more than {})", shape.size(), kMostExtents));
 }
 
 void Builder::require_holdable(const Shape& shape) const {
@@ -488,7 +488,10 @@ std::vector<const onnx::Node*> Builder::chain_maps() const {
 }
 
 void Builder::unsupported(const std::string& what) const {
-  throw BackendError(node_ == nullptr ? what : fmt::format("node {}: {}", node_->label(), what));
+  throw BackendError(
+      fmt::format("{}{}{} cannot be run here (export the network in another form: for inference, with another opset, "
+                  "or simplified)",
+                  node_ == nullptr ? "" : "node ", node_ == nullptr ? "" : node_->label() + ": ", what));
 }
 void Builder::wrong(const std::string& what) const {
   throw FormatError(fmt::format("node {}: {}", node_ == nullptr ? "" : node_->label(), what));
@@ -497,8 +500,8 @@ void Builder::wrong(const std::string& what) const {
 void Builder::require_rank(size_t input, size_t at_least, size_t at_most) const {
   const size_t rank = in(input).shape.size();
   if (rank < at_least || rank > at_most) {
-    unsupported(fmt::format("expected {} to {} extents in '{}', found shape {}", at_least, at_most,
-                            node_->inputs[input], to_string(in(input).shape)));
+    unsupported(fmt::format("an input '{}' of shape {} (expected {} to {} extents)", node_->inputs[input],
+                            to_string(in(input).shape), at_least, at_most));
   }
 }
 

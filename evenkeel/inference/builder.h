@@ -116,7 +116,8 @@ class Builder {
   Buffer chain_addend(Layout layout);
   std::vector<const onnx::Node*> chain_maps() const;
 
-  [[noreturn]] void unsupported(const std::string& what) const;     // BackendError naming the node
+  // BackendError naming the node: "WHAT cannot be run here (...)".
+  [[noreturn]] void unsupported(const std::string& what) const;
   [[noreturn]] void wrong(const std::string& what) const;           // FormatError naming the node
   void require_floats(std::initializer_list<size_t> inputs) const;  // of those that are there
   void require_holdable(const Shape& shape) const;                  // before work is done for an output of that shape

@@ -26,6 +26,8 @@ using onnx::info;
 using onnx::Node;
 using onnx::node;
 using onnx::normal;
+using testing::AllOf;
+using testing::EndsWith;
 using testing::HasSubstr;
 
 // --- ONNX's own cases ---------------------------------------------------------------------------------------------------
@@ -327,6 +329,21 @@ TEST(Session, RunsNormsWhoseSavedStatisticsNobodyReads) {
   }
   EXPECT_THAT(message_of<BackendError>([&] { Program(m, {.inputs = shapes, .keep = {"saved_mean"}}); }),
               HasSubstr("saved_mean"));
+}
+
+TEST(Session, SaysInASentenceWhatCannotBeRun) {
+  onnx::Model spatial = block(), saved = five_outputs();
+  spatial.opsets[""] = 7;
+  spatial.graph.nodes[1].set("spatial", int64_t{0});
+  saved.graph.outputs.push_back(info("saved_mean", {6}));
+  for (const auto& [model, what] :
+       {std::pair{&spatial, "spatial = 0 (a norm per position)"}, {&saved, "the outputs saved_mean and saved_var"}}) {
+    EXPECT_THAT(message_of<BackendError>([&] {
+                  Program(*model, {.inputs = {{"x", {1, 3, 7, 5}}}});
+                }),
+                AllOf(HasSubstr("BatchNormalization"), HasSubstr(std::string(what) + " cannot be run here ("),
+                      HasSubstr("export the network"), EndsWith(")")));
+  }
 }
 
 TEST(Session, LeavesOutWhatNoOutputNeeds) {
