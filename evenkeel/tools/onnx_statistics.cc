@@ -81,6 +81,7 @@ class Passes {
          const data::Standardization& standardization, const StatisticsSettings& settings)
       : model_(model),
         form_(form),
+        dataset_(dataset),
         settings_(settings),
         threads_(settings.threads > 0 ? settings.threads : available_cores()),
         reader_(dataset, standardization, settings.augment, settings.corrupt, settings.seed),
@@ -103,6 +104,7 @@ class Passes {
   std::vector<ChannelStatistics> run(StatisticsWork* work) {
     std::vector<ChannelStatistics> all;
     if (settings_.kind == RunningStatistics::kPopulation) {
+      require_whole_batches();
       int64_t levels = 0;
       for (const OnnxNorm& norm : norms_) levels = std::max(levels, norm.level + 1);
       for (int64_t level = 0; level < levels; ++level) {
@@ -132,6 +134,21 @@ class Passes {
   }
 
  private:
+  // Where the model has a fixed batch.
+  void require_whole_batches() const {
+    const auto count = static_cast<int64_t>(order_.size());
+    if (form_.fixed_batch < 2 || count % form_.fixed_batch == 0) return;
+    if (dataset_.count < form_.fixed_batch) {
+      throw UsageError(fmt::format(
+          "the model takes {} examples at a time, and data '{}' has {}: give at least {} examples, or export "
+          "the model with an open batch",
+          form_.fixed_batch, dataset_.name, dataset_.count, form_.fixed_batch));
+    }
+    throw UsageError(
+        fmt::format("the model takes {} examples at a time, and {} are no multiple of it: give --examples {}",
+                    form_.fixed_batch, count, std::max<int64_t>(1, count / form_.fixed_batch) * form_.fixed_batch));
+  }
+
   StatisticsEstimate estimate_of(const OnnxNorm& norm) const {
     return {settings_.kind, settings_.biased, norm.new_batch_weight, norm.stored,
             settings_.kind == RunningStatistics::kEma};
@@ -158,10 +175,6 @@ class Passes {
     for (const int64_t n : cut.sizes) {
       const auto indices = std::span<const int64_t>(order_).subspan(first, static_cast<size_t>(n));
       first += static_cast<size_t>(n);
-      if (n % multiple != 0) {
-        throw UsageError(
-            fmt::format("the model takes {} examples at a time; give --examples N, a multiple of it", multiple));
-      }
       reader_.read(indices, 0, threads_, x.data(), labels.data());
       static_cast<void>(network.run(x.data(), n));
       for (size_t i = 0; i < norms.size(); ++i) {
@@ -186,6 +199,7 @@ class Passes {
 
   onnx::Model& model_;
   const ClassifierForm& form_;
+  const data::Dataset& dataset_;
   const StatisticsSettings& settings_;
   const int threads_;
   const data::BatchReader reader_;

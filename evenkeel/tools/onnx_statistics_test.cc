@@ -17,6 +17,9 @@ using onnx::add;
 using onnx::info;
 using onnx::node;
 using onnx::normal;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
 
 // x [N, 3] -> norm a -> relu -> gemm -> norm b [N, 2]; both norms read gamma and beta of their own, `shared`: the same mean and variance tensors.
 onnx::Model two_norms() {
@@ -114,6 +117,21 @@ TEST(OnnxStatistics, PopulationIsExactLayerByLayer) {
   const std::vector<Column> a = columns_of(rows_of(d));
   expect_near(onnx_norms(m)[0].stored, a);
   expect_near(onnx_norms(m)[1].stored, columns_of(into_b(rows_of(d), a)));
+}
+
+TEST(OnnxStatistics, AFixedBatchSaysWhatCanBeGiven) {
+  onnx::Model m = two_norms();
+  m.graph.inputs = {info("x", {30, 3})};
+  m.graph.outputs = {info("y", {30, 2})};
+  const ClassifierForm form = classifier_form(m, {});
+  const auto refusal = [&](int64_t count, int64_t wanted) {
+    return message_of<UsageError>(
+        [&, d = examples(count)] { recompute_statistics(m, form, d, kAsTheyAre, {.examples = wanted, .threads = 1}); });
+  };
+  EXPECT_THAT(refusal(19, 0), AllOf(HasSubstr("at least 30 examples"), Not(HasSubstr("--examples"))));
+  EXPECT_THAT(refusal(70, 0), HasSubstr("70 are no multiple of it: give --examples 60"));
+  EXPECT_THAT(refusal(70, 20), HasSubstr("give --examples 30"));
+  EXPECT_EQ(refusal(70, 60), "");
 }
 
 TEST(OnnxStatistics, MeanOfBatchesNormalizesByEachBatch) {

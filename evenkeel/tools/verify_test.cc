@@ -209,6 +209,22 @@ TEST(Compare, a_batch_that_one_model_fixes_is_that_of_both) {
               AllOf(HasSubstr("[4, 2, 4] in the first"), HasSubstr("[3, 2, 4] in the second")));
 }
 
+TEST(Compare, another_number_of_inputs_than_asked_is_said) {
+  const onnx::Model a = conv_and_norm();
+  onnx::Model fixed = a;
+  fixed.graph.inputs[0].dims->at(0) = {.value = 16, .symbol = ""};
+  fixed.graph.outputs[0].dims->at(0) = {.value = 16, .symbol = ""};
+  const std::vector<float> fifty(50 * 8, 0.5F);
+  const Comparison all = compare(a, a, {.inputs = 256, .examples = fifty});
+  EXPECT_EQ(all.inputs, 50);
+  EXPECT_THAT(all.notes, IsEmpty());
+  const Comparison some = compare(a, fixed, {.inputs = 256, .examples = fifty}), more = compare(a, a, {.inputs = 17});
+  EXPECT_EQ(some.inputs, 48);
+  EXPECT_THAT(some.notes, ElementsAre(HasSubstr("on 48 inputs, not on 50, because 16 are run at a time")));
+  EXPECT_EQ(more.inputs, 32);
+  EXPECT_THAT(more.notes, ElementsAre(HasSubstr("on 32 inputs, not on 17")));
+}
+
 TEST(Compare, the_first_operator_that_cannot_be_run_is_named) {
   onnx::Model model = conv_and_norm();
   model.graph.nodes.back().op_type = "Mystery";
