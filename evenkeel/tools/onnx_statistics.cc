@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/tools/fold_weights.h"
@@ -50,6 +51,22 @@ std::vector<OnnxNorm> onnx_norms(const onnx::Model& model) {
     norm.stored.name = norm.name;
   }
   return norms;
+}
+
+std::vector<std::vector<std::string>> norms_that_share(const onnx::Model& model) {
+  const onnx::Constants constants(model.graph);
+  std::map<const onnx::TensorValue*, std::vector<std::string>> by_tensor;
+  std::vector<const onnx::TensorValue*> in_order;
+  for (const OnnxNorm& norm : onnx_norms(model)) {
+    const onnx::TensorValue* mean = constants.find(model.graph.nodes[norm.node].inputs[kNormMean]);
+    if (by_tensor[mean].empty()) in_order.push_back(mean);
+    by_tensor[mean].push_back(norm.name);
+  }
+  std::vector<std::vector<std::string>> sharing;
+  for (const onnx::TensorValue* mean : in_order) {
+    if (by_tensor[mean].size() > 1) sharing.push_back(std::move(by_tensor[mean]));
+  }
+  return sharing;
 }
 
 namespace {
@@ -270,10 +287,13 @@ void assign_statistics(onnx::Model& model, const std::vector<ChannelStatistics>&
       changes.push_back({norm->node, input, onnx::tensor_as(old.type, new_name, old.dims, values)});
     }
   }
+  std::vector<std::string> replaced;
   for (Change& change : changes) {
-    model.graph.nodes[change.node].inputs[change.input] = change.tensor.name;
+    std::string& name = model.graph.nodes[change.node].inputs[change.input];
+    if (name != change.tensor.name) replaced.push_back(std::exchange(name, change.tensor.name));
     model.graph.set_initializer(std::move(change.tensor));
   }
+  if (!replaced.empty()) model.graph.erase_unused_initializers(replaced);
 }
 
 std::vector<ChannelStatistics> blended(const std::vector<ChannelStatistics>& from,

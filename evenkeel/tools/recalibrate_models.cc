@@ -1,6 +1,7 @@
 #include "evenkeel/tools/recalibrate_models.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
@@ -109,6 +110,10 @@ class ForeignModel final : public RecalibratedModel {
     if (onnx_norms(subject_.model).empty()) {
       throw UsageError(
           fmt::format("'{}' has no batch norm with statistics of its own, and so none to make anew", asked.model));
+    }
+    for (const std::vector<std::string>& norms : norms_that_share(subject_.model)) {
+      asked.note(fmt::format("the norms '{}' share their running statistics: each gets those of its own inputs",
+                             fmt::join(norms, "', '")));
     }
   }
   Model& shell() override { return subject_.shell; }
