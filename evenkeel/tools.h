@@ -179,6 +179,7 @@ struct DiffReport {
   std::vector<std::string> only_a, only_b, notes;
   int64_t inputs = 0;  // the outputs were compared on; 0: they were not
   std::vector<Output> outputs;
+  std::vector<std::string> outputs_only_a, outputs_only_b;  // and were therefore not compared
 };
 // What differs between the norms of two models, of the same or of different formats. Writes nothing.
 EK_API DiffReport diff_models(const std::string& a, const std::string& b, const DiffOptions& options = {});

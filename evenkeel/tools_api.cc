@@ -270,7 +270,10 @@ DiffReport diff_models(const std::string& a, const std::string& b, const DiffOpt
   report.only_b = std::move(diff.norms.only_b);
   report.notes = std::move(diff.norms.notes);
   if (!diff.outputs) return report;
+  report.notes.insert(report.notes.end(), diff.outputs->notes.begin(), diff.outputs->notes.end());
   report.inputs = diff.outputs->inputs;
+  report.outputs_only_a = std::move(diff.outputs->only_a);
+  report.outputs_only_b = std::move(diff.outputs->only_b);
   for (const tools::Difference& d : diff.outputs->outputs)
     report.outputs.push_back({d.name, d.max_abs, d.mean_abs, d.largest, d.relative});
   return report;

@@ -6,6 +6,7 @@
 import json
 import os
 import pathlib
+import random
 import struct
 import subprocess
 import sys
@@ -27,6 +28,11 @@ def png_ramp():
     rows = b"".join(b"\0" + bytes((x * 8, y * 8, 128)[c] for x in range(32) for c in range(3)) for y in range(32))
     header = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def write_npy(path, kind, shape, body):
+    header = repr({"descr": kind, "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + body)
 
 
 class OnnxOnData(unittest.TestCase):
@@ -138,6 +144,31 @@ class OnnxOnData(unittest.TestCase):
         codes = {finding["code"] for finding in found["findings"]}
         self.assertIn("EK119", codes)
         self.assertIn("EK121", codes)
+
+    def test_recalibrate_writes_what_was_stated_of_arrays_and_pictures(self):
+        """Each file is read without a word about its inputs, as the model that it was made from is with them."""
+        count, shape = 20, (20, 3, 32, 32)
+        pixels = random.Random(0).randbytes(count * 3 * 32 * 32)
+        write_npy(self.folder / "y.npy", "<i8", (count,), struct.pack(f"<{count}q", *(i % 10 for i in range(count))))
+        of_bytes = ["--scale", 1, "--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375"]  # 255 times those of STATED
+        for name, floats, stated, unit in (("unit", lambda v: v / 255, STATED, "pixels / 255, channels first"),
+                                           ("scaled", float, ["--scale", 255, *STATED], "pixels from 0 to 255"),
+                                           ("wide", lambda v: v / 64 - 2, ["--scale", 2, *STATED], "features"),
+                                           ("bytes", None, STATED, "pixels / 255, channels first"),
+                                           ("means of bytes", None, of_bytes, "pixels / 255, channels first")):
+            with self.subTest(name):
+                if floats:
+                    write_npy(self.folder / "x.npy", "<f4", shape, struct.pack(f"<{len(pixels)}f", *map(floats, pixels)))
+                else:
+                    write_npy(self.folder / "x.npy", "|u1", shape, pixels)
+                data, out = f"{self.folder / 'x.npy'},{self.folder / 'y.npy'}", self.folder / "out.onnx"
+                told = self.json_of("recalibrate", MODEL, "--data", data, *stated, "-o", out)["after"]
+                self.assertIn(f"{unit}, then (x - mean) / std".encode(), out.read_bytes())
+                read, again = self.json_of("eval", out, "--data", data), self.json_of("eval", out, "--data", data, *stated)
+                # (x / S - mean) / std is computed as (x - S mean) / (S std): roundings of float32, that 20 layers carry on.
+                self.assertAlmostEqual(read["loss"], told["loss"], delta=1e-4)
+                self.assertAlmostEqual(read["loss"], again["loss"], delta=1e-4)
+                self.assertNotEqual(self.json_of("eval", MODEL, "--data", data)["loss"], self.json_of("eval", MODEL, "--data", data, *stated)["loss"])
 
     def test_a_detector_has_norms_but_no_classes(self):
         pictures = ["--data", TEST, "--resize", "240x320", "--scale", 1, "--mean", 127, "--std", 128]

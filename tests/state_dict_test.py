@@ -59,6 +59,29 @@ class StateDicts(CommandLine):
         self.assertEqual(safetensors(again)[0]["conv1.weight"], safetensors(self.trained())[0]["conv1.weight"])
         self.assertIn("bn1", self.succeed("inspect", path, *architecture).stdout)
 
+    def test_a_folded_state_dict_begins_with_the_standardization_that_was_stated(self):
+        path, architecture, scale = self.weights()
+        mean, std = scale[1], scale[3]
+        converted = self.folder / "converted.onnx"
+        self.succeed("convert", path, *architecture, *scale, "-o", converted)
+        of_bytes = ["--scale", 1, "--mean", float(mean) * 255, "--std", float(std) * 255]
+        half = ["--scale", 127.5, "--mean", float(mean) * 2, "--std", float(std) * 2]
+        for name, stated, data in (("data", scale, ["--data", self.data]), ("random", scale, []), ("scaled", ["--scale", 255, *scale], []),
+                                   ("half", half, []), ("half, data", half, ["--data", self.data]),
+                                   ("bytes", of_bytes, ["--data", self.data])):
+            with self.subTest(name):
+                folded = self.folder / "folded.onnx"
+                result = self.json_of("fold", path, *architecture, *stated, *data, "-o", folded)
+                self.assertLess(result["proof"]["worst"], 1e-5)
+                ours, theirs = (self.json_of("eval", model, "--data", self.data) for model in (self.trained(), folded))
+                self.assertEqual(ours["accuracy"], theirs["accuracy"])
+                self.assertAlmostEqual(ours["loss"], theirs["loss"], delta=1e-5)  # a fold moves roundings about
+                unit = b"pixels from 0 to 255" if name == "bytes" else b"pixels / 255, channels first"
+                self.assertIn(unit, folded.read_bytes())
+                if name != "bytes":
+                    self.assertTrue(self.json_of("diff", converted, folded, "--random", 4, "--tolerance", "1e-5")["within_tolerance"])
+        self.refuse(2, "fold", path, *architecture, "--mean", "1,2", "--dry-run", says="--mean: found 2 numbers")
+
     def test_what_is_missing_is_said_with_the_option_that_gives_it(self):
         path, architecture, scale = self.weights()
         self.refuse(2, "eval", path, "--data", self.data, says=("without their architecture", "--architecture FILE.toml"))

@@ -323,6 +323,17 @@ class Tools(CommandLine):
         self.assertIn("outputs on", self.succeed("diff", self.trained(), out, "--data", self.data).stdout)
         self.refuse(2, "diff", self.trained(), out, "--data", self.data, "--random", 3, says="leave one of them out")
 
+    def test_diff_with_a_tolerance_wants_every_output_compared(self):
+        training, plain = self.exported("--training", name="training.onnx"), self.exported()
+        extra = ["bn1.running_mean.next", "bn1.running_var.next"]
+        for models, only in (((training, plain), (extra, [])), ((plain, training), ([], extra))):
+            done = self.run_program("diff", *models, "--random", 4, "--tolerance", "1e9", "--json")
+            self.assertEqual(done.returncode, 1, done.stderr)
+            result = json.loads(done.stdout)
+            self.assertEqual((result["outputs_only_in_a"], result["outputs_only_in_b"], result["within_tolerance"]), (*only, False))
+        text = self.succeed("diff", training, plain, "--random", 4).stdout
+        self.assertIn("2 outputs are in A only: bn1.running_mean.next, bn1.running_var.next", text)
+
 
 def load_tests(loader, _tests, _pattern):
     names = [name for name in loader.getTestCaseNames(Tools) if name in vars(Tools)]

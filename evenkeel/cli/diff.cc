@@ -60,12 +60,13 @@ std::string text_of(const tools::NormDiff& diff, bool verbose) {
   return text;
 }
 
-std::string only_text(const std::vector<std::string>& names, const char* where) {
+std::string only_text(const std::vector<std::string>& names, const char* what, const char* where) {
   if (names.empty()) return "";
   constexpr size_t kMost = 8;
   std::string text;
   for (size_t i = 0; i < std::min(kMost, names.size()); ++i) text += (i > 0 ? ", " : "") + shown(names[i], 32);
-  return fmt::format("{} norms are in {} only: {}{}\n", names.size(), where, text, names.size() > kMost ? ", ..." : "");
+  return fmt::format("{} {}{} in {} only: {}{}\n", names.size(), what, names.size() == 1 ? " is" : "s are", where, text,
+                     names.size() > kMost ? ", ..." : "");
 }
 
 }  // namespace
@@ -80,19 +81,26 @@ nlohmann::ordered_json diff_json(const tools::ModelDiff& diff, const Arguments& 
   json["only_in_a"] = diff.norms.only_a;
   json["only_in_b"] = diff.norms.only_b;
   json["notes"] = diff.norms.notes;
+  for (size_t i = 0; outputs && i < outputs->notes.size(); ++i) json["notes"].push_back(outputs->notes[i]);
   json["inputs"] = outputs ? outputs->inputs : 0;
   json["outputs"] = outputs ? cli::json_of(outputs->outputs) : nlohmann::ordered_json();
+  for (size_t i = 0; outputs && i < outputs->outputs.size(); ++i)
+    json["outputs"][i]["name_in_b"] = outputs->outputs[i].other;
+  json["outputs_only_in_a"] = outputs ? outputs->only_a : std::vector<std::string>();
+  json["outputs_only_in_b"] = outputs ? outputs->only_b : std::vector<std::string>();
   json["within_tolerance"] =
       arguments.tools.diff.tolerance ? nlohmann::ordered_json(diff.within) : nlohmann::ordered_json();
   return json;
 }
 
 std::string diff_text(const tools::ModelDiff& diff, const Arguments& arguments) {
-  std::string text =
-      text_of(diff.norms, arguments.verbose) + only_text(diff.norms.only_a, "A") + only_text(diff.norms.only_b, "B");
+  std::string text = text_of(diff.norms, arguments.verbose) + only_text(diff.norms.only_a, "norm", "A") +
+                     only_text(diff.norms.only_b, "norm", "B");
   if (diff.outputs) {
     text += fmt::format("\noutputs on {} inputs\n", diff.outputs->inputs);
+    for (const std::string& note : diff.outputs->notes) text += shown(note, 200) + "\n";
     text += cli::text_of(diff.outputs->outputs, "output", diff.outputs->outputs.size());
+    text += only_text(diff.outputs->only_a, "output", "A") + only_text(diff.outputs->only_b, "output", "B");
   }
   return text;
 }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <string_view>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
@@ -73,9 +75,30 @@ Shape strides_of(const Shape& shape, Layout layout) {
 Builder::Builder(const onnx::Model& model, const Options& options, int threads)
     : model_(model), options_(options), threads_(threads), opset_(model.opset()) {}
 
+std::vector<bool> needed_nodes(const onnx::Graph& graph, const std::vector<size_t>& order,
+                               const std::map<std::string, onnx::Uses, std::less<>>& uses,
+                               const std::vector<std::string>& keep, bool keep_norms) {
+  const std::set<std::string_view> kept(keep.begin(), keep.end());
+  std::vector<bool> needed(graph.nodes.size(), false);
+  const auto is_read = [&](const std::string& value) {
+    const auto use = uses.find(value);
+    if (value.empty() || use == uses.end()) return false;
+    return use->second.graph_output || kept.contains(value) ||
+           std::any_of(use->second.consumers.begin(), use->second.consumers.end(),
+                       [&](size_t consumer) { return needed[consumer]; });
+  };
+  for (size_t i = order.size(); i-- > 0;) {
+    const onnx::Node& node = graph.nodes[order[i]];
+    needed[order[i]] = (keep_norms && node.op_type == "BatchNormalization") ||
+                       std::any_of(node.outputs.begin(), node.outputs.end(), is_read);
+  }
+  return needed;
+}
+
 void Builder::build() {
   order_ = onnx::sorted(model_.graph);
   uses_ = onnx::uses_of(model_.graph);
+  needed_ = needed_nodes(model_.graph, order_, uses_, options_.keep, options_.moments);
   add_initializers();
   add_inputs();
   find_chains();
@@ -184,7 +207,8 @@ void Builder::extend_chain(size_t head) {
     if (absorbed_[next] || tail_to_head_.contains(next)) break;  // a sum has two producers: the first takes it
     const onnx::Node& follower = nodes[next];
     const bool reads_it = std::find(follower.inputs.begin(), follower.inputs.end(), value) != follower.inputs.end();
-    if (!reads_it || follower.outputs.empty() || follower.outputs[0].empty()) break;  // a body reads it, or nobody
+    if (!needed_[next] || !reads_it || follower.outputs.empty() || follower.outputs[0].empty())
+      break;  // a body reads it, or nobody
     const bool free_to_add = chain.nodes.empty() && nodes[head].op_type != "Gemm";
     if (follower.domain.empty() && follower.op_type == "Add" && follower.inputs.size() == 2 && free_to_add) {
       const std::string& other = follower.inputs[follower.inputs[0] == value ? 1 : 0];
@@ -209,7 +233,7 @@ void Builder::extend_chain(size_t head) {
 }
 
 void Builder::lower(size_t index) {
-  if (absorbed_[index]) return;
+  if (absorbed_[index] || !needed_[index]) return;
   const auto head = tail_to_head_.find(index);
   if (head == tail_to_head_.end()) return lower_node(model_.graph.nodes[index]);
   if (lower_chain(head->second)) return;
@@ -308,9 +332,19 @@ const std::string& Builder::output_name(size_t output) const {
 
 bool Builder::wanted(size_t output) const { return output < node_->outputs.size() && !node_->outputs[output].empty(); }
 
+bool Builder::needed(size_t output) const {
+  if (!wanted(output)) return false;
+  const std::string& name = node_->outputs[output];
+  if (std::find(options_.keep.begin(), options_.keep.end(), name) != options_.keep.end()) return true;
+  const auto use = uses_.find(name);
+  return use != uses_.end() &&
+         (use->second.graph_output || std::any_of(use->second.consumers.begin(), use->second.consumers.end(),
+                                                  [&](size_t consumer) { return needed_[consumer]; }));
+}
+
 std::vector<int64_t> Builder::integers(size_t input) const {
   const Value& value = in(input);
-  if (!value.constant) unsupported(fmt::format("its input '{}' is made while it runs", node_->inputs[input]));
+  if (!value.constant) unsupported(fmt::format("an input that is made while it runs ('{}')", node_->inputs[input]));
   if (value.kind != Kind::kInteger) wrong(fmt::format("expected whole numbers in '{}'", node_->inputs[input]));
   const auto* data = reinterpret_cast<const int64_t*>(buffers_[static_cast<size_t>(value.buffer)].fixed);
   return {data, data + value.count()};
@@ -318,7 +352,7 @@ std::vector<int64_t> Builder::integers(size_t input) const {
 
 std::vector<float> Builder::floats(size_t input) const {
   const Value& value = in(input);
-  if (!value.constant) unsupported(fmt::format("its input '{}' is made while it runs", node_->inputs[input]));
+  if (!value.constant) unsupported(fmt::format("an input that is made while it runs ('{}')", node_->inputs[input]));
   if (value.kind != Kind::kFloat) {
     const std::vector<int64_t> whole = integers(input);
     return {whole.begin(), whole.end()};
@@ -365,7 +399,7 @@ Buffer Builder::read(size_t input, Layout layout) { return in_layout(in_mutable(
 
 void Builder::require_extents(const Shape& shape) const {
   if (shape.size() > kMostExtents)
-    unsupported(fmt::format("an array of {} extents; at most {} can be run", shape.size(), kMostExtents));
+    unsupported(fmt::format("an array of {} extents (more than {})", shape.size(), kMostExtents));
 }
 
 void Builder::require_holdable(const Shape& shape) const {
@@ -454,7 +488,10 @@ std::vector<const onnx::Node*> Builder::chain_maps() const {
 }
 
 void Builder::unsupported(const std::string& what) const {
-  throw BackendError(node_ == nullptr ? what : fmt::format("node {}: {}", node_->label(), what));
+  throw BackendError(
+      fmt::format("{}{}{} cannot be run here (export the network in another form: for inference, with another opset, "
+                  "or simplified)",
+                  node_ == nullptr ? "" : "node ", node_ == nullptr ? "" : node_->label() + ": ", what));
 }
 void Builder::wrong(const std::string& what) const {
   throw FormatError(fmt::format("node {}: {}", node_ == nullptr ? "" : node_->label(), what));
@@ -463,8 +500,8 @@ void Builder::wrong(const std::string& what) const {
 void Builder::require_rank(size_t input, size_t at_least, size_t at_most) const {
   const size_t rank = in(input).shape.size();
   if (rank < at_least || rank > at_most) {
-    unsupported(fmt::format("expected {} to {} extents in '{}', found shape {}", at_least, at_most,
-                            node_->inputs[input], to_string(in(input).shape)));
+    unsupported(fmt::format("an input '{}' of shape {} (expected {} to {} extents)", node_->inputs[input],
+                            to_string(in(input).shape), at_least, at_most));
   }
 }
 

@@ -88,6 +88,7 @@ class Builder {
   bool has(size_t input) const;
   const Value& in(size_t input) const;  // throws FormatError when it is absent or unknown
   bool wanted(size_t output) const;     // the output has a name
+  bool needed(size_t output) const;     // and a node that is run reads it, or the caller does
   // Content of a constant input. Throws BackendError when it is made at run time.
   std::vector<int64_t> integers(size_t input) const;
   std::vector<float> floats(size_t input) const;
@@ -115,7 +116,8 @@ class Builder {
   Buffer chain_addend(Layout layout);
   std::vector<const onnx::Node*> chain_maps() const;
 
-  [[noreturn]] void unsupported(const std::string& what) const;     // BackendError naming the node
+  // BackendError naming the node: "WHAT cannot be run here (...)".
+  [[noreturn]] void unsupported(const std::string& what) const;
   [[noreturn]] void wrong(const std::string& what) const;           // FormatError naming the node
   void require_floats(std::initializer_list<size_t> inputs) const;  // of those that are there
   void require_holdable(const Shape& shape) const;                  // before work is done for an output of that shape
@@ -158,6 +160,7 @@ class Builder {
   int64_t opset_;
   std::vector<size_t> order_;
   std::map<std::string, onnx::Uses, std::less<>> uses_;
+  std::vector<bool> needed_;        // by node: something that is wanted of the model hangs on it
   std::map<size_t, Chain> chains_;  // by head
   std::map<size_t, size_t> tail_to_head_;
   std::vector<bool> absorbed_;  // by a chain, and not its tail
@@ -174,6 +177,11 @@ class Builder {
   std::shared_ptr<std::map<std::string, std::vector<Moments>>> moments_ =
       std::make_shared<std::map<std::string, std::vector<Moments>>>();
 };
+
+// For each node of the graph whether an output of the model or a value of `keep` hangs on it; `order` and `uses` are the graph's.
+std::vector<bool> needed_nodes(const onnx::Graph& graph, const std::vector<size_t>& order,
+                               const std::map<std::string, onnx::Uses, std::less<>>& uses,
+                               const std::vector<std::string>& keep, bool keep_norms = false);
 
 // The shape of the output of a node that can head a chain with an addend (Conv, BatchNormalization): the node at hand.
 Shape head_shape(const Builder& builder);

@@ -304,7 +304,7 @@ void lower_matmul(Builder& b) {
   };
   Shape full = batch;
   full.insert(full.end(), {m, n});
-  if (full.size() > 5) b.unsupported(fmt::format("a product of {} extents", full.size()));
+  if (full.size() > 5) b.unsupported(fmt::format("a product of arrays of {} extents", full.size()));
   auto operation = dnn::product(widened(a), widened(w), full, {b.threads(), b.node().label()});
   const Buffer from = b.read(0, Layout::kPlain), by = b.read(1, Layout::kPlain), to = b.write(0, y, b.in(0).type);
   add_operation(b, std::move(operation), from, by, to);

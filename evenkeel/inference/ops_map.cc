@@ -81,7 +81,7 @@ Map clip_of(const Builder& b, const onnx::Node& node) {
   const auto bound = [&](size_t i, float& to) {
     if (i >= node.inputs.size() || node.inputs[i].empty()) return;
     const Value* value = b.find(node.inputs[i]);
-    if (value == nullptr || !value->constant) b.unsupported("bounds that are made while it runs");
+    if (value == nullptr || !value->constant) b.unsupported("a bound that is made while it runs");
     if (value->count() != 1) b.wrong("expected single numbers as bounds");
     to = b.number(*value);
   };

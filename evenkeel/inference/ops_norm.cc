@@ -84,7 +84,7 @@ void lower_batch_normalization(Builder& b) {
   const onnx::Node& node = b.node();
   const Value& x = b.in(0);
   if (x.shape.empty() || x.kind != Kind::kFloat) b.wrong("expected an array of floats");
-  if (node.integer("spatial", 1) == 0 && space_of(x.shape) > 1) b.unsupported("spatial = 0, a norm per position,");
+  if (node.integer("spatial", 1) == 0 && space_of(x.shape) > 1) b.unsupported("spatial = 0 (a norm per position)");
   const int64_t c = x.shape.size() >= 2 ? x.shape[1] : 1;
   for (size_t i = 1; i <= 4; ++i) {
     if (b.in(i).count() != c || b.in(i).kind != Kind::kFloat) {
@@ -127,7 +127,7 @@ void lower_batch_normalization(Builder& b) {
   if (training && b.wanted(1)) writes.push_back(at.running_mean = b.write(1, {c}, b.in(3).type));
   if (training && b.wanted(2)) writes.push_back(at.running_var = b.write(2, {c}, b.in(4).type));
   if (!work->batch && at.running_mean != kNoBuffer) work->take_moments = true;
-  if (b.wanted(3) || b.wanted(4)) b.unsupported("saved_mean and saved_var");
+  if (b.needed(3) || b.needed(4)) b.unsupported("the outputs saved_mean and saved_var");
   b.step(std::move(reads), std::move(writes), [work, at](const Frame& f) { run_norm(*work, at, f); });
 }
 
@@ -211,7 +211,7 @@ void lower_layer_normalization(Builder& b) {
   n.eps = static_cast<double>(b.node().number("epsilon", 1e-5f));
   n.each_value = true;
   require_parameters(b, n.length);
-  if (b.wanted(1) || b.wanted(2)) b.unsupported("outputs of mean and deviation");
+  if (b.needed(1) || b.needed(2)) b.unsupported("the outputs of mean and deviation");
   row_step(b, n, optional_input(b, 1), optional_input(b, 2));
 }
 

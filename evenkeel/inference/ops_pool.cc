@@ -33,7 +33,7 @@ void lower_pool(Builder& b) {
   if (x.kind != Kind::kFloat) b.unsupported("whole numbers");
   const onnx::Node& node = b.node();
   const bool is_max = node.op_type == "MaxPool";
-  if (b.wanted(1)) b.unsupported("an output of indices");
+  if (b.needed(1)) b.unsupported("an output of indices");
   dnn::Window window = window_of(b, space_of(x.shape), {});
   const bool ceil_mode = node.integer("ceil_mode", 0) != 0;
   const Shape space = window_extents(b, space_of(x.shape), window, ceil_mode);

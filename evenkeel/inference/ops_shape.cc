@@ -112,8 +112,8 @@ void lower_size(Builder& b) { b.known(0, {}, {b.in(0).count()}); }
 // Identity, Dropout at inference, and the like.
 void lower_identity(Builder& b) {
   if (b.node().op_type == "Dropout") {
-    if (b.has(2) && (b.in(2).count() != 1 || b.integers(2)[0] != 0)) b.unsupported("training_mode");
-    if (b.wanted(1))
+    if (b.has(2) && (b.in(2).count() != 1 || b.integers(2)[0] != 0)) b.unsupported("dropout in training mode");
+    if (b.needed(1))
       b.known(1, b.in(0).shape, std::vector<int64_t>(static_cast<size_t>(b.in(0).count()), 1), ElementType::kBool);
   }
   b.pass(0, 0);

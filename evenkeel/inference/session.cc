@@ -234,8 +234,11 @@ std::vector<std::string> supported_operators() {
 }
 
 std::string first_unsupported(const onnx::Model& model) {
-  for (const size_t index : onnx::sorted(model.graph)) {
+  const std::vector<size_t> order = onnx::sorted(model.graph);
+  const std::vector<bool> needed = needed_nodes(model.graph, order, onnx::uses_of(model.graph), {});
+  for (const size_t index : order) {
     const onnx::Node& node = model.graph.nodes[index];
+    if (!needed[index]) continue;
     if (node.domain.empty() && operators().contains(node.op_type)) continue;
     return fmt::format("{}{}{} (node {})", node.domain, node.domain.empty() ? "" : ".", node.op_type, node.label());
   }

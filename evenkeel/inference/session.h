@@ -84,7 +84,7 @@ class Program {
 
 // Names of operators that can be run, sorted: for messages and docs.
 std::vector<std::string> supported_operators();
-// The first node (in the order of execution) that cannot be run for its operator alone: "TopK (node 'topk_3')"; "" = all can.
+// The first node (in the order of execution) that an output needs and that cannot be run for its operator alone: "TopK (node 'topk_3')"; "" = all can.
 std::string first_unsupported(const onnx::Model& model);
 
 }  // namespace evenkeel::inference

@@ -26,6 +26,8 @@ using onnx::info;
 using onnx::Node;
 using onnx::node;
 using onnx::normal;
+using testing::AllOf;
+using testing::EndsWith;
 using testing::HasSubstr;
 
 // --- ONNX's own cases ---------------------------------------------------------------------------------------------------
@@ -296,6 +298,78 @@ TEST(Session, NamesWhatItCannotRun) {
                 Program(m, {.inputs = {{"x", {1, 3, 7, 5}}}});
               }),
               HasSubstr("nobody makes"));
+}
+
+// Five outputs, of which the first alone is read: how training exports of opset 13 and before are written.
+onnx::Model five_outputs() {
+  onnx::Model m = block();
+  m.opsets[""] = 13;
+  m.graph.nodes[1].outputs = {"n", "new_mean", "new_var", "saved_mean", "saved_var"};
+  return m;
+}
+
+TEST(Session, RunsNormsWhoseSavedStatisticsNobodyReads) {
+  const onnx::Model m = five_outputs();
+  const std::vector<float> x = normal(4 * 105, 9);
+  const std::map<std::string, Shape> shapes = {{"x", {4, 3, 7, 5}}};
+  Program five(m, {.inputs = shapes}), one(block(), {.inputs = shapes, .norms = NormMode::kBatch});
+  five.run({{"x", x.data()}});
+  one.run({{"x", x.data()}});
+  const auto a = five.output("y"), b = one.output("y");
+  // The add and the map run by themselves there: sums of six values of the size of 1 in another order.
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5) << i;
+
+  onnx::Model read = m, given = m;
+  read.graph.nodes.push_back(node("Relu", {"saved_var"}, {"z"}));
+  EXPECT_NO_THROW(Program(read, {.inputs = shapes})) << "nobody needs that reader";
+  read.graph.outputs.push_back(info("z", {6}));
+  given.graph.outputs.push_back(info("saved_mean", {6}));
+  for (const onnx::Model& wanted : {read, given}) {
+    EXPECT_THAT(message_of<BackendError>([&] { Program(wanted, {.inputs = shapes}); }), HasSubstr("saved_mean"));
+  }
+  EXPECT_THAT(message_of<BackendError>([&] { Program(m, {.inputs = shapes, .keep = {"saved_mean"}}); }),
+              HasSubstr("saved_mean"));
+}
+
+TEST(Session, SaysInASentenceWhatCannotBeRun) {
+  onnx::Model spatial = block(), saved = five_outputs();
+  spatial.opsets[""] = 7;
+  spatial.graph.nodes[1].set("spatial", int64_t{0});
+  saved.graph.outputs.push_back(info("saved_mean", {6}));
+  for (const auto& [model, what] :
+       {std::pair{&spatial, "spatial = 0 (a norm per position)"}, {&saved, "the outputs saved_mean and saved_var"}}) {
+    EXPECT_THAT(message_of<BackendError>([&] {
+                  Program(*model, {.inputs = {{"x", {1, 3, 7, 5}}}});
+                }),
+                AllOf(HasSubstr("BatchNormalization"), HasSubstr(std::string(what) + " cannot be run here ("),
+                      HasSubstr("export the network"), EndsWith(")")));
+  }
+}
+
+TEST(Session, LeavesOutWhatNoOutputNeeds) {
+  onnx::Model m = block();
+  m.graph.nodes.insert(m.graph.nodes.begin() + 5, {node("Frobnicate", {"a"}, {"side"}), node("Relu", {"side"}, {"z"})});
+  const std::map<std::string, Shape> shapes = {{"x", {1, 3, 7, 5}}};
+  EXPECT_EQ(first_unsupported(m), "");
+  const std::vector<float> x = normal(105, 9);
+  Program with(m, {.inputs = shapes}), without(block(), {.inputs = shapes});
+  with.run({{"x", x.data()}});
+  without.run({{"x", x.data()}});
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(with.output("y")[i], without.output("y")[i], 1e-5);
+  EXPECT_THAT(message_of<BackendError>([&] { Program(m, {.inputs = shapes, .keep = {"z"}}); }),
+              HasSubstr("Frobnicate"));
+  m.graph.outputs.push_back(info("z", {-1, 6, 7, 5}));
+  EXPECT_THAT(first_unsupported(m), HasSubstr("Frobnicate"));
+}
+
+TEST(Session, KeepsMomentsOfNormsThatNoOutputNeeds) {
+  onnx::Model m = block();
+  m.graph.nodes.push_back(node("BatchNormalization", {"c", "gamma", "beta", "mean", "var"}, {"aside"}));
+  m.graph.nodes.push_back(node("Relu", {"aside"}, {"z"}));
+  const std::vector<float> x = normal(105, 9);
+  Program p(m, {.inputs = {{"x", {1, 3, 7, 5}}}, .moments = true});
+  p.run({{"x", x.data()}});
+  EXPECT_EQ(p.moments().at("aside").at(0).count, 35);
 }
 
 TEST(Session, RefusesShapesThatHostileFilesAskFor) {

@@ -32,9 +32,10 @@ ModelDiff diff_models(const Asked& a, const DiffAsked& how) {
   ModelDiff diff{.norms = diff_norms(read_norm_table(a), read_norm_table(b)), .outputs = compare_outputs(a, b, how)};
   if (!how.tolerance) return diff;
   // Outputs that were compared say it all: a fold changes norms and nothing else.
-  diff.within = diff.outputs ? diff.outputs->worst() <= *how.tolerance
-                             : diff.norms.largest_effect() <= *how.tolerance && diff.norms.only_a.empty() &&
-                                   diff.norms.only_b.empty();
+  diff.within =
+      diff.outputs
+          ? diff.outputs->worst() <= *how.tolerance && diff.outputs->only_a.empty() && diff.outputs->only_b.empty()
+          : diff.norms.largest_effect() <= *how.tolerance && diff.norms.only_a.empty() && diff.norms.only_b.empty();
   return diff;
 }
 

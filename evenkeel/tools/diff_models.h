@@ -22,7 +22,8 @@ struct DiffAsked {
 struct ModelDiff {
   NormDiff norms;
   std::optional<Comparison> outputs;  // on the data (256 examples at most) or on random inputs; none without either
-  bool within = true;  // the tolerance, if there is one: by the outputs where they were compared, else by the norms
+  bool within =
+      true;  // the tolerance, if there is one: by the outputs where they were compared, else by the norms; those of one model alone are not
 };
 
 // Throws UsageError where both data and random inputs are asked for, and what the readers and compare() throw.

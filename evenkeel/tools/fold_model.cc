@@ -8,11 +8,55 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/as_onnx.h"
+#include "evenkeel/tools/export_onnx.h"
 #include "evenkeel/tools/fold_linear.h"
 #include "evenkeel/tools/onnx_subject.h"
+#include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::tools {
 namespace {
+
+// One number per channel of what is stated by `option`: those, one for all, or none.
+std::vector<double> per_channel(const std::vector<double>& stated, const char* option, double otherwise,
+                                const Model& model) {
+  const int64_t channels = model.spec.input.at(0);
+  if (std::ssize(stated) == channels) return stated;
+  if (stated.size() > 1) {
+    throw UsageError(fmt::format("{}: found {} numbers, but the network takes examples of {}; give one, or {}", option,
+                                 stated.size(), to_string(model.spec.input), channels));
+  }
+  return std::vector<double>(static_cast<size_t>(channels), stated.empty() ? otherwise : stated[0]);
+}
+
+// Weights alone do not say how their inputs are standardized: the network begins with what is stated, as `convert` writes it. What is left of
+// it in `preprocess` makes the inputs of that network.
+onnx::Model with_stated_front(Model model, data::Preprocess& preprocess) {
+  data::Standardization& front = model.standardization;
+  front = {per_channel(preprocess.mean, "--mean", 0, model), per_channel(preprocess.std, "--std", 1, model)};
+  preprocess.mean.clear();
+  preprocess.std.clear();
+  const double scale = preprocess.scale.value_or(0);
+  if (model.spec.input.size() != 3) {  // features as they are: (x / S - mean) / std = (x - S mean) / (S std)
+    for (std::vector<double>* values : {&front.mean, &front.std}) {
+      for (double& value : *values) value *= preprocess.scale.value_or(1);
+    }
+    preprocess.scale.reset();
+  } else if (scale == 1) {
+    model.input_range = data::ValueRange{0, 255};  // pixels as they are
+  } else if (preprocess.scale) {                   // of u = pixel / 255: (255 u / S - mean) / std
+    for (std::vector<double>* values : {&front.mean, &front.std}) {
+      for (double& value : *values) value *= scale / 255;
+    }
+    preprocess.scale = 255;
+  }
+  return to_onnx(model);
+}
+
+onnx::Model network_of(Asked& asked) {
+  const bool weights_alone = kind_of(asked) == ModelKind::kSafetensors && is_state_dict(tensors_of(asked));
+  if (!weights_alone || !asked.preprocess.normalizes()) return load_as_onnx(asked);
+  return with_stated_front(load_model_of(asked), asked.preprocess);
+}
 
 std::optional<Comparison> prove(const onnx::Model& before, const onnx::Model& after, const FoldRecord& record,
                                 const Asked& asked, const FoldAsked& how) {
@@ -71,7 +115,8 @@ double usual_tolerance(const onnx::Model& model) {
   return tolerance;
 }
 
-FoldedModel fold_model(const Asked& asked, const FoldAsked& how) {
+FoldedModel fold_model(const Asked& of, const FoldAsked& how) {
+  Asked asked = of;
   const std::string path = model_path_of(asked);
   if (how.out.empty() && !how.dry_run) throw UsageError("fold needs --out FILE, or --dry-run to write nothing");
   if (!how.out.empty()) refuse_to_replace(how.out, "--out", {path});
@@ -80,7 +125,7 @@ FoldedModel fold_model(const Asked& asked, const FoldAsked& how) {
         fmt::format("--out: found {}, but what is written is an ONNX model: give a name that ends in .onnx", how.out));
   }
   refuse_needless_architecture(asked, {path});
-  const onnx::Model before = load_as_onnx(asked);
+  const onnx::Model before = network_of(asked);
   warn_of_standardizing_twice(asked, before);
   FoldedModel folded{.model = before, .record = {}, .proof = {}};
   folded.record = fold(folded.model, {.force_inference = how.force_inference});

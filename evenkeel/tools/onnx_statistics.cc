@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/tools/fold_weights.h"
@@ -52,6 +53,22 @@ std::vector<OnnxNorm> onnx_norms(const onnx::Model& model) {
   return norms;
 }
 
+std::vector<std::vector<std::string>> norms_that_share(const onnx::Model& model) {
+  const onnx::Constants constants(model.graph);
+  std::map<const onnx::TensorValue*, std::vector<std::string>> by_tensor;
+  std::vector<const onnx::TensorValue*> in_order;
+  for (const OnnxNorm& norm : onnx_norms(model)) {
+    const onnx::TensorValue* mean = constants.find(model.graph.nodes[norm.node].inputs[kNormMean]);
+    if (by_tensor[mean].empty()) in_order.push_back(mean);
+    by_tensor[mean].push_back(norm.name);
+  }
+  std::vector<std::vector<std::string>> sharing;
+  for (const onnx::TensorValue* mean : in_order) {
+    if (by_tensor[mean].size() > 1) sharing.push_back(std::move(by_tensor[mean]));
+  }
+  return sharing;
+}
+
 namespace {
 
 // The nodes that `wanted` values need, and those values as the only outputs.
@@ -81,6 +98,7 @@ class Passes {
          const data::Standardization& standardization, const StatisticsSettings& settings)
       : model_(model),
         form_(form),
+        dataset_(dataset),
         settings_(settings),
         threads_(settings.threads > 0 ? settings.threads : available_cores()),
         reader_(dataset, standardization, settings.augment, settings.corrupt, settings.seed),
@@ -103,6 +121,7 @@ class Passes {
   std::vector<ChannelStatistics> run(StatisticsWork* work) {
     std::vector<ChannelStatistics> all;
     if (settings_.kind == RunningStatistics::kPopulation) {
+      require_whole_batches();
       int64_t levels = 0;
       for (const OnnxNorm& norm : norms_) levels = std::max(levels, norm.level + 1);
       for (int64_t level = 0; level < levels; ++level) {
@@ -132,6 +151,21 @@ class Passes {
   }
 
  private:
+  // Where the model has a fixed batch.
+  void require_whole_batches() const {
+    const auto count = static_cast<int64_t>(order_.size());
+    if (form_.fixed_batch < 2 || count % form_.fixed_batch == 0) return;
+    if (dataset_.count < form_.fixed_batch) {
+      throw UsageError(fmt::format(
+          "the model takes {} examples at a time, and data '{}' has {}: give at least {} examples, or export "
+          "the model with an open batch",
+          form_.fixed_batch, dataset_.name, dataset_.count, form_.fixed_batch));
+    }
+    throw UsageError(
+        fmt::format("the model takes {} examples at a time, and {} are no multiple of it: give --examples {}",
+                    form_.fixed_batch, count, std::max<int64_t>(1, count / form_.fixed_batch) * form_.fixed_batch));
+  }
+
   StatisticsEstimate estimate_of(const OnnxNorm& norm) const {
     return {settings_.kind, settings_.biased, norm.new_batch_weight, norm.stored,
             settings_.kind == RunningStatistics::kEma};
@@ -158,10 +192,6 @@ class Passes {
     for (const int64_t n : cut.sizes) {
       const auto indices = std::span<const int64_t>(order_).subspan(first, static_cast<size_t>(n));
       first += static_cast<size_t>(n);
-      if (n % multiple != 0) {
-        throw UsageError(
-            fmt::format("the model takes {} examples at a time; give --examples N, a multiple of it", multiple));
-      }
       reader_.read(indices, 0, threads_, x.data(), labels.data());
       static_cast<void>(network.run(x.data(), n));
       for (size_t i = 0; i < norms.size(); ++i) {
@@ -186,6 +216,7 @@ class Passes {
 
   onnx::Model& model_;
   const ClassifierForm& form_;
+  const data::Dataset& dataset_;
   const StatisticsSettings& settings_;
   const int threads_;
   const data::BatchReader reader_;
@@ -256,10 +287,13 @@ void assign_statistics(onnx::Model& model, const std::vector<ChannelStatistics>&
       changes.push_back({norm->node, input, onnx::tensor_as(old.type, new_name, old.dims, values)});
     }
   }
+  std::vector<std::string> replaced;
   for (Change& change : changes) {
-    model.graph.nodes[change.node].inputs[change.input] = change.tensor.name;
+    std::string& name = model.graph.nodes[change.node].inputs[change.input];
+    if (name != change.tensor.name) replaced.push_back(std::exchange(name, change.tensor.name));
     model.graph.set_initializer(std::move(change.tensor));
   }
+  if (!replaced.empty()) model.graph.erase_unused_initializers(replaced);
 }
 
 std::vector<ChannelStatistics> blended(const std::vector<ChannelStatistics>& from,

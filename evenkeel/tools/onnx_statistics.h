@@ -21,6 +21,8 @@ struct OnnxNorm {
   ChannelStatistics stored;
 };
 std::vector<OnnxNorm> onnx_norms(const onnx::Model& model);
+// Names of norms that have their running statistics in common: a layer that several streams run through. In groups, in the order of onnx_norms().
+std::vector<std::vector<std::string>> norms_that_share(const onnx::Model& model);
 
 // What recompute_statistics() of evenkeel's own models does (train/statistics.h), for a model that classifies. Other values of the file stay.
 // Throws what that throws; BackendError where the model has to be run and cannot be.

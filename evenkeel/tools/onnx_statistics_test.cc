@@ -7,8 +7,10 @@
 #include <cmath>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/onnx_testing.h"
 #include "evenkeel/model_io/test_folder.h"
+#include "evenkeel/tools/recalibrate_models.h"
 
 namespace evenkeel::tools {
 namespace {
@@ -17,6 +19,9 @@ using onnx::add;
 using onnx::info;
 using onnx::node;
 using onnx::normal;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
 
 // x [N, 3] -> norm a -> relu -> gemm -> norm b [N, 2]; both norms read gamma and beta of their own, `shared`: the same mean and variance tensors.
 onnx::Model two_norms() {
@@ -116,6 +121,21 @@ TEST(OnnxStatistics, PopulationIsExactLayerByLayer) {
   expect_near(onnx_norms(m)[1].stored, columns_of(into_b(rows_of(d), a)));
 }
 
+TEST(OnnxStatistics, AFixedBatchSaysWhatCanBeGiven) {
+  onnx::Model m = two_norms();
+  m.graph.inputs = {info("x", {30, 3})};
+  m.graph.outputs = {info("y", {30, 2})};
+  const ClassifierForm form = classifier_form(m, {});
+  const auto refusal = [&](int64_t count, int64_t wanted) {
+    return message_of<UsageError>(
+        [&, d = examples(count)] { recompute_statistics(m, form, d, kAsTheyAre, {.examples = wanted, .threads = 1}); });
+  };
+  EXPECT_THAT(refusal(19, 0), AllOf(HasSubstr("at least 30 examples"), Not(HasSubstr("--examples"))));
+  EXPECT_THAT(refusal(70, 0), HasSubstr("70 are no multiple of it: give --examples 60"));
+  EXPECT_THAT(refusal(70, 20), HasSubstr("give --examples 30"));
+  EXPECT_EQ(refusal(70, 60), "");
+}
+
 TEST(OnnxStatistics, MeanOfBatchesNormalizesByEachBatch) {
   onnx::Model m = two_norms();
   const data::Dataset d = examples(40);
@@ -166,7 +186,8 @@ TEST(OnnxStatistics, TensorsThatOthersReadAreCopied) {
   EXPECT_THAT(onnx::floats_of(*m.graph.initializer("b.running_var")), testing::ElementsAre(7.f, 8.f));
 }
 
-TEST(OnnxStatistics, NormsThatShareTheirParametersAreTwoNorms) {
+// Both norms read the tensors of `a`.
+onnx::Model sharing_norms() {
   onnx::Model m = two_norms();
   for (const char* p : {"weight", "bias", "running_mean", "running_var"}) {
     const std::string a = std::string("a.") + p;
@@ -177,12 +198,48 @@ TEST(OnnxStatistics, NormsThatShareTheirParametersAreTwoNorms) {
   }
   add(m, "w", {3, 3}, {1, -1, 2, 0.5f, 0, 1, 1, 1, 1});
   m.graph.outputs = {info("y", {-1, 3})};
+  m.graph.nodes[2].inputs[0] = "x";  // beside each other
+  m.graph.nodes.push_back(node("Add", {"y", "r"}, {"z"}));
+  m.graph.outputs = {info("z", {-1, 3})};
+  return m;
+}
+
+TEST(OnnxStatistics, NormsThatShareTheirParametersAreTwoNorms) {
+  onnx::Model m = sharing_norms();
   const std::vector<OnnxNorm> norms = onnx_norms(m);
   ASSERT_EQ(norms.size(), 2u);
   EXPECT_NE(norms[0].name, norms[1].name);
   assign_statistics(m, {{norms[1].name, 0, {1, 2, 3}, {4, 5, 6}}});
   EXPECT_THAT(onnx_norms(m)[0].stored.mean, testing::ElementsAre(0, 0, 0));
   EXPECT_THAT(onnx_norms(m)[1].stored.mean, testing::ElementsAre(1, 2, 3));
+}
+
+TEST(OnnxStatistics, SharedStatisticsThatNobodyReadsAnyMoreAreLeftOut) {
+  EXPECT_THAT(norms_that_share(two_norms()), testing::IsEmpty());
+  onnx::Model m = sharing_norms();
+  ASSERT_EQ(norms_that_share(m).size(), 1u);
+  const std::vector<std::string> names = norms_that_share(m)[0];
+  EXPECT_THAT(names, testing::ElementsAre(onnx_norms(m)[0].name, onnx_norms(m)[1].name));
+  assign_statistics(m, {{names[0], 0, {1, 2, 3}, {4, 5, 6}}, {names[1], 0, {7, 8, 9}, {1, 2, 3}}});
+  EXPECT_EQ(m.graph.initializer("a.running_mean"), nullptr);
+  EXPECT_EQ(m.graph.initializer("a.running_var"), nullptr);
+  EXPECT_NE(m.graph.initializer("a.weight"), nullptr);
+  EXPECT_NE(m.graph.initializer("b.running_mean"), nullptr) << "not ours to take away: nobody read it before";
+  EXPECT_THAT(onnx_norms(m)[0].stored.mean, testing::ElementsAre(1, 2, 3));
+  EXPECT_THAT(onnx_norms(m)[1].stored.mean, testing::ElementsAre(7, 8, 9));
+  EXPECT_THAT(norms_that_share(m), testing::IsEmpty());
+}
+
+TEST(OnnxStatistics, SharedStatisticsAreAnnounced) {
+  const TestFolder folder;
+  onnx::save(folder / "shared.onnx", sharing_norms());
+  std::vector<std::string> notes;
+  Asked asked;
+  asked.model = folder / "shared.onnx";
+  asked.on_note = [&](const std::string& note) { notes.push_back(note); };
+  load_recalibrated(asked, "");
+  EXPECT_THAT(notes, testing::ElementsAre(AllOf(HasSubstr("share their running statistics"), HasSubstr("'a -> an', '"),
+                                                HasSubstr("of its own inputs"))));
 }
 
 TEST(OnnxStatistics, NumbersThatAreNoneComeBack) {

@@ -1,6 +1,7 @@
 #include "evenkeel/tools/recalibrate_models.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
@@ -110,6 +111,10 @@ class ForeignModel final : public RecalibratedModel {
       throw UsageError(
           fmt::format("'{}' has no batch norm with statistics of its own, and so none to make anew", asked.model));
     }
+    for (const std::vector<std::string>& norms : norms_that_share(subject_.model)) {
+      asked.note(fmt::format("the norms '{}' share their running statistics: each gets those of its own inputs",
+                             fmt::join(norms, "', '")));
+    }
   }
   Model& shell() override { return subject_.shell; }
   // Networks that do not classify have norms, too.
@@ -188,7 +193,7 @@ class ForeignModel final : public RecalibratedModel {
   EndedTraining end_training() override;
 
  private:
-  // Where the file leaves the standardization to the caller: the new statistics are for that of the command line.
+  // The new statistics are for the standardization of the command line, and the file says so from here on.
   void state_standardization(const Asked& asked, const data::Dataset& dataset);
   OnnxSubject subject_;
 };
@@ -214,17 +219,27 @@ bool OwnModel::is_source_of(const std::string& path) const {
   }
 }
 
+// Of images of floats that were divided by `scale`: pixels where their values say so, else numbers of any kind.
+InputUnit unit_of_floats(const data::Dataset& dataset, double scale) {
+  if (dataset.example_shape.size() != 3) return InputUnit::kFeatures;
+  const data::ValueRange range = data::range_of(dataset);
+  if (range.min < 0 || range.max > 1) return InputUnit::kFeatures;
+  if (scale == 1) return InputUnit::kUnitPixels;
+  return scale == 255 ? InputUnit::kBytePixels : InputUnit::kFeatures;
+}
+
 void ForeignModel::state_standardization(const Asked& asked, const data::Dataset& dataset) {
-  std::optional<InputMeaning> meaning = input_meaning(subject_.model);
-  if (!meaning || meaning->left_to_caller.mean.empty()) return;
-  meaning->left_to_caller = subject_.shell.standardization;
+  const std::optional<InputMeaning> said = input_meaning(subject_.model);
+  InputMeaning meaning{.unit = InputUnit::kFeatures, .left_to_caller = subject_.shell.standardization};
   if (dataset.values.dtype() == DType::kU8) {
-    meaning->unit = InputUnit::kUnitPixels;
+    meaning.unit = InputUnit::kUnitPixels;
   } else {  // the values were divided by S: (x / S - mean) / std = (x - S mean) / (S std)
-    for (double& mean : meaning->left_to_caller.mean) mean *= asked.preprocess.scale.value_or(1);
-    for (double& std : meaning->left_to_caller.std) std *= asked.preprocess.scale.value_or(1);
+    const double scale = asked.preprocess.scale.value_or(1);
+    for (double& mean : meaning.left_to_caller.mean) mean *= scale;
+    for (double& std : meaning.left_to_caller.std) std *= scale;
+    meaning.unit = said ? said->unit : unit_of_floats(dataset, scale);
   }
-  state_input(subject_.model, *meaning);
+  state_input(subject_.model, meaning);
 }
 
 EndedTraining ForeignModel::end_training() {

@@ -16,7 +16,7 @@ namespace evenkeel::tools {
 
 // How far the values of b are from those of a, over all inputs.
 struct Difference {
-  std::string name = {};
+  std::string name = {}, other = {};  // in a, in b
   double max_abs = 0, mean_abs = 0;
   double largest = 0;      // |a|
   double relative = 0;     // max_abs / largest; infinite where only one of the two is a number
@@ -38,11 +38,14 @@ struct CompareOptions {
 struct Comparison {
   int64_t inputs = 0;
   std::vector<Difference> outputs, values;
+  std::vector<std::string> only_a, only_b;  // outputs that one of the two has alone, and that are not compared
+  std::vector<std::string> notes;  // what was matched without a name in common; how many inputs, where not as asked
 
   double worst() const;         // relative, of the outputs
   double worst_of_all() const;  // relative, of the values too
 };
 
+// Inputs and outputs are matched by name, those left over in their order where there are as many and their shapes and types allow it.
 // Throws BackendError naming the first operator that cannot be run, UsageError when the two have other inputs or outputs, or the examples
 // do not fit.
 Comparison compare(const onnx::Model& a, const onnx::Model& b, const CompareOptions& options);

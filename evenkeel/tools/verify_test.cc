@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/onnx_testing.h"
 #include "evenkeel/model_io/test_folder.h"
 #include "evenkeel/tools/diff.h"
 #include "evenkeel/tools/fold.h"
@@ -15,6 +16,7 @@
 namespace evenkeel::tools {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -108,6 +110,119 @@ TEST(Compare, given_examples_are_taken_and_have_to_fit) {
   EXPECT_EQ(compare(a, b, {.inputs = 5, .examples = examples}).inputs, 5);
   const std::vector<float> odd(7, 0.5F);
   EXPECT_THAT(message_of<UsageError>([&] { compare(a, b, {.inputs = 5, .examples = odd}); }), HasSubstr("do not fit"));
+}
+
+// Inputs and outputs of another element type: x -> Cast -> the network -> Cast -> y.
+onnx::Model taking(onnx::ElementType type) {
+  onnx::Model model = conv_and_norm();
+  onnx::Graph& g = model.graph;
+  g.inputs[0].type = g.outputs[0].type = type;
+  g.nodes[0].inputs[0] = "x32";
+  g.nodes.back().outputs[0] = "y32";
+  const auto cast = [](const std::string& from, const std::string& to, onnx::ElementType as) {
+    onnx::Node node{.op_type = "Cast", .domain = "", .name = to, .inputs = {from}, .outputs = {to}, .attributes = {}};
+    node.set("to", static_cast<int64_t>(as));
+    return node;
+  };
+  g.nodes.insert(g.nodes.begin(), cast("x", "x32", onnx::ElementType::kFloat));
+  g.nodes.push_back(cast("y32", "y", type));
+  return model;
+}
+
+TEST(Compare, each_model_is_fed_in_its_own_element_type) {
+  // The inputs are rounded to the type, a weight is at most 1, and 4 of them make an output: their rounding, and that of the output.
+  const std::vector<std::pair<onnx::ElementType, double>> types = {{onnx::ElementType::kDouble, 0},
+                                                                   {onnx::ElementType::kFloat16, 4.0 / (1 << 11)},
+                                                                   {onnx::ElementType::kBfloat16, 4.0 / (1 << 8)}};
+  const onnx::Model plain = conv_and_norm();
+  const std::vector<float> examples = onnx::normal(size_t{20} * 8, 7);
+  for (const auto& [type, most] : types) {
+    const onnx::Model other = taking(type);
+    for (const bool random : {true, false}) {
+      const CompareOptions options{.inputs = 20, .examples = random ? std::span<const float>() : examples};
+      EXPECT_LE(compare(plain, other, options).worst(), most) << onnx::name_of(type);
+      EXPECT_LE(compare(other, plain, options).worst(), most) << onnx::name_of(type);
+    }
+  }
+}
+
+TEST(Compare, floats_and_whole_numbers_are_compared_as_numbers) {
+  const Comparison c = compare(conv_and_norm(), taking(onnx::ElementType::kInt32), {});
+  EXPECT_GT(c.outputs.at(0).largest, 1);
+  EXPECT_LE(c.outputs.at(0).max_abs, 1) << "the cast of the output cuts fractions off";
+}
+
+TEST(Compare, outputs_of_one_model_alone_are_listed) {
+  const onnx::Model one = conv_and_norm();
+  onnx::Model two = one;
+  two.graph.outputs.push_back(value("n", {-1, 3, 3}));
+  const Comparison more = compare(one, two, {}), fewer = compare(two, one, {});
+  ASSERT_THAT(more.outputs, SizeIs(1));
+  EXPECT_THAT(more.only_a, IsEmpty());
+  EXPECT_THAT(more.only_b, ElementsAre("n"));
+  ASSERT_THAT(fewer.outputs, SizeIs(1));
+  EXPECT_THAT(fewer.only_a, ElementsAre("n"));
+  EXPECT_THAT(fewer.only_b, IsEmpty());
+}
+
+// The same network with names as another export gives them.
+onnx::Model renamed(onnx::Model model, const std::string& input, const std::string& output) {
+  model.graph.inputs[0].name = model.graph.nodes.front().inputs[0] = input;
+  model.graph.outputs[0].name = model.graph.nodes.back().outputs[0] = output;
+  return model;
+}
+
+TEST(Compare, inputs_and_outputs_of_other_names_are_matched_by_their_place) {
+  const onnx::Model one = conv_and_norm();
+  const Comparison c = compare(one, renamed(one, "inp", "17"), {});
+  ASSERT_THAT(c.outputs, SizeIs(1));
+  EXPECT_EQ(c.outputs[0].name, "y");
+  EXPECT_EQ(c.outputs[0].other, "17");
+  EXPECT_EQ(c.worst(), 0);
+  EXPECT_GT(c.outputs[0].largest, 1);
+  EXPECT_THAT(c.notes, ElementsAre(HasSubstr("'x' is matched with 'inp'"), HasSubstr("'y' is matched with '17'")));
+  EXPECT_THAT(c.only_a, IsEmpty());
+  EXPECT_THAT(compare(one, one, {}).notes, IsEmpty());
+}
+
+TEST(Compare, what_cannot_be_matched_is_named_with_what_was_found) {
+  const onnx::Model one = conv_and_norm();
+  onnx::Model wide = renamed(one, "inp", "y"), two = renamed(one, "x", "17");
+  wide.graph.inputs[0].dims->at(2).value = 8;
+  EXPECT_THAT(message_of<UsageError>([&] { compare(one, wide, {}); }),
+              AllOf(HasSubstr("'x' [-1, 2, 4]"), HasSubstr("'inp' [-1, 2, 8]")));
+  two.graph.outputs.push_back(value("n", {-1, 3, 3}));
+  EXPECT_THAT(message_of<UsageError>([&] { compare(one, two, {}); }),
+              AllOf(HasSubstr("'y' ["), HasSubstr("'17' ["), HasSubstr("'n' ["), HasSubstr("same names of outputs")));
+}
+
+TEST(Compare, a_batch_that_one_model_fixes_is_that_of_both) {
+  const onnx::Model open = conv_and_norm();
+  onnx::Model fixed = open, other = open;
+  for (const auto& [model, batch] : {std::pair{&fixed, 3}, {&other, 4}}) {
+    model->graph.inputs[0].dims->at(0) = {.value = batch, .symbol = ""};
+    model->graph.outputs[0].dims->at(0) = {.value = batch, .symbol = ""};
+  }
+  EXPECT_EQ(compare(open, fixed, {.inputs = 6}).outputs[0].count, 6 * 9);
+  EXPECT_EQ(compare(fixed, open, {.inputs = 6}).outputs[0].count, 6 * 9);
+  EXPECT_THAT(message_of<UsageError>([&] { compare(other, fixed, {}); }),
+              AllOf(HasSubstr("[4, 2, 4] in the first"), HasSubstr("[3, 2, 4] in the second")));
+}
+
+TEST(Compare, another_number_of_inputs_than_asked_is_said) {
+  const onnx::Model a = conv_and_norm();
+  onnx::Model fixed = a;
+  fixed.graph.inputs[0].dims->at(0) = {.value = 16, .symbol = ""};
+  fixed.graph.outputs[0].dims->at(0) = {.value = 16, .symbol = ""};
+  const std::vector<float> fifty(50 * 8, 0.5F);
+  const Comparison all = compare(a, a, {.inputs = 256, .examples = fifty});
+  EXPECT_EQ(all.inputs, 50);
+  EXPECT_THAT(all.notes, IsEmpty());
+  const Comparison some = compare(a, fixed, {.inputs = 256, .examples = fifty}), more = compare(a, a, {.inputs = 17});
+  EXPECT_EQ(some.inputs, 48);
+  EXPECT_THAT(some.notes, ElementsAre(HasSubstr("on 48 inputs, not on 50, because 16 are run at a time")));
+  EXPECT_EQ(more.inputs, 32);
+  EXPECT_THAT(more.notes, ElementsAre(HasSubstr("on 32 inputs, not on 17")));
 }
 
 TEST(Compare, the_first_operator_that_cannot_be_run_is_named) {

@@ -250,7 +250,8 @@ def diff(a: Model, b: Model, *, data: Any = None, random: int = 0, **options: An
         data, random: also compare their outputs, on data as for inspect() or on so many random inputs.
         options: of `evenkeel diff`: architecture, tolerance, ...
 
-    Returns a report: norms (the most changed first, with effect, gamma, beta, ...), only_in_a, only_in_b, outputs.
+    Returns a report: norms (the most changed first, with effect, gamma, beta, ...), only_in_a, only_in_b, outputs,
+    outputs_only_in_a, outputs_only_in_b.
     """
     return Report(_core.diff(_norms_of(a), _norms_of(b), _data(data), int(random), options))
 
