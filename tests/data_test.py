@@ -155,6 +155,41 @@ class Data(CommandLine):
         self.assertEqual(self.json_of("eval", "run", "--split", "validation")["examples"], 9)
         self.refuse(2, *self.train_words("run2", data="set", epochs=1), "--validation", 0.2, says="leave --validation out")
 
+    def test_data_without_labels_make_the_statistics_of_the_same_data_with_labels(self):
+        images, labels = pictures(30, 5)
+        x, y = npy((30, 1, SIDE, SIDE), "|u1", b"".join(images)), npy((30,), "|u1", bytes(labels))
+        (self.folder / "x.npy").write_bytes(x)
+        (self.folder / "y.npy").write_bytes(y)
+        write_npz(self.folder / "x.npz", x=x)
+        (self.folder / "flat").mkdir()
+        for i, image in enumerate(images):
+            (self.folder / "flat" / f"{i:03}.png").write_bytes(png(SIDE, SIDE, image))
+
+        def statistics(model, data):
+            result = self.json_of("recalibrate", model, "--data", data, "--out", "new.safetensors", "--order", "file")
+            values = {name: found for name, found in safetensors(self.folder / "new.safetensors")[0].items() if "running" in name}
+            return result, values
+        labelled, expected = statistics(self.trained(), "x.npy,y.npy")
+        self.assertIsNotNone(labelled["before"])
+        for data in ("x.npy", "x.npz", "flat"):
+            result, found = statistics(self.trained(), data)
+            self.assertEqual(found, expected, data)
+            self.assertIsNone(result["before"], data)
+        self.assertIn("no labels of a test set", self.succeed("recalibrate", self.trained(), "--data", "flat", "--dry-run").stdout)
+        self.assertNotIn("accuracy", self.json_of("inspect", self.trained(), "--data", "x.npy")["data"])
+        self.assertEqual(self.json_of("fold", self.trained(), "--dry-run", "--data", "flat", "--verify", 5)["proof"]["inputs"], 5)
+        self.refuse(2, "eval", self.trained(), "--data", "x.npy", says="no labels")
+        self.refuse(2, "train", "--data", "x.npy", says="no labels")
+        table = cli_test.write_csv(self.folder / "table.csv")
+        rows = [line.split(",") for line in table.read_text().splitlines()]
+        for name, columns in (("copy.csv", (0, 1, 2)), ("bare.csv", (1, 0))):
+            (self.folder / name).write_text("\n".join(",".join(row[c] for c in columns) for row in rows) + "\n")
+        self.succeed(*self.train_words("run", "--model", "mlp", data=table, epochs=1))
+        _, expected = statistics("run", "copy.csv")
+        result, found = statistics("run", "bare.csv")  # columns by their names
+        self.assertEqual(found, expected)
+        self.assertIsNone(result["before"])
+
     def test_what_rounding_takes_from_a_column_is_said(self):
         rows = [f"{1700000000 + i},{i % 3},{'abc'[i % 3]}" for i in range(60)]
         (self.folder / "times.csv").write_text("time,other,kind\n" + "\n".join(rows) + "\n")

@@ -169,6 +169,11 @@ Dataset read_npy_pair(const std::string& name, const std::string& x_path, const 
   return dataset_of(name, {parse_npy(x_bytes, x_path), x_path}, {parse_npy(y_bytes, y_path), y_path}, options);
 }
 
+Dataset read_unlabelled_npy(const std::string& path, const LoadOptions& options) {
+  const Bytes bytes = unpack(read_file(path), path, kUnpackLimit);
+  return dataset_of(path, {parse_npy(bytes, path), path}, options);
+}
+
 namespace {
 
 // A set beside the training set must be of its kind. `x` and `y` are its arrays.
@@ -241,6 +246,13 @@ Splits read_npz(const std::string& path, const LoadOptions& options) {
     require_like_train(splits.validation, splits.train, path, *validation, names);
     splits.validation.class_names = splits.train.class_names;
     return splits;
+  }
+  if (options.labels_optional) {
+    Bytes bytes;
+    const ZipMember& member = npz_examples(zip);
+    return {.train = dataset_of(path, {npz_array(zip, member, bytes), path + ":" + member.name}, options),
+            .validation = {},
+            .test = {}};
   }
   throw UsageError(
       fmt::format("{}: found {}, expected those of one of these lists: {}", path, members_text(zip), known_names()));

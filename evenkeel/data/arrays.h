@@ -32,6 +32,9 @@ std::vector<std::string> doubts_about(const NamedArray& x, const Shape& example)
 Dataset read_npy_pair(const std::string& name, const std::string& x_path, const std::string& y_path,
                       const LoadOptions& options);
 
+// Reads examples without labels.
+Dataset read_unlabelled_npy(const std::string& path, const LoadOptions& options);
+
 // Reads the arrays of an NPZ file, known by their names: x and y, X and y, images and labels, data and labels, data and target, arr_0 and
 // arr_1; or x_train, y_train, x_test and y_test, or train_images, train_labels, test_images and test_labels, beside
 // which x_val and y_val, x_valid ..., x_validation ..., or val_images and val_labels, ... are a validation set, and the test set where there is

@@ -121,8 +121,34 @@ void split_off_validation(Splits& splits, const LoadOptions& options) {
   splits.train = take(splits.train, parts.rest);
 }
 
+// The table as one of the model's features alone; nothing where it is none.
+std::optional<CsvTable> unlabelled_table(const Bytes& bytes, const std::string& path, const LoadOptions& options) {
+  const bool states_columns = !options.label_column.empty() || !options.weight_column.empty();
+  if (!options.labels_optional || states_columns || options.feature_names.empty()) return {};
+  try {
+    CsvTable table = parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
+                               {.labelled = false, .label_column = "", .feature_names = options.feature_names});
+    if (table.features == std::ssize(options.feature_names)) return table;
+  } catch (const Error&) {  // it has other columns, or what is wrong is said when they are read
+  }
+  return {};
+}
+
 Splits load_csv(const std::string& path, const LoadOptions& options) {
   const Bytes bytes = unpack(read_file(path), path, kUnpackLimit);
+  if (const auto bare = unlabelled_table(bytes, path, options)) {
+    Dataset all;
+    all.name = path;
+    all.example_shape = {bare->features};
+    all.count = bare->rows;
+    all.values = Tensor(DType::kF32, {bare->rows, bare->features});
+    std::copy(bare->values.begin(), bare->values.end(), all.values.values<float>().begin());
+    all.labels.assign(static_cast<size_t>(bare->rows), -1);
+    all.class_names = numbered_classes(options.known_classes);
+    all.feature_names = options.feature_names;
+    if (!bare->doubt.empty()) all.notes.push_back(bare->doubt);
+    return split_off_test(std::move(all), options);
+  }
   const CsvTable table = parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
                                    {.labelled = true,
                                     .label_column = options.label_column,
@@ -203,6 +229,8 @@ Splits with_test(Splits splits, const LoadOptions& options) {
 
 Splits load_all(const std::string& spec, const LoadOptions& options) {
   if (is_folder(spec)) {
+    if (options.labels_optional && !holds_known_files(spec) && !is_picture_folder(spec) && holds_pictures(spec))
+      return split_off_test(load_unlabelled_pictures(spec, options), options);
     if (holds_known_files(spec) || !is_picture_folder(spec)) {
       return load_folder(spec, spec, {}, options.known_classes);
     }
@@ -220,6 +248,8 @@ Splits load_all(const std::string& spec, const LoadOptions& options) {
   if (spec.ends_with(".npz")) return with_test(read_npz(spec, options), options);
   if (has_ending(spec, {".bin"})) return split_off_test(load_cifar_file(spec), options);
   if (has_ending(spec, {".csv", ".tsv"})) return load_csv(spec, options);
+  if (has_ending(spec, {".npy"}) && options.labels_optional)
+    return split_off_test(read_unlabelled_npy(spec, options), options);
   if (has_ending(spec, {".npy"})) {
     throw UsageError(spec + " has no labels; give two files with a comma between, x.npy,y.npy, or both in FILE.npz");
   }

@@ -64,6 +64,9 @@ struct LoadOptions {
   Preprocess preprocess = {};
   // What has no test set of its own is all of it in both train and test, in the order of the file; false: it is split 80/20.
   bool whole_file = false;
+  // Where there are none, all labels are -1: X.npy, an NPZ file with x alone, a folder of pictures without folders of classes, a table that has the
+  // columns of feature_names and no other. false: that is refused.
+  bool labels_optional = false;
 };
 
 // Whether two names of data sets mean the same: a known set, or files of the same canonical paths (one, or X.npy,Y.npy).

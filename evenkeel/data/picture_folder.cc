@@ -14,6 +14,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/data/bytes.h"
+#include "evenkeel/data/folder.h"
 #include "evenkeel/data/picture.h"
 
 namespace evenkeel::data {
@@ -171,6 +172,15 @@ Splits load_picture_folder(const std::string& path, const LoadOptions& options) 
   if (!test.paths.empty()) splits.test = decode(test, shape, path, names);
   if (!validation.paths.empty()) splits.validation = decode(validation, shape, path, names);
   return splits;
+}
+
+bool holds_pictures(const std::string& path) { return !picture_names(path, true).empty(); }
+
+Dataset load_unlabelled_pictures(const std::string& path, const LoadOptions& options) {
+  Files files;
+  files.paths = pictures_in(path);
+  files.labels.assign(files.paths.size(), -1);
+  return decode(files, shape_of({&files}, options), path, numbered_classes(options.known_classes));
 }
 
 std::vector<std::string> pictures_in(const std::string& path) {

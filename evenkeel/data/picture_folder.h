@@ -19,6 +19,11 @@ bool is_picture_folder(const std::string& path);
 // options.channels says 1 or 3. Throws UsageError, FormatError, IoError naming the file.
 Splits load_picture_folder(const std::string& path, const LoadOptions& options);
 
+// Whether there are pictures in the folder itself.
+bool holds_pictures(const std::string& path);
+// Reads these as examples without labels, in the order of their names; sizes and channels as in load_picture_folder.
+Dataset load_unlabelled_pictures(const std::string& path, const LoadOptions& options);
+
 // The pictures of a folder by name, sorted, with the folder in front; none of folders below it. Throws UsageError when there are none.
 std::vector<std::string> pictures_in(const std::string& path);
 

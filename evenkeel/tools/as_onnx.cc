@@ -39,12 +39,13 @@ data::Splits splits_of(const Asked& asked) {
   if (kind_of(asked) == ModelKind::kSafetensors && !is_state_dict(tensors_of(asked))) {
     Asked own = asked;
     own.weights = {};
-    return load_splits(own, load_model_of(own));
+    return load_splits(own, load_model_of(own), Labels::kOptional);
   }
   data::LoadOptions options;
   options.seed = asked.seed.value_or(1);
   options.preprocess = asked.preprocess;
   options.whole_file = true;
+  options.labels_optional = true;
   if (asked.label) options.label_column = *asked.label;
   data::Splits splits = data::load(asked.data, options);
   for (const std::string& doubt : splits.notes) asked.warn(doubt);

@@ -25,9 +25,10 @@ void take_own_model(const Asked& asked, Inspected& inspected) {
   if (has_norm(model)) inspected.statistics_text = evenkeel::statistics_text(model);
   if (!asked.has_data() || inspected.table.norms.empty()) return;
 
-  const data::Dataset dataset = load_split(asked, model, asked.split);
+  const data::Dataset dataset = load_split(asked, model, asked.split, Labels::kOptional);
   std::map<std::string, std::vector<Moments>> moments;
   Accuracies accuracies;
+  int64_t labelled = 0;
   for (const EvalStatistics statistics : {EvalStatistics::kRunning, EvalStatistics::kBatch}) {
     const EvalSettings settings{.statistics = statistics,
                                 .batch_size = asked.batch_size,
@@ -36,10 +37,11 @@ void take_own_model(const Asked& asked, Inspected& inspected) {
                                 .seed = seed_of(asked, model)};
     const EvalResult result = evenkeel::evaluate(model, dataset, settings);
     (statistics == EvalStatistics::kBatch ? accuracies.batch : accuracies.stored) = result.accuracy;
+    labelled = result.labelled;
     for (const NormMoments& norm : result.moments) moments[norm.name] = norm.channels;
   }
   inspected.observations = observe(inspected.table, moments);
-  inspected.accuracies = accuracies;
+  if (labelled > 0) inspected.accuracies = accuracies;
   inspected.examples = dataset.count;
 }
 
@@ -47,7 +49,7 @@ void take_own_model(const Asked& asked, Inspected& inspected) {
 // statistics where the model takes a fixed number of examples at a time.
 void run_onnx(const Asked& asked, Inspected& inspected) {
   OnnxSubject subject = OnnxSubject::load(asked);
-  data::Splits splits = load_splits(asked, subject.shell);
+  data::Splits splits = load_splits(asked, subject.shell, Labels::kOptional);
   subject.bind(asked, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape, true);
   const data::Dataset dataset = subject.take(splits, asked.split, asked);
   const bool by_batch = subject.form.fixed_batch == 0 && dataset.count > 1;

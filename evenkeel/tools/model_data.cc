@@ -32,8 +32,9 @@ data::Preprocess preprocess_of(const Asked& asked, const Model& model) {
 namespace {
 
 // What the model was trained on is the default of everything: the same seed makes the same splits.
-data::LoadOptions load_options(const Asked& asked, const Model& model, const std::string& spec) {
+data::LoadOptions load_options(const Asked& asked, const Model& model, const std::string& spec, Labels labels) {
   data::LoadOptions options;
+  options.labels_optional = labels == Labels::kOptional;
   if (asked.label) options.label_column = *asked.label;
   if (asked.weight) options.weight_column = *asked.weight;
   const bool same_data = read_as_trained(model, spec, options);
@@ -63,6 +64,10 @@ std::string few_of(const std::vector<std::string>& names) {
 // many and no name is common.
 void match_classes(data::Dataset& dataset, const Model& model, const Asked& asked) {
   if (dataset.class_names == model.class_names || model.class_names.empty()) return;
+  if (std::all_of(dataset.labels.begin(), dataset.labels.end(), [](int32_t label) { return label < 0; })) {
+    dataset.class_names = model.class_names;  // there is nothing to match
+    return;
+  }
   std::vector<int32_t> to(dataset.class_names.size(), -1);
   for (size_t i = 0; i < to.size(); ++i) {
     for (size_t j = 0; j < model.class_names.size(); ++j) {
@@ -103,11 +108,11 @@ data::Splits copy_of(const data::Splits& splits) {
           .weight_column = splits.weight_column};
 }
 
-data::Splits load_splits(const Asked& asked, const Model& model) {
+data::Splits load_splits(const Asked& asked, const Model& model, Labels labels) {
   if (asked.examples) return copy_of(*asked.examples);
   const std::string spec = asked.data.empty() ? trained_on(model) : asked.data;
   if (spec.empty()) throw UsageError("the model does not say what it was trained on; give --data D");
-  data::Splits splits = data::load(spec, load_options(asked, model, spec));
+  data::Splits splits = data::load(spec, load_options(asked, model, spec, labels));
   for (const std::string& doubt : splits.notes) asked.warn(doubt);
   return splits;
 }
@@ -130,8 +135,8 @@ data::Dataset take_split(data::Splits& splits, const std::string& split, const A
   return dataset;
 }
 
-data::Dataset load_split(const Asked& asked, Model& model, const std::string& split) {
-  data::Splits splits = load_splits(asked, model);
+data::Dataset load_split(const Asked& asked, Model& model, const std::string& split, Labels labels) {
+  data::Splits splits = load_splits(asked, model, labels);
   const data::Dataset& train = splits.train;  // first of all: what is no example of the model has no scale either
   if (train.count > 0 && train.example_shape != model.spec.input) {
     throw UsageError("data '" + train.name + "' has examples of " + to_string(train.example_shape) +

@@ -20,14 +20,17 @@ data::Preprocess preprocess_of(const Asked& asked, const Model& model);
 
 data::Splits copy_of(const data::Splits& splits);
 
+// Whether data without labels will do: what only runs the network does not look at them.
+enum class Labels { kNeeded, kOptional };
+
 // The splits of --data, or of what the model was trained on.
-data::Splits load_splits(const Asked& asked, const Model& model);
+data::Splits load_splits(const Asked& asked, const Model& model, Labels labels = Labels::kNeeded);
 
 // A split of them as the model wants it: labels are its classes, values are on its scale. Where --scale, --mean or --std are given, the model
 // takes that in place of its own standardization (with a note, once). Throws UsageError when there are no examples, or when classes or scale
 // do not fit.
 data::Dataset take_split(data::Splits& splits, const std::string& split, const Asked& asked, Model& model);
-data::Dataset load_split(const Asked& asked, Model& model, const std::string& split);
+data::Dataset load_split(const Asked& asked, Model& model, const std::string& split, Labels labels = Labels::kNeeded);
 
 // The standardization that is stated, for `dataset`, in place of the model's own; nothing where none is.
 void state_preprocessing(const Asked& asked, data::Dataset& dataset, Model& model);

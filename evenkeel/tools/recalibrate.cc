@@ -157,7 +157,7 @@ const data::Dataset& Recalibration::test_set(data::Splits& splits, const data::D
 
 Recalibrated Recalibration::run() {
   out_ = out_path();
-  data::Splits splits = load_splits(asked_, model_->shell());
+  data::Splits splits = load_splits(asked_, model_->shell(), Labels::kOptional);
   model_->bind(asked_, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
   const data::Dataset dataset = model_->take(splits, how_.split, asked_);
   Recalibrated o;
