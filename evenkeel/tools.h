@@ -35,7 +35,8 @@ struct ToolOptions {
       {};  // as `evenkeel train --data` names it; "": none, or for recalibrate_model what the model was trained on
   std::string split = {};  // "train", "validation" or "test"; "": the tool's own default
   std::string label = {};  // the column of the class in a CSV file; "": as in training
-  // Values become (x / scale - mean) / std, one number per channel or one for all. Nothing given: as the model file says.
+  // Values become (x / scale - mean) / std, one number per channel or one for all. Nothing given: as the model file says. fold_model writes them
+  // in front of a network of weights alone, also without data.
   std::optional<double> scale = {};
   std::vector<double> mean = {}, std = {};
   std::string corrupt = {};  // "contrast=0.3", "blur3", ...; "": nothing

@@ -204,7 +204,8 @@ FoldReport fold_model(const std::string& in, const std::string& out, const FoldO
   if (options.tolerance && (!std::isfinite(*options.tolerance) || *options.tolerance < 0)) {
     throw UsageError("tolerance is " + std::to_string(*options.tolerance) + "; expected a finite number of at least 0");
   }
-  refuse_without_data(options);
+  if (options.architecture.empty())
+    refuse_without_data(options);  // weights alone: the network begins with what is stated
   if (!options.corrupt.empty()) throw UsageError("corrupt has no meaning for fold_model; leave it out");
   if (options.verify == 0 && !options.data.empty())
     throw UsageError("data are for the proof, and verify is 0, which is none: leave one of them out");

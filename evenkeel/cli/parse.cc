@@ -283,11 +283,13 @@ void require_sound(const RecalibrateArguments& r, const std::set<std::string>& g
   if (r.undo && r.adapt) throw UsageError("--undo and --adapt do not go together: --undo only brings back what was");
 }
 
-// Without examples there is nothing to bring into the form that is stated.
+// Without examples there is nothing to bring into the form that is stated; but a network of weights alone is folded with its standardization.
 void require_data_for_preprocessing(const Arguments& arguments) {
   if (!arguments.data.empty()) return;
   for (const char* option : {"scale", "mean", "std", "resize", "layout"}) {
     if (!arguments.given.contains(option)) continue;
+    const bool of_values = option != std::string_view("resize") && option != std::string_view("layout");
+    if (of_values && arguments.command == "fold" && !arguments.weights.architecture.empty()) continue;
     throw UsageError(
         fmt::format("--{} says how the examples of --data become inputs, and without --data there are none: give "
                     "--data D, or leave it out",

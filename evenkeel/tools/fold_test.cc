@@ -319,6 +319,39 @@ TEST(Fold, a_norm_goes_into_all_of_its_readers_or_none) {
   }
 }
 
+// --- what passes its input on ---
+
+TEST(Fold, identities_and_dropout_that_drops_nothing_do_not_part_a_norm_from_its_neighbour) {
+  Net net;
+  net.input("x", {2, 3, 5})
+      .constant("w", {4, 3, 1})
+      .constant("b", {4}, 1, 2)
+      .constant("u", {3, 4, 1})
+      .constant("ratio", {}, 0.5, 0.5);
+  net.node("Conv", {"x", "w", "b"}, "c");
+  net.node("Identity", {"c"}, "i");
+  net.node("Dropout", {"i", "ratio"}, "d");
+  net.norm("d", "n", 4);
+  net.node("Relu", {"n"}, "r");
+  net.norm("r", "m", 4);
+  net.node("Identity", {"m"}, "j");
+  net.node("Conv", {"j", "u"}, "y");
+  net.output("y");
+  onnx::Model model;
+  EXPECT_THAT(patterns_of(folded(net, &model)), ElementsAre("conv -> norm", "norm -> conv"));
+  EXPECT_THAT(model.graph.nodes, SizeIs(3));
+}
+
+TEST(Fold, what_others_see_of_an_identity_stays) {
+  Net net;
+  net.input("x", {2, 3, 5}).constant("w", {4, 3, 1}).constant("b", {4}, 1, 2);
+  net.node("Conv", {"x", "w", "b"}, "c");
+  net.node("Identity", {"c"}, "i");
+  net.norm("i", "y", 4);
+  net.output("i").output("y");
+  EXPECT_THAT(folded(net).folded, IsEmpty());
+}
+
 // --- norms and norms ---
 
 TEST(Fold, a_norm_takes_in_the_norm_behind_it_and_keeps_its_statistics) {

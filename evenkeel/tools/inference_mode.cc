@@ -23,16 +23,6 @@ void set_inference(onnx::Node& norm, int64_t opset) {
   if (opset < 7) norm.set("is_test", int64_t{1});
 }
 
-// opset 12 and later: an input says it, absent means no. Up to 6: is_test; between them there is no training mode.
-bool drops(const onnx::Node& node, int64_t opset, const onnx::Constants& constants) {
-  if (!node.domain.empty() || node.op_type != "Dropout") return false;
-  if (opset < 7) return node.integer("is_test", 0) == 0;
-  if (opset < 12 || node.inputs.size() < 3 || node.inputs[2].empty()) return false;
-  const onnx::TensorValue* mode = constants.find(node.inputs[2]);
-  const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
-  return mode == nullptr || !std::all_of(mode->data.view().begin(), mode->data.view().end(), is_zero);
-}
-
 void end_dropout(onnx::Graph& graph, int64_t opset, const onnx::Constants* outer, std::vector<std::string>& names,
                  std::vector<std::string>& modes) {
   const onnx::Constants constants(graph, outer);
@@ -55,6 +45,16 @@ void end_dropout(onnx::Graph& graph, int64_t opset, const onnx::Constants* outer
 }
 
 }  // namespace
+
+// opset 12 and later: an input says it, absent means no. Up to 6: is_test; between them there is no training mode.
+bool drops(const onnx::Node& node, int64_t opset, const onnx::Constants& constants) {
+  if (!node.domain.empty() || node.op_type != "Dropout") return false;
+  if (opset < 7) return node.integer("is_test", 0) == 0;
+  if (opset < 12 || node.inputs.size() < 3 || node.inputs[2].empty()) return false;
+  const onnx::TensorValue* mode = constants.find(node.inputs[2]);
+  const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
+  return mode == nullptr || !std::all_of(mode->data.view().begin(), mode->data.view().end(), is_zero);
+}
 
 std::vector<size_t> norms_in_training(const onnx::Graph& graph, int64_t opset) {
   std::vector<size_t> norms;

@@ -32,6 +32,9 @@ std::vector<size_t> norms_in_training(const onnx::Graph& graph, int64_t opset);
 // keep theirs, and so do graphs without another output: such norms are left.
 EndedTraining end_training(onnx::Graph& graph, int64_t opset, const std::vector<size_t>& norms, bool is_body);
 
+// A Dropout node that drops at inference, too, as the model says it.
+bool drops(const onnx::Node& node, int64_t opset, const onnx::Constants& constants);
+
 // Dropout nodes that drop, bodies included, do so no more. Gives their names.
 std::vector<std::string> end_dropout(onnx::Model& model);
 

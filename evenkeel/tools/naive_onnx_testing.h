@@ -173,7 +173,7 @@ inline Array run_node(const onnx::Node& node, const Values& values, std::vector<
   if (node.op_type == "MatMul") return matmul(*in[0], *in[1]);
   if (node.op_type == "BatchNormalization") return batch_norm(node, in);
   if (node.op_type == "Add") return add(*in[0], *in[1]);
-  if (node.op_type == "Identity") return *in[0];
+  if (node.op_type == "Identity" || node.op_type == "Dropout") return *in[0];  // at inference
   if (node.op_type == "Constant") {
     const onnx::TensorValue& tensor = *node.find("value")->tensor;
     return {tensor.dims, onnx::doubles_of(tensor)};
