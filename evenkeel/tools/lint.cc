@@ -26,10 +26,10 @@ int64_t count_if(const std::vector<double>& values, Test test) {
 
 int64_t not_finite_in(const NormRecord& norm) {
   int64_t count = 0;
-  for (size_t c = 0; c < norm.mean.size(); ++c) {
+  for (size_t c = 0; c < static_cast<size_t>(norm.channels); ++c) {
     bool good = true;
     for (const auto* values : {&norm.gamma, &norm.beta, &norm.mean, &norm.var})
-      good = good && (values->empty() || std::isfinite((*values)[c]));
+      good = good && (c >= values->size() || std::isfinite((*values)[c]));
     count += good ? 0 : 1;
   }
   return count;
@@ -46,18 +46,19 @@ class Judge {
   void judge(const NormRecord& norm) {
     norm_ = &norm;
     neighbours_in_front();
+    variances();
+    gammas();
     if (norm.unreadable.empty()) {
-      variances();
-      gammas();
       updates();
       folded();
     }
-    if (norm.training) add("EK112", "it normalizes by the statistics of the batch");
+    if (norm.training && norm.has_statistics) add("EK112", "it normalizes by the statistics of the batch");
     if (!norm.shares_with.empty())
       add("EK113", fmt::format("'{}' normalizes by the same statistics", norm.shares_with));
     neighbours_behind();
     if (norm.values_per_channel == 1) add("EK116", "its input is declared with one value per channel");
     if (!norm.unreadable.empty()) add("EK117", norm.unreadable);
+    if (norm.training && !norm.has_statistics) add("EK122", "it normalizes by the statistics of the batch");
   }
 
  private:

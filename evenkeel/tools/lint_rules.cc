@@ -130,6 +130,13 @@ const std::vector<LintRule>& lint_rules() {
        "With the statistics of the batch the model is clearly more accurate than with the stored ones: these do not "
        "fit the data.",
        "`evenkeel recalibrate MODEL --data D`, or look for the difference in the preprocessing"},
+      {"EK122", kError, "a norm without stored statistics",
+       "The node normalizes by the statistics of whatever batch it gets, and the file holds no others: the layer was "
+       "made without running statistics (track_running_stats=False in PyTorch). Answers for an example depend on its "
+       "neighbours, and a batch of one is normalized by itself. There is nothing that `evenkeel fold "
+       "--force-inference` could put in their place.",
+       "give the layer running statistics (track_running_stats=True), make them by running training data through the "
+       "model in training mode, and export it again in evaluation mode"},
   };
   return rules;
 }

@@ -343,6 +343,32 @@ TEST(NormTable, a_table_of_places_in_front_is_no_bias) {
   }
 }
 
+TEST(NormTable, what_is_constant_is_kept_where_the_statistics_are_computed) {
+  Net net;
+  net.input("x", {2, 3, 4, 4});
+  net.norm("x", "y", 3);
+  net.node("ReduceMean", {"x"}, "mean");
+  net.graph->nodes[0].inputs[3] = "mean";
+  net.graph->nodes[0].set("training_mode", int64_t{1});
+  net.output("y");
+  const NormTable table = norm_table(net.model);
+  const NormRecord& norm = table.norms.at(0);
+  EXPECT_EQ(norm.gamma, onnx::doubles_of(*net.graph->initializer("g_y")));
+  EXPECT_EQ(norm.beta, onnx::doubles_of(*net.graph->initializer("b_y")));
+  EXPECT_THAT(norm.mean, IsEmpty());
+  EXPECT_THAT(norm.var, IsEmpty());  // of use only together
+  EXPECT_THAT(norm.scale(), IsEmpty());
+  EXPECT_THAT(norm.shift(), IsEmpty());
+  // No advice to use stored statistics, for there are none.
+  EXPECT_THAT(codes_of(lint(table)), ElementsAre("EK117", "EK122"));
+  EXPECT_THAT(norm_page(table, lint(table), "m"), HasSubstr("EK122"));
+
+  net.constant("b_y2", {4});
+  net.graph->nodes[0].inputs[2] = "b_y2";
+  EXPECT_THAT(message_of<FormatError>([&] { norm_table(net.model); }),
+              HasSubstr("beta has 4 values where gamma has 3"));
+}
+
 TEST(NormTable, an_export_of_ours_says_which_variance_it_holds) {
   onnx::Model model;
   model.opsets[""] = 15;

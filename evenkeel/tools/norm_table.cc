@@ -82,6 +82,7 @@ void take_surroundings(NormRecord& norm, NormRecord& exported) {
 }  // namespace
 
 std::vector<double> NormRecord::scale() const {
+  if (!unreadable.empty()) return {};
   std::vector<double> scale(var.size());
   for (size_t c = 0; c < var.size(); ++c) scale[c] = (gamma.empty() ? 1.0 : gamma[c]) / std::sqrt(var[c] + eps);
   return scale;
@@ -89,7 +90,7 @@ std::vector<double> NormRecord::scale() const {
 
 std::vector<double> NormRecord::shift() const {
   std::vector<double> shift = scale();
-  for (size_t c = 0; c < var.size(); ++c) shift[c] = (beta.empty() ? 0.0 : beta[c]) - mean[c] * shift[c];
+  for (size_t c = 0; c < shift.size(); ++c) shift[c] = (beta.empty() ? 0.0 : beta[c]) - mean[c] * shift[c];
   return shift;
 }
 

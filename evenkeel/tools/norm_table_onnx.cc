@@ -36,14 +36,12 @@ class Surroundings {
     record.new_batch_weight = new_batch_weight_of(Dialect::kOnnx, norm.old_weight);
     record.training = norm.batch_statistics;
     record.spatial = norm.spatial;
-    if (norm.computed.empty()) {
-      record.gamma = norm.gamma;
-      record.beta = norm.beta;
-      record.mean = norm.mean;
-      record.var = norm.var;
-    } else {
-      record.unreadable = norm.computed + " is computed at run time";
-    }
+    record.gamma = norm.gamma;
+    record.beta = norm.beta;
+    if (norm.has_statistics) record.mean = norm.mean;
+    if (norm.has_statistics) record.var = norm.var;
+    record.has_statistics = norm.has_statistics;
+    if (!norm.computed.empty()) record.unreadable = norm.computed + " is computed at run time";
     record.channels =
         static_cast<int64_t>(std::max({norm.gamma.size(), norm.beta.size(), norm.mean.size(), norm.var.size()}));
     add_front(node, record);
