@@ -416,6 +416,38 @@ TEST(NormTable, of_a_state_dict_finds_norms_by_their_names) {
   EXPECT_THROW(norm_table_of_state_dict(file), FormatError);
 }
 
+TEST(NormTable, of_a_state_dict_pairs_a_bias_only_with_a_norm_that_stands_behind_it) {
+  const auto biases = [](const std::vector<std::pair<std::string, Shape>>& keys) {
+    TensorFile file;
+    for (const auto& [name, shape] : keys) {
+      Tensor tensor(DType::kF32, shape);
+      std::fill(tensor.values<float>().begin(), tensor.values<float>().end(), 1.0F);
+      file.tensors.emplace_back(name, std::move(tensor));
+    }
+    std::vector<std::string> found;
+    for (const NormRecord& norm : norm_table_of_state_dict(file).norms) found.push_back(norm.bias_in_front);
+    return found;
+  };
+  using Keys = std::vector<std::pair<std::string, Shape>>;
+  const Keys conv = {{"conv1.weight", {2, 3, 1, 1}}, {"conv1.bias", {2}}};
+  const Keys norm = {{"bn1.running_mean", {2}}, {"bn1.running_var", {2}}};
+  const auto both = [](Keys a, const Keys& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  EXPECT_THAT(biases(both(conv, norm)), ElementsAre("conv1.bias"));
+  // Sorted names say nothing about the order.
+  EXPECT_THAT(biases(both(norm, {{"conv1.bias", {2}}, {"conv1.weight", {2, 3, 1, 1}}})), ElementsAre("conv1.bias"));
+  // The norm comes first.
+  EXPECT_THAT(biases(both(norm, conv)), ElementsAre(""));
+  // Pre-activation: the norm has the channels that the convolution takes, and so have all others of the file.
+  const Keys takes = {{"bn1.running_mean", {4}}, {"bn1.running_var", {4}},      {"bn2.running_mean", {2}},
+                      {"bn2.running_var", {2}},  {"conv1.bias", {2}},           {"conv1.weight", {2, 4, 3, 3}},
+                      {"conv2.bias", {2}},       {"conv2.weight", {2, 2, 3, 3}}};
+  EXPECT_THAT(biases(takes), ElementsAre("", ""));
+  EXPECT_THAT(biases({{"bn1.running_mean", {2}}, {"bn1.running_var", {2}}, {"conv1.bias", {3}}}), ElementsAre(""));
+}
+
 // The figures of shared/data/README.md.
 class RealModels : public testing::Test {
  protected:
