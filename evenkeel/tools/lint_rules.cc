@@ -137,6 +137,16 @@ const std::vector<LintRule>& lint_rules() {
        "--force-inference` could put in their place.",
        "give the layer running statistics (track_running_stats=True), make them by running training data through the "
        "model in training mode, and export it again in evaluation mode"},
+      {"EK123", kError, "an impossible eps",
+       "eps is added to the variance under the square root: it is a small positive number, 1e-5 or 1e-3 in most "
+       "libraries. With one below 0 the root is NaN wherever the variance is smaller than that, with NaN or infinity "
+       "every output is NaN or beta: the file is damaged, or whatever wrote it made a mistake.",
+       "set eps to what the network was trained with, and export it again"},
+      {"EK124", kWarning, "an unusual eps",
+       "eps is 0, so that a channel of variance 0 gives infinity or NaN, or it is 100 times larger or smaller than in "
+       "more than half of the norms: a layer of other origin, or a slip. A wrong eps changes channels of small "
+       "variance most.",
+       "compare it with what the network was trained with"},
   };
   return rules;
 }

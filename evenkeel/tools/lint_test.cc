@@ -81,6 +81,34 @@ TEST(Lint, gamma_near_0_is_counted) {
   EXPECT_EQ(findings[0].channels, 2);
 }
 
+TEST(Lint, an_impossible_or_unusual_eps_is_told) {
+  const auto with = [](const std::vector<double>& eps, bool known = true) {
+    NormTable table{.format = "test", .norms = {}, .notes = {}};
+    for (const double e : eps) {
+      table.norms.push_back(healthy());
+      table.norms.back().eps = e;
+      table.norms.back().eps_known = known;
+    }
+    return lint(table);
+  };
+  for (const double eps : {-1.0, -1e-12, kNan, HUGE_VAL}) {
+    const auto findings = with({eps, 1e-5});
+    ASSERT_THAT(codes_of(findings), ElementsAre("EK123")) << eps;
+    EXPECT_EQ(findings[0].severity, Severity::kError);
+  }
+  const auto zero = with({0});
+  ASSERT_THAT(codes_of(zero), ElementsAre("EK124"));
+  EXPECT_EQ(zero[0].severity, Severity::kWarning);
+  const auto other = with({static_cast<double>(1e-3F), static_cast<double>(1e-5F), static_cast<double>(1e-5F)});
+  ASSERT_THAT(codes_of(other), ElementsAre("EK124"));
+  EXPECT_EQ(other[0].severity, Severity::kInfo);
+  EXPECT_THAT(other[0].reason, HasSubstr("eps is 0.001, and 1e-05 in most other norms"));
+  // Halves of two libraries, a smaller factor, and what the file does not say.
+  EXPECT_THAT(with({1e-3, 1e-5}), IsEmpty());
+  EXPECT_THAT(with({1e-4, 1e-5, 1e-5}), IsEmpty());
+  EXPECT_THAT(with({1e-3, 1e-5, 1e-5}, false), IsEmpty());
+}
+
 TEST(Lint, start_values_beside_trained_weights_are_an_error_and_before_training_a_warning) {
   const auto start = [](NormRecord& n) {
     n.mean.assign(4, 0);
@@ -493,6 +521,14 @@ TEST_F(RealModels, keras_files_are_read_where_the_library_is_there) {
   EXPECT_EQ(totals_of(table).channels, 240);
   EXPECT_DOUBLE_EQ(table.norms[0].eps, 1e-3);
   EXPECT_EQ(table.norms[0].new_batch_weight, 0.01);
+}
+
+TEST_F(RealModels, have_no_unusual_eps) {
+  for (const auto& entry : std::filesystem::directory_iterator(models_)) {
+    if (entry.path().extension() != ".onnx") continue;
+    EXPECT_THAT(codes_of(lint(read_norm_table(entry.path()))), testing::Each(Not(testing::AnyOf("EK123", "EK124"))))
+        << entry.path();
+  }
 }
 
 TEST_F(RealModels, a_pickle_is_refused) {
