@@ -57,14 +57,17 @@ class Judge {
       updates();
       folded();
     }
-    if (norm.training && norm.has_statistics) add("EK112", "it normalizes by the statistics of the batch");
+    const bool bare = !norm.has_statistics && norm.missing.empty();  // meant so
+    if (norm.training && !bare) add("EK112", "it normalizes by the statistics of the batch");
     if (!norm.shares_with.empty())
       add("EK113", fmt::format("'{}' normalizes by the same statistics", norm.shares_with));
     neighbours_behind();
     if (norm.values_per_channel == 1) add("EK116", "its input is declared with one value per channel");
-    if (!norm.unreadable.empty()) add("EK117", norm.unreadable);
-    if (norm.training && !norm.has_statistics) add("EK122", "it normalizes by the statistics of the batch");
+    if (!norm.unreadable.empty() && norm.missing.empty()) add("EK117", norm.unreadable);
+    if (norm.training && bare) add("EK122", "it normalizes by the statistics of the batch");
     epsilons();
+    if (!norm.missing.empty()) add("EK125", fmt::format("'{}'", fmt::join(norm.missing, "', '")));
+    if (!norm.misfit.empty()) add("EK126", norm.misfit);
   }
 
  private:

@@ -147,6 +147,16 @@ const std::vector<LintRule>& lint_rules() {
        "more than half of the norms: a layer of other origin, or a slip. A wrong eps changes channels of small "
        "variance most.",
        "compare it with what the network was trained with"},
+      {"EK125", kError, "parts of a norm are missing",
+       "In a state dict one of running_mean and running_var is there without the other; in an ONNX model the norm "
+       "reads "
+       "a value that no node makes and that is neither an input nor a constant. The file is incomplete, or a name was "
+       "changed on one side only: such a model cannot be run.",
+       "write the file again with all tensors of the norm, or mend the names"},
+      {"EK126", kError, "channels that do not fit",
+       "The layer in front makes another number of channels than the norm has parameters for: such a model cannot be "
+       "run.",
+       "look for parameters of another norm, or of another version of the network, and export it again"},
   };
   return rules;
 }

@@ -397,6 +397,41 @@ TEST(NormTable, what_is_constant_is_kept_where_the_statistics_are_computed) {
               HasSubstr("beta has 4 values where gamma has 3"));
 }
 
+TEST(NormTable, what_a_norm_of_a_state_dict_lacks_is_named) {
+  TensorFile file;
+  // The last has no running statistics at all, as with track_running_stats=False.
+  for (const char* name : {"a.weight", "a.bias", "a.running_mean", "b.running_var", "c.weight", "c.bias"}) {
+    file.tensors.emplace_back(name, Tensor(DType::kF32, {2}));
+    std::fill_n(file.tensors.back().second.values<float>().begin(), 2, 1.0F);
+  }
+  const auto findings = lint(norm_table_of_state_dict(file));
+  ASSERT_THAT(codes_of(findings), ElementsAre("EK125", "EK125"));
+  EXPECT_EQ(findings[0].norm, "a");
+  EXPECT_EQ(findings[0].reason, "'a.running_var'");
+  EXPECT_EQ(findings[1].reason, "'b.running_mean'");
+  EXPECT_EQ(findings[0].severity, Severity::kError);
+}
+
+TEST(NormTable, inputs_that_nobody_makes_and_channels_that_do_not_fit_are_told) {
+  Net net;
+  net.input("x", {2, 3, 4, 4}).constant("w", {8, 3, 1, 1}).node("Conv", {"x", "w"}, "c");
+  net.norm("c", "y", 8);
+  net.output("y");
+  EXPECT_THAT(codes_of(lint(norm_table(net.model))), Not(Contains("EK126")));
+  net.graph->nodes[1].inputs[4] = "nowhere";
+  const auto unmade = lint(norm_table(net.model));
+  ASSERT_THAT(codes_of(unmade), ElementsAre("EK125"));
+  EXPECT_EQ(unmade[0].reason, "'nowhere'");
+
+  Net five;
+  five.input("x", {2, 3, 4, 4}).constant("w", {8, 3, 1, 1}).node("Conv", {"x", "w"}, "c");
+  five.norm("c", "y", 5);
+  five.output("y");
+  const auto findings = lint(norm_table(five.model));
+  ASSERT_THAT(codes_of(findings), Contains("EK126"));
+  EXPECT_THAT(findings.back().reason, HasSubstr("'Conv_c' makes 8 channels, and the norm has parameters of 5"));
+}
+
 TEST(NormTable, an_export_of_ours_says_which_variance_it_holds) {
   onnx::Model model;
   model.opsets[""] = 15;
@@ -430,7 +465,8 @@ TEST(NormTable, of_a_state_dict_finds_norms_by_their_names) {
   add("plain.running_var", {1});
   add("lonely.running_mean", {1});
   const NormTable table = norm_table_of_state_dict(file);
-  ASSERT_THAT(table.norms, SizeIs(2));
+  ASSERT_THAT(table.norms, SizeIs(3));
+  EXPECT_THAT(table.norms[2].missing, ElementsAre("lonely.running_var"));
   EXPECT_EQ(table.norms[0].name, "layer1.0.bn1");
   EXPECT_THAT(table.norms[0].gamma, ElementsAre(1, 2));
   EXPECT_THAT(table.norms[0].var, ElementsAre(7, 8));

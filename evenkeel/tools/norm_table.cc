@@ -145,24 +145,36 @@ NormTable norm_table(const Model& model) {
 }
 
 NormTable norm_table_of_state_dict(const TensorFile& file) {
-  constexpr std::string_view kMean = ".running_mean";
+  constexpr std::string_view kMean = ".running_mean", kVar = ".running_var";
   const std::map<std::string, AnyTensor> tensors = tensors_by_name(file);
   const Keys keys(file, tensors);
   NormTable table{.format = "PyTorch state dict", .norms = {}, .notes = {}};
   bool norms_first = false;
   const auto add = [&](const std::string& key) {
-    if (key.size() <= kMean.size() || !key.ends_with(kMean)) return;
-    const std::string prefix = key.substr(0, key.size() - kMean.size());
-    if (!tensors.contains(prefix + ".running_var")) return;
+    const std::string_view ending = key.ends_with(kVar) ? kVar : kMean;
+    if (key.size() <= ending.size() || !key.ends_with(ending)) return;
+    const std::string prefix = key.substr(0, key.size() - ending.size());
+    const std::string other = prefix + std::string(ending == kVar ? kMean : kVar);
+    const bool alone = !tensors.contains(other);
+    if (ending == kVar && !alone) return;  // taken with its mean
     NormRecord norm{.name = prefix.starts_with("module.") ? prefix.substr(7) : prefix};
     norm.eps_known = norm.weight_known = false;
     norm.variance_kind = RunningVariance::kUnbiased;
-    norm.mean = values_of(tensors, key);
+    norm.mean = values_of(tensors, prefix + ".running_mean");
     norm.var = values_of(tensors, prefix + ".running_var");
     norm.gamma = values_of(tensors, prefix + ".weight");
     norm.beta = values_of(tensors, prefix + ".bias");
     norm.batches = batches_of(file, prefix);
-    norm.channels = static_cast<int64_t>(norm.mean.size());
+    norm.channels = static_cast<int64_t>(std::max(norm.mean.size(), norm.var.size()));
+    if (alone) {
+      norm.missing = {other};
+      norm.unreadable = fmt::format("'{}' is missing", other);
+      norm.has_statistics = false;
+      norm.mean.clear();
+      norm.var.clear();
+      table.norms.push_back(std::move(norm));
+      return;
+    }
     if (norm.mean.empty()) norm.unreadable = "its element type is not read";
     require_lengths(norm);
     norm.bias_in_front = keys.bias_in_front(prefix, norm.channels);

@@ -44,12 +44,25 @@ class Surroundings {
     if (!norm.computed.empty()) record.unreadable = norm.computed + " is computed at run time";
     record.channels =
         static_cast<int64_t>(std::max({norm.gamma.size(), norm.beta.size(), norm.mean.size(), norm.var.size()}));
+    if (!is_body) record.missing = unmade_inputs(node);
     add_front(node, record);
     add_behind(node, record);
     return record;
   }
 
  private:
+  // Of the five, what no node makes and is neither an input nor a constant.
+  std::vector<std::string> unmade_inputs(const onnx::Node& node) const {
+    std::vector<std::string> names;
+    for (size_t i = 0; i <= kNormVar; ++i) {
+      const std::string& name = node.inputs[i];
+      const bool is_input = std::any_of(graph_.inputs.begin(), graph_.inputs.end(),
+                                        [&](const onnx::ValueInfo& input) { return input.name == name; });
+      if (!is_input && constants_.find(name) == nullptr && work_.uses(name).producer < 0) names.push_back(name);
+    }
+    return names;
+  }
+
   void add_front(const onnx::Node& node, NormRecord& record) const {
     const std::string& input = node.inputs[0];
     const int64_t producer = work_.uses(input).producer;
@@ -62,6 +75,7 @@ class Surroundings {
     record.fed_by.push_back(named(front));
     if (is_any(front, {"Add", "Sub", "Mul", "Sum", "Concat", "Max", "Min", "Mean"})) add_streams(front, record);
     if (is_product(front)) add_product(static_cast<size_t>(producer), record);
+    add_misfit(static_cast<size_t>(producer), record);
     if (front.op_type == "Add" && front.inputs.size() == 2) add_bias_of_sum(front, record);
   }
 
@@ -86,6 +100,17 @@ class Surroundings {
     const bool even = biased && (!product->matrix || per_channel(*product->addend, 2, record.channels).has_value());
     if (even && only_norms_read(node.outputs[0])) record.bias_in_front = node.inputs[2];
     if (product->outputs() == record.channels) record.weight_range = largest_per_output(*product);
+  }
+
+  // What a MatMul makes may have its channels elsewhere than in the last extent's place.
+  void add_misfit(size_t producer, NormRecord& record) const {
+    const onnx::Node& front = graph_.nodes[producer];
+    std::string reason;
+    if (!is_any(front, {"Conv", "ConvTranspose", "Gemm"}) || !record.spatial || record.channels == 0) return;
+    const std::optional<Product> product = product_at(work_, producer, reason);
+    if (!product || product->outputs() == record.channels) return;
+    record.misfit = fmt::format("{} makes {} channels, and the norm has parameters of {}", named(front),
+                                product->outputs(), record.channels);
   }
 
   // MatMul -> Add(constant) -> norm: a bias by another name.
