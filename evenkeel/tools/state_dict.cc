@@ -225,7 +225,7 @@ class Architecture {
     says_input_ = !refused({}, 10);
     says_classes_ = !says_input_ && !refused(image, 0);
     // Neither: both may be open, or something else is wrong.
-    if (!says_input_ && !says_classes_ && refused(image, 10)) throw UsageError(*refusal);
+    if (!says_input_ && !says_classes_ && refused(image, 10)) throw UsageError(fault(*refusal));
   }
   bool open_input() const { return !says_input_ && !options_.input; }
   bool open_classes() const { return !says_classes_ && !options_.classes; }
@@ -250,6 +250,24 @@ class Architecture {
       return error;
     }
   }
+  static bool same(const std::optional<UsageError>& a, const std::optional<UsageError>& b) {
+    return a && b && std::string_view(a->what()) == b->what();
+  }
+
+  // What is wrong with the file, when neither input nor classes are all that it lacks. A value that is open changes the refusal, and to the
+  // same one whatever is given; a value that the file says contradicts at least one of two.
+  UsageError fault(const UsageError& first) const {
+    const Shape image = {1, 28, 28}, other = {2, 5, 7};
+    std::optional<UsageError> now = first;
+    Shape input;
+    if (const auto with = refused(image, 0); same(with, refused(other, 0)) && !same(with, now)) {
+      input = image;
+      now = with;
+    }
+    if (const auto with = refused(input, 10); same(with, refused(input, 11)) && !same(with, now)) now = with;
+    return *now;
+  }
+
   const StateDictOptions& options_;
   bool says_input_ = false, says_classes_ = false;
 };

@@ -161,6 +161,21 @@ TEST(StateDict, the_norms_conventions_are_those_of_the_architecture) {
   EXPECT_THROW(model_from_state_dict(file, "x", {.architecture = folder / "net.toml"}), FormatError);
 }
 
+TEST(StateDict, a_fault_of_the_description_is_told_whatever_else_it_leaves_open) {
+  const TestFolder folder;
+  const TensorFile file = zoo_state_dict("lenet", {1, 28, 28}, 10);
+  const std::string layers = "[[layer]]\ntype = \"gap\"\n";
+  for (const char* said : {"", "input = [1, 28, 28]\n", "classes = 10\n", "input = [1, 28, 28]\nclasses = 10\n"}) {
+    write_text(folder / "net.toml", said + layers);
+    for (const std::optional<Shape>& input : {std::optional<Shape>(), std::optional<Shape>({1, 28, 28})}) {
+      EXPECT_THAT(message_of<UsageError>(
+                      [&] { model_from_state_dict(file, "x", {.architecture = folder / "net.toml", .input = input}); }),
+                  AllOf(HasSubstr("gap"), Not(HasSubstr("is missing"))))
+          << said;
+    }
+  }
+}
+
 TEST(StateDict, a_model_of_ours_is_none) {
   Model model = model_from_state_dict(zoo_state_dict("lenet", {1, 28, 28}, 10), "x", {.architecture = "lenet"});
   EXPECT_FALSE(is_state_dict(to_tensor_file(model)));
