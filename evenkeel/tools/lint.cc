@@ -113,7 +113,13 @@ class Judge {
 
   void gammas() {
     const int64_t n = count_if(norm_->gamma, [](double g) { return std::abs(g) < kGammaNearZero; });
-    if (n > 0) add("EK107", of_channels(n), n);
+    if (n == 0) return;
+    add("EK107", of_channels(n), n);
+    // Residual blocks may begin as the identity; elsewhere a layer of constants is a fault. Without neighbours nobody knows.
+    const bool dead = count_if(norm_->gamma, is_zero) == norm_->channels;
+    if (!dead || norm_->feeds.empty() || norm_->closes_branch) return;
+    findings_.back().severity = Severity::kWarning;
+    findings_.back().reason += ", all exactly 0: the layer gives its beta, whatever comes in";
   }
 
   // The eps of more than half of the norms; 0: there is none.

@@ -432,6 +432,32 @@ TEST(NormTable, inputs_that_nobody_makes_and_channels_that_do_not_fit_are_told) 
   EXPECT_THAT(findings.back().reason, HasSubstr("'Conv_c' makes 8 channels, and the norm has parameters of 5"));
 }
 
+TEST(NormTable, a_norm_of_zeros_is_a_warning_unless_it_may_close_a_residual_branch) {
+  const auto severity = [](bool residual) {
+    Net net;
+    net.input("x", {2, 3, 4, 4}).constant("w", {3, 3, 1, 1}).node("Conv", {"x", "w"}, "c");
+    net.norm("c", "y", 3);
+    net.graph->set_initializer(onnx::make_tensor("g_y", {3}, std::span<const double>(std::vector<double>(3, 0))));
+    if (residual) {
+      net.node("Dropout", {"y"}, "d");
+      net.node("Add", {"x", "d"}, "s");
+    } else {
+      net.node("Relu", {"y"}, "r");
+      net.node("Conv", {"r", "w"}, "s");
+    }
+    net.output("s");
+    for (const Finding& f : lint(norm_table(net.model))) {
+      if (f.code == "EK107") return f.severity;
+    }
+    return Severity::kError;
+  };
+  EXPECT_EQ(severity(false), Severity::kWarning);
+  EXPECT_EQ(severity(true), Severity::kInfo);
+  const auto unknown = after([](NormRecord& n) { n.gamma.assign(4, 0); });
+  ASSERT_THAT(codes_of(unknown), Contains("EK107"));
+  EXPECT_EQ(unknown[0].severity, Severity::kInfo);
+}
+
 TEST(NormTable, an_export_of_ours_says_which_variance_it_holds) {
   onnx::Model model;
   model.opsets[""] = 15;

@@ -114,6 +114,7 @@ void take_surroundings(NormRecord& norm, NormRecord& exported) {
   norm.weight_range = std::move(exported.weight_range);
   norm.shares_with = std::move(exported.shares_with);
   norm.streams = std::move(exported.streams);
+  norm.closes_branch = exported.closes_branch;
   norm.padded_behind = std::move(exported.padded_behind);
 }
 

@@ -151,7 +151,32 @@ class Surroundings {
       const std::optional<Product> product = product_at(work_, reader, reason);
       if (product && !is_unpadded(behind, *product)) record.padded_behind = named(behind);
     }
+    record.closes_branch = closes_branch(node.outputs[0]);
     if (use.graph_output) record.feeds.push_back(fmt::format("output '{}'", node.outputs[0]));
+  }
+
+  // True where the value ends in a sum without another product or norm in between: the end of a residual branch, not the trunk, which a
+  // product reads as well. What only looks at means (squeeze and excitation) does not count.
+  bool closes_branch(const std::string& value) const {
+    std::vector<std::string> open = {value};
+    std::set<std::string> seen;
+    bool summed = false;
+    while (!open.empty()) {
+      const std::string name = std::move(open.back());
+      open.pop_back();
+      if (!seen.insert(name).second) continue;
+      for (const size_t reader : work_.uses(name).consumers) {
+        const onnx::Node& behind = graph_.nodes[reader];
+        if (is_any(behind, {"GlobalAveragePool", "ReduceMean"})) continue;
+        if (is_product(behind) || is_batch_norm(behind)) return false;
+        const bool sum = is_any(behind, {"Add", "Sum"}) &&
+                         std::none_of(behind.inputs.begin(), behind.inputs.end(),
+                                      [&](const std::string& input) { return constants_.find(input) != nullptr; });
+        summed = summed || sum;
+        if (!sum) open.insert(open.end(), behind.outputs.begin(), behind.outputs.end());
+      }
+    }
+    return summed;
   }
 
   static std::vector<double> largest_per_output(const Product& product) {
