@@ -458,6 +458,22 @@ TEST(NormTable, a_norm_of_zeros_is_a_warning_unless_it_may_close_a_residual_bran
   EXPECT_EQ(unknown[0].severity, Severity::kInfo);
 }
 
+TEST(NormTable, same_padding_that_pads_nothing_is_none) {
+  const auto padded = [](int64_t side, int64_t kernel, int64_t stride) {
+    Net net;
+    net.input("x", {2, 3, side, side}).constant("w", {4, 3, kernel, kernel});
+    net.norm("x", "y", 3);
+    onnx::Node& conv = net.node("Conv", {"y", "w"}, "c");
+    conv.set("auto_pad", std::string("SAME_UPPER"));
+    conv.set("strides", std::vector<int64_t>{stride, stride});
+    net.output("c");
+    return norm_table(net.model).norms.at(0).padded_behind;
+  };
+  EXPECT_EQ(padded(8, 2, 2), "");
+  EXPECT_EQ(padded(9, 2, 2), "Conv 'Conv_c'");
+  EXPECT_EQ(padded(8, 3, 2), "Conv 'Conv_c'");
+}
+
 TEST(NormTable, an_export_of_ours_says_which_variance_it_holds) {
   onnx::Model model;
   model.opsets[""] = 15;

@@ -149,7 +149,8 @@ class Surroundings {
       std::string reason;
       if (!is_any(behind, {"Conv"}) || behind.inputs[0] != node.outputs[0] || !record.padded_behind.empty()) continue;
       const std::optional<Product> product = product_at(work_, reader, reason);
-      if (product && !is_unpadded(behind, *product)) record.padded_behind = named(behind);
+      if (product && !is_unpadded(behind, *product) && !pads_nothing(behind, *product, node))
+        record.padded_behind = named(behind);
     }
     record.closes_branch = closes_branch(node.outputs[0]);
     if (use.graph_output) record.feeds.push_back(fmt::format("output '{}'", node.outputs[0]));
@@ -177,6 +178,34 @@ class Surroundings {
       }
     }
     return summed;
+  }
+
+  // SAME_UPPER and SAME_LOWER: what they pad depends on the extents, which the file may fix.
+  bool pads_nothing(const onnx::Node& conv, const Product& product, const onnx::Node& norm) const {
+    if (!conv.text("auto_pad", "NOTSET").starts_with("SAME")) return false;
+    const onnx::ValueInfo* declared = nullptr;
+    for (const std::string& value : {norm.outputs[0], norm.inputs[0]}) {
+      for (const auto* list : {&graph_.value_infos, &graph_.inputs}) {
+        for (const onnx::ValueInfo& info : *list) {
+          if (info.name == value && info.dims) declared = &info;
+        }
+      }
+    }
+    const Shape& weights = product.weights.dims();
+    if (declared == nullptr || declared->dims->size() != weights.size()) return false;
+    const std::vector<int64_t> ones(weights.size(), 1);
+    const std::vector<int64_t> strides = conv.integers("strides", ones), dilations = conv.integers("dilations", ones);
+    for (size_t i = 2; i < weights.size(); ++i) {
+      const std::optional<int64_t> extent = (*declared->dims)[i].value;
+      if (!extent || *extent < 1 || *extent > (int64_t{1} << 30) || i - 2 >= strides.size() ||
+          i - 2 >= dilations.size())
+        return false;
+      const int64_t stride = strides[i - 2], dilation = dilations[i - 2];
+      if (stride < 1 || dilation < 1 || stride > *extent || dilation > *extent) return false;
+      const int64_t outputs = (*extent + stride - 1) / stride;
+      if ((outputs - 1) * stride + (weights[i] - 1) * dilation + 1 > *extent) return false;
+    }
+    return true;
   }
 
   static std::vector<double> largest_per_output(const Product& product) {
