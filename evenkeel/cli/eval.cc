@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "evenkeel/cli/commands.h"
 #include "evenkeel/cli/inspect.h"
@@ -145,8 +146,12 @@ Report report_of(tools::OnnxSubject& subject, const Arguments& arguments) {
   data::Splits splits = tools::load_splits(arguments, subject.shell);
   subject.bind(arguments, splits.train.count > 0 ? splits.train.example_shape : splits.test.example_shape);
   report.dataset = subject.take(splits, arguments.split, arguments);
+  bool warned = false;  // by the first of two kinds of statistics
   report.rows = rows_of(arguments, report.dataset, arguments.seed.value_or(1), [&](const EvalSettings& settings) {
-    return tools::evaluate(subject.model, subject.form, report.dataset, subject.shell.standardization, settings);
+    return tools::evaluate(subject.model, subject.form, report.dataset, subject.shell.standardization, settings, false,
+                           [&](const std::string& sentence) {
+                             if (!std::exchange(warned, true)) arguments.warn(sentence);
+                           });
   });
   report.apart = distances_of(report.rows, subject.model);
   if (!tools::onnx_norms(subject.model).empty()) report.statistics = statistics_text(subject.model);

@@ -17,10 +17,16 @@ constexpr size_t kNameWidth = 40, kNeighbourWidth = 26;
 // More findings than this of severity info and one code are shown as one line.
 constexpr size_t kMostAlike = 3;
 
-nlohmann::ordered_json ends_of(const std::vector<double>& values, double otherwise) {
-  if (values.empty()) return nlohmann::ordered_json{otherwise, otherwise};
+nlohmann::ordered_json ends_of(const std::vector<double>& values) {
+  if (values.empty()) return nullptr;
   const tools::Range range = tools::range_of(values);
   return nlohmann::ordered_json{range.low, range.high};
+}
+
+// gamma and beta: 1 and 0 where the norm has none, nothing where they are not known.
+nlohmann::ordered_json ends_of(const NormRecord& norm, const std::vector<double>& values, double otherwise) {
+  if (values.empty() && norm.unreadable.empty()) return nlohmann::ordered_json{otherwise, otherwise};
+  return ends_of(values);
 }
 
 template <class T>
@@ -33,12 +39,12 @@ nlohmann::ordered_json json_of(const NormRecord& norm) {
                               {"channels", norm.channels},
                               {"eps", norm.eps},
                               {"eps_known", norm.eps_known},
-                              {"affine", !norm.gamma.empty()},
-                              {"gamma", ends_of(norm.gamma, 1)},
-                              {"beta", ends_of(norm.beta, 0)}};
-  json["running_mean"] = norm.mean.empty() ? nlohmann::ordered_json() : ends_of(norm.mean, 0);
-  json["running_var"] = norm.var.empty() ? nlohmann::ordered_json() : ends_of(norm.var, 1);
-  json["folded_scale"] = norm.var.empty() ? nlohmann::ordered_json() : ends_of(norm.scale(), 1);
+                              {"affine", !norm.gamma.empty() || !norm.unreadable.empty()},
+                              {"gamma", ends_of(norm, norm.gamma, 1)},
+                              {"beta", ends_of(norm, norm.beta, 0)}};
+  json["running_mean"] = ends_of(norm.mean);
+  json["running_var"] = ends_of(norm.var);
+  json["folded_scale"] = ends_of(norm.scale());
   json["num_batches_tracked"] = or_null(norm.batches);
   json["new_batch_weight"] = or_null(norm.new_batch_weight);
   json["conventions"] = norm.conventions();
@@ -109,8 +115,8 @@ std::string norm_rows(const Inspected& inspected) {
     std::vector<std::string> row{shown(norm.name, kNameWidth),
                                  fmt::format("{}", norm.channels),
                                  fmt::format("{:.2g}{}", norm.eps, norm.eps_known ? "" : "?"),
-                                 range_text(norm.gamma, "1"),
-                                 range_text(norm.beta, "0"),
+                                 range_text(norm.gamma, norm.unreadable.empty() ? "1" : "?"),
+                                 range_text(norm.beta, norm.unreadable.empty() ? "0" : "?"),
                                  range_text(norm.mean, "?"),
                                  range_text(norm.var, "?")};
     if (batches) row.push_back(norm.batches ? fmt::format("{}", *norm.batches) : "");

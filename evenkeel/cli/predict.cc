@@ -122,7 +122,8 @@ int run_predict(const Arguments& arguments) {
   const EvalSettings settings{.batch_size = arguments.batch_size, .threads = threads};
   if (is_foreign) subject.complete(arguments, dataset);
   const EvalResult result = is_foreign
-                                ? tools::evaluate(subject.model, subject.form, dataset, model.standardization, settings)
+                                ? tools::evaluate(subject.model, subject.form, dataset, model.standardization, settings,
+                                                  false, [&](const std::string& sentence) { arguments.warn(sentence); })
                                 : evaluate(model, dataset, settings);
   if (arguments.json) {
     print_json(json_of(dataset, model, result, arguments.top));

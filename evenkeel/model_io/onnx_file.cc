@@ -612,6 +612,34 @@ void serialize_to(const Model& model, bool keep_external, Write write) {
 
 namespace {
 
+// Nodes that call a function of the file, in the graph and its bodies; the functions by domain and name.
+using FunctionNames = std::set<std::pair<std::string, std::string>>;
+void add_calls(const GraphProto& g, const FunctionNames& functions, std::vector<std::string>& calls) {
+  for (const NodeProto& n : g.node()) {
+    const bool is_new = std::find(calls.begin(), calls.end(), n.op_type()) == calls.end();
+    if (is_new && functions.contains({domain_of(n), n.op_type()})) calls.push_back(n.op_type());
+    for (const AttributeProto& a : n.attribute()) {
+      if (a.has_g()) add_calls(a.g(), functions, calls);
+    }
+  }
+}
+
+// What is inside of a function would be missed: norms that are not listed, weights that are not compared.
+void require_no_calls(const Reading& r, const ModelProto& m) {
+  FunctionNames functions;
+  for (const auto& f : m.functions()) functions.emplace(f.domain() == "ai.onnx" ? "" : f.domain(), f.name());
+  std::vector<std::string> calls;
+  if (!functions.empty()) add_calls(m.graph(), functions, calls);
+  if (calls.empty()) return;
+  throw BackendError(fmt::format(
+      "'{}': its graph calls functions that the file itself defines ('{}'{}), and what is inside of them is not read; "
+      "export without export_modules_as_functions, or inline them first (onnx.inliner.inline_local_functions)",
+      r.name, calls[0],
+      calls.size() < 2    ? ""
+      : calls.size() == 2 ? fmt::format(" and '{}'", calls[1])
+                          : fmt::format(", '{}' and {} more", calls[1], calls.size() - 2)));
+}
+
 // parse(ModelProto&): false where the bytes are none.
 template <class Parse>
 Model model_from(const std::string& name, const std::string& folder, size_t size, Parse parse) {
@@ -623,6 +651,7 @@ Model model_from(const std::string& name, const std::string& folder, size_t size
   if (!original->model.has_graph() || original->model.ir_version() < 1) {
     fail(r, "expected an ONNX model with a graph and an IR version, found neither; is it another kind of file?");
   }
+  require_no_calls(r, original->model);
   original->tensors.Swap(original->model.mutable_graph()->mutable_initializer());
   r.owner = original;
 

@@ -10,7 +10,7 @@ namespace evenkeel::onnx {
 
 // Reads a model. Tensors kept outside the file ("external data") are read from the file's own folder, and only from there.
 // Throws UsageError (no such file), IoError (unreadable), FormatError (not ONNX, truncated, sizes that disagree, names twice, paths that
-// leave the folder).
+// leave the folder), BackendError (its graph calls functions of the file itself).
 Model load(const std::string& path);
 // The same from memory; `folder` holds external tensors, "" = there are none to be had. `name` is for messages.
 Model parse(std::string_view bytes, const std::string& name, const std::string& folder = "");

@@ -78,6 +78,38 @@ TEST(OnnxFile, ReadsNodesTensorsAndTheOpset) {
   EXPECT_EQ(m.graph.fed_inputs().size(), 1u);
 }
 
+// FunctionProto: name 1, domain 10; ModelProto keeps them in 25, a node its domain in 7.
+std::string function(const std::string& name, const std::string& domain) {
+  return bytes(25, bytes(1, name) + bytes(7, node("Relu", {"x"}, {"y"})) + bytes(10, domain));
+}
+std::string refusal_of(const std::string& file) {
+  try {
+    parse(file, "m.onnx");
+  } catch (const BackendError& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(OnnxFile, RefusesAGraphThatCallsFunctionsOfTheFile) {
+  const std::string functions = function("Block", "torch.nn") + function("Stem", "torch.nn") + function("Head", "a.b");
+  const auto graph = [](const std::string& nodes) { return nodes + bytes(11, value("x")) + bytes(12, value("y")); };
+  const std::string torch = bytes(7, "torch.nn");
+  const std::string both =
+      graph(bytes(1, node("Stem", {"x"}, {"z"}, torch)) + bytes(1, node("Block", {"z"}, {"y"}, torch)));
+  EXPECT_EQ(refusal_of(model_of(both, functions)),
+            "'m.onnx': its graph calls functions that the file itself defines ('Stem' and 'Block'), and what is inside "
+            "of them is not read; export without export_modules_as_functions, or inline them first "
+            "(onnx.inliner.inline_local_functions)");
+  // In the body of an If, too.
+  const std::string body = graph(bytes(1, node("Head", {"x"}, {"y"}, bytes(7, "a.b"))));
+  const std::string branch = bytes(5, bytes(1, "then_branch") + bytes(6, body) + number(20, 5));
+  EXPECT_THAT(refusal_of(model_of(graph(bytes(1, node("If", {"x"}, {"y"}, branch))), functions)),
+              HasSubstr("('Head')"));
+  // Functions that nothing calls, and an operator of that name in another domain, are nobody's business.
+  EXPECT_EQ(refusal_of(model_of(graph(bytes(1, node("Block", {"x"}, {"y"}))), functions)), "");
+}
+
 TEST(OnnxFile, WritesWhatWasNotTouchedAsItWas) {
   // Field 4711 of the model, 99 of the node, 98 of the graph and 97 of the tensor are from the future.
   const std::string graph = bytes(1, node("Relu", {"x"}, {"y"}, bytes(99, "node"))) + bytes(2, "g") +

@@ -54,10 +54,10 @@ Shape example_of(const inference::Port& port, const FormOptions& options, bool l
   return example;
 }
 
-// What made the scores, behind operators that only see them under another shape.
+// What made the scores, behind operators that only see them under another shape or type, or cut them off.
 Scores scores_of(const onnx::Model& model, std::string output) {
-  static const std::vector<std::string> kSame = {"Flatten",  "Reshape", "Squeeze", "Unsqueeze",
-                                                 "Identity", "Cast",    "Dropout"};
+  static const std::vector<std::string> kSame = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity",
+                                                 "Cast",    "Dropout", "Clip",    "Transpose"};
   const auto uses = onnx::uses_of(model.graph);
   for (size_t step = 0; step <= model.graph.nodes.size(); ++step) {
     const auto use = uses.find(output);
@@ -178,6 +178,16 @@ double take_row(std::span<const float> row, Scores kind, int32_t label, float* p
   return label < 0 ? 0 : log_of(static_cast<size_t>(label)) - std::log(norm);
 }
 
+// True where a row of scores is one of probabilities already: of float16, too, whose sums are a thousandth off.
+bool is_distribution(std::span<const float> row) {
+  double sum = 0;
+  for (const float p : row) {
+    if (!(p >= 0 && p <= 1)) return false;
+    sum += static_cast<double>(p);
+  }
+  return row.size() > 1 && std::abs(sum - 1) <= 2e-3;
+}
+
 void require_fit(const ClassifierForm& form, const data::Dataset& dataset) {
   if (dataset.example_shape == form.example) return;
   const bool resizable = dataset.is_image() && form.example.size() == 3 && dataset.example_shape[0] == form.example[0];
@@ -190,7 +200,8 @@ void require_fit(const ClassifierForm& form, const data::Dataset& dataset) {
 }  // namespace
 
 EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const data::Dataset& dataset,
-                    const data::Standardization& standardization, const EvalSettings& settings, bool with_moments) {
+                    const data::Standardization& standardization, const EvalSettings& settings, bool with_moments,
+                    const std::function<void(const std::string&)>& warn) {
   if (settings.batch_size < 1)
     throw UsageError(fmt::format("the batch size must be at least 1, found {}", settings.batch_size));
   require_fit(form, dataset);
@@ -220,6 +231,7 @@ EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const 
   std::vector<float> x;
   std::map<std::string, std::vector<TreeFold<Moments>>> folds;
   double loss = 0, correct = 0, weights = 0;
+  int64_t distributions = 0;
   int64_t first = 0;
   for (const int64_t n : cut.sizes) {
     const int64_t filled = (n + multiple - 1) / multiple * multiple;
@@ -238,6 +250,7 @@ EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const 
       }
       const std::span<const float> row = scores.subspan(at * classes, classes);
       float* probabilities = result.probabilities.data() + static_cast<size_t>(first + i) * classes;
+      distributions += form.scores == Scores::kLogits && is_distribution(row) ? 1 : 0;
       const double log_probability = take_row(row, form.scores, label, probabilities);
       const auto predicted = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
       result.predictions.push_back(predicted);
@@ -257,6 +270,13 @@ EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const 
       fold.resize(channels.size());
       for (size_t c = 0; c < channels.size(); ++c) fold[c].push(channels[c]);
     }
+  }
+  if (warn && distributions > 0 && distributions == dataset.count) {
+    warn(fmt::format(
+        "the scores of '{}' are taken for logits, but every row of them lies in [0, 1] and sums to 1: if they are "
+        "probabilities, those shown here, and the loss, are of a softmax taken twice; give a model that ends in "
+        "its logits, or in the softmax",
+        form.output));
   }
   if (weights > 0) {
     result.loss = loss / weights;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -64,9 +65,10 @@ class Classifier {
 };
 
 // As evaluate() of evenkeel's own models. EvalResult::moments: by the names of the norms' outputs, of statistics kBatch, or where they are asked
-// for. Where form.classes is 0 there is nothing else in the result. Throws UsageError when examples and model do not fit.
+// for. Where form.classes is 0 there is nothing else in the result. warn: told where scores that are taken for logits look like probabilities
+// in every row. Throws UsageError when examples and model do not fit.
 EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const data::Dataset& dataset,
                     const data::Standardization& standardization, const EvalSettings& settings,
-                    bool with_moments = false);
+                    bool with_moments = false, const std::function<void(const std::string&)>& warn = {});
 
 }  // namespace evenkeel::tools

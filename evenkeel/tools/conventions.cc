@@ -71,6 +71,10 @@ double converted_variance(double variance, double n, RunningVariance from, Runni
 std::string weight_in_words(std::optional<double> new_batch_weight) {
   if (!new_batch_weight) return "all batches count alike (PyTorch momentum None)";
   const double w = *new_batch_weight;
+  if (w == 0) {
+    return "weight of a new batch 0 (Keras/ONNX momentum 1): never updated, or a plain average over all batches, which "
+           "ONNX cannot express (PyTorch momentum None is exported so)";
+  }
   return fmt::format("weight of a new batch {:.6g} (PyTorch momentum {:.6g}, Keras/ONNX momentum {:.6g})", w,
                      momentum_of(Dialect::kPyTorch, w), momentum_of(Dialect::kOnnx, w));
 }

@@ -1,5 +1,6 @@
 #include "evenkeel/tools/conventions.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -39,6 +40,12 @@ TEST(Conventions, are_said_in_words) {
             "all batches count alike (PyTorch momentum None); running variance biased (n)");
   EXPECT_EQ(variance_in_words(usual_running_variance(Dialect::kKeras)),
             "running variance biased or unbiased: the file does not say");
+}
+
+TEST(Conventions, a_weight_of_0_is_no_momentum_of_0) {
+  const std::string words = weight_in_words(new_batch_weight_of(Dialect::kOnnx, 1));
+  EXPECT_THAT(words, testing::HasSubstr("never updated, or a plain average"));
+  EXPECT_THAT(words, testing::Not(testing::HasSubstr("PyTorch momentum 0")));
 }
 
 }  // namespace

@@ -82,6 +82,45 @@ Conversion from_safetensors(const std::string& in, const std::string& out, Targe
   return done;
 }
 
+bool is_parameter(const onnx::Node& node, const onnx::TensorValue& tensor) {
+  using onnx::ElementType;
+  static const std::set<std::string> kOperators = {"Conv",
+                                                   "ConvTranspose",
+                                                   "Gemm",
+                                                   "MatMul",
+                                                   "BatchNormalization",
+                                                   "InstanceNormalization",
+                                                   "LayerNormalization",
+                                                   "PRelu",
+                                                   "Gather",
+                                                   "LSTM",
+                                                   "GRU",
+                                                   "RNN",
+                                                   "GroupNormalization",
+                                                   "Add",
+                                                   "Mul",
+                                                   "Sub",
+                                                   "Div"};
+  const bool floating = tensor.type == ElementType::kFloat || tensor.type == ElementType::kDouble ||
+                        tensor.type == ElementType::kFloat16 || tensor.type == ElementType::kBfloat16;
+  return floating && !tensor.dims.empty() && node.domain.empty() && kOperators.contains(node.op_type);
+}
+
+// Parameters that are no initializers: outputs of Constant nodes, and further names of a tensor, as Identity nodes give them.
+std::vector<onnx::TensorValue> further_parameters(const onnx::Graph& graph, std::set<std::string> names) {
+  const onnx::Constants constants(graph);
+  std::vector<onnx::TensorValue> found;
+  for (const onnx::Node& node : graph.nodes) {
+    for (const std::string& input : node.inputs) {
+      const onnx::TensorValue* tensor = constants.find(input);
+      if (tensor == nullptr || !is_parameter(node, *tensor) || !names.insert(input).second) continue;
+      found.push_back(*tensor);
+      found.back().name = input;
+    }
+  }
+  return found;
+}
+
 Conversion from_onnx(const std::string& in, const std::string& out) {
   const onnx::Model model = onnx::load(in);
   Conversion done{.from = "an ONNX model", .to = "a state dict", .architecture = {}, .tensors = {}, .left_out = {}};
@@ -89,14 +128,18 @@ Conversion from_onnx(const std::string& in, const std::string& out) {
   result.metadata["format"] = "pt";
   std::set<std::string> names;
   const std::set<std::string> constants = stated_constants(model);
-  for (const onnx::TensorValue& tensor : model.graph.initializers) {
-    if (constants.contains(tensor.name)) continue;  // of our own export: the architecture has them
+  const auto add = [&](const onnx::TensorValue& tensor) {
+    if (constants.contains(tensor.name)) return;  // of our own export: the architecture has them
     if (!names.insert(tensor.name).second) {
       done.left_out.push_back(fmt::format("'{}': there is one of that name", tensor.name));
     } else if (!add_tensor(tensor, &result)) {
       done.left_out.push_back(fmt::format("'{}': safetensors has no {}", tensor.name, onnx::name_of(tensor.type)));
     }
-  }
+  };
+  for (const onnx::TensorValue& tensor : model.graph.initializers) add(tensor);
+  std::set<std::string> known = names;
+  known.insert(constants.begin(), constants.end());
+  for (const onnx::TensorValue& tensor : further_parameters(model.graph, known)) add(tensor);
   done.tensors = result.tensors.size() + result.carried.size();
   write_safetensors(out, result);
   return done;

@@ -25,7 +25,7 @@ struct Conversion {
 //   our model                       -> .onnx          the network, by to_onnx
 //                                   -> .safetensors   a plain state dict
 //   a state dict, architecture      -> .onnx, .safetensors   the network; our model
-//   ONNX                            -> .safetensors   all initializers by their names; of our own export the parameters and statistics
+//   ONNX                            -> .safetensors   all initializers, and constants that are parameters, by their names; of our own export the parameters and statistics
 //   Keras .h5                       -> .safetensors   its batch norms, by PyTorch's names
 // Writes atomically. Throws UsageError when `out` is `in`, or has another extension, when there is no such conversion, or options are given
 // that change nothing; else what reading and writing throw.

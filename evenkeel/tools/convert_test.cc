@@ -76,6 +76,41 @@ TEST(Convert, an_onnx_model_becomes_all_its_tensors_by_name) {
   EXPECT_EQ(all.find("conv1.weight")->values<float>()[7], model.store.at("conv1.weight").values<float>()[7]);
 }
 
+TEST(Convert, parameters_that_are_constants_or_aliases_are_taken) {
+  const TestFolder folder;
+  onnx::Model network = to_onnx(small(), {.standardization = false});
+  onnx::Graph& graph = network.graph;
+  const onnx::TensorValue weight = *graph.initializer("conv1.weight"), mean = *graph.initializer("bn1.running_mean");
+  std::erase_if(graph.initializers, [](const onnx::TensorValue& t) {
+    return t.name == "conv1.weight" || t.name == "bn1.running_mean" || t.name == "bn1.bias";
+  });
+  const auto constant = [&](const std::string& name, const onnx::TensorValue& value) {
+    onnx::Node node{.op_type = "Constant", .domain = "", .name = "", .inputs = {}, .outputs = {name}, .attributes = {}};
+    node.attributes.push_back({.name = "value",
+                               .kind = onnx::Attribute::Kind::kTensor,
+                               .tensor = std::make_shared<onnx::TensorValue>(value)});
+    graph.nodes.push_back(node);
+  };
+  constant("conv1.weight", weight);
+  constant("bn1.running_mean", mean);
+  constant("shape", onnx::make_tensor("", {1}, std::span<const int64_t>(std::vector<int64_t>{3})));
+  graph.nodes.push_back({.op_type = "Identity",
+                         .domain = "",
+                         .name = "",
+                         .inputs = {"bn1.running_mean"},
+                         .outputs = {"bn1.bias"},
+                         .attributes = {}});
+  onnx::save(folder / "net.onnx", network);
+  const Conversion done = convert(folder / "net.onnx", folder / "all.safetensors", {});
+  const TensorFile all = read_safetensors(folder / "all.safetensors");
+  EXPECT_EQ(done.tensors, graph.initializers.size() + 3);
+  ASSERT_NE(all.find("conv1.weight"), nullptr);
+  EXPECT_EQ(all.find("conv1.weight")->values<float>()[7], onnx::floats_of(weight)[7]);
+  ASSERT_NE(all.find("bn1.bias"), nullptr);
+  EXPECT_EQ(all.find("bn1.bias")->values<float>()[3], onnx::floats_of(mean)[3]);
+  EXPECT_NO_THROW(load_state_dict(folder / "all.safetensors", {.architecture = "lenet"}));
+}
+
 TEST(Convert, the_input_is_never_overwritten_and_what_cannot_be_is_refused) {
   const TestFolder folder;
   save_model(folder / "a.safetensors", small());

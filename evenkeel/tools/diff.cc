@@ -119,8 +119,9 @@ double NormDiff::largest_effect() const { return changes.empty() ? 0 : changes.f
 NormDiff diff_norms(const NormTable& a, const NormTable& b) {
   NormDiff diff;
   for (const auto& [x, y] : match(a, b, diff)) {
-    if (x->mean.size() != y->mean.size() || x->mean.empty()) {
-      diff.notes.push_back(x->mean.size() == y->mean.size()
+    const bool unknown = !x->unreadable.empty() || !y->unreadable.empty();
+    if (unknown || x->mean.size() != y->mean.size() || x->mean.empty()) {
+      diff.notes.push_back(unknown || x->mean.size() == y->mean.size()
                                ? fmt::format("'{}' has no values that could be compared", x->name)
                                : fmt::format("'{}' has {} channels in the first model and {} in the second", x->name,
                                              x->channels, y->channels));

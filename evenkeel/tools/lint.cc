@@ -6,6 +6,7 @@
 #include <cfloat>
 #include <cmath>
 #include <limits>
+#include <map>
 
 namespace evenkeel::tools {
 namespace {
@@ -15,7 +16,10 @@ constexpr double kLargestHalf = 65504;
 // int8 has 127 steps; with fewer than 8 of them a channel keeps less than 3 bits.
 constexpr double kSteps = 127, kFewSteps = 8, kShareOfChannels = 0.1;
 constexpr double kStartLeft = 0.05;
+// Libraries have 1e-3 or 1e-5: a factor of 100, less what the two lose as floats.
+constexpr double kEpsApart = 99;
 
+bool is_possible(double eps) { return std::isfinite(eps) && eps >= 0; }
 bool is_zero(double x) { return x == 0; }
 bool is_denormal(double x) { return x != 0 && std::abs(x) < kSmallestNormal; }
 
@@ -26,10 +30,10 @@ int64_t count_if(const std::vector<double>& values, Test test) {
 
 int64_t not_finite_in(const NormRecord& norm) {
   int64_t count = 0;
-  for (size_t c = 0; c < norm.mean.size(); ++c) {
+  for (size_t c = 0; c < static_cast<size_t>(norm.channels); ++c) {
     bool good = true;
     for (const auto* values : {&norm.gamma, &norm.beta, &norm.mean, &norm.var})
-      good = good && (values->empty() || std::isfinite((*values)[c]));
+      good = good && (c >= values->size() || std::isfinite((*values)[c]));
     count += good ? 0 : 1;
   }
   return count;
@@ -41,23 +45,29 @@ class Judge {
   Judge(const NormTable& table, std::vector<Finding>& findings) : findings_(findings) {
     trained_ =
         std::any_of(table.norms.begin(), table.norms.end(), [](const NormRecord& norm) { return has_learned(norm); });
+    usual_eps_ = usual_eps_of(table);
   }
 
   void judge(const NormRecord& norm) {
     norm_ = &norm;
     neighbours_in_front();
+    variances();
+    gammas();
     if (norm.unreadable.empty()) {
-      variances();
-      gammas();
       updates();
       folded();
     }
-    if (norm.training) add("EK112", "it normalizes by the statistics of the batch");
+    const bool bare = !norm.has_statistics && norm.missing.empty();  // meant so
+    if (norm.training && !bare) add("EK112", "it normalizes by the statistics of the batch");
     if (!norm.shares_with.empty())
       add("EK113", fmt::format("'{}' normalizes by the same statistics", norm.shares_with));
     neighbours_behind();
     if (norm.values_per_channel == 1) add("EK116", "its input is declared with one value per channel");
-    if (!norm.unreadable.empty()) add("EK117", norm.unreadable);
+    if (!norm.unreadable.empty() && norm.missing.empty()) add("EK117", norm.unreadable);
+    if (norm.training && bare) add("EK122", "it normalizes by the statistics of the batch");
+    epsilons();
+    if (!norm.missing.empty()) add("EK125", fmt::format("'{}'", fmt::join(norm.missing, "', '")));
+    if (!norm.misfit.empty()) add("EK126", norm.misfit);
   }
 
  private:
@@ -82,7 +92,8 @@ class Judge {
   void variances() {
     const std::vector<double>& var = norm_->var;
     const double eps = norm_->eps;
-    if (const int64_t n = count_if(var, [&](double v) { return v >= 0 && v <= eps; }); n > 0) {
+    const int64_t below = is_possible(eps) ? count_if(var, [&](double v) { return v >= 0 && v <= eps; }) : 0;
+    if (const int64_t n = below; n > 0) {
       const auto smallest = std::min_element(
           var.begin(), var.end(), [](double a, double b) { return (a >= 0 ? a : HUGE_VAL) < (b >= 0 ? b : HUGE_VAL); });
       const int64_t tiny = count_if(var, [](double v) { return v >= 0 && v < 1e-10; });
@@ -102,7 +113,36 @@ class Judge {
 
   void gammas() {
     const int64_t n = count_if(norm_->gamma, [](double g) { return std::abs(g) < kGammaNearZero; });
-    if (n > 0) add("EK107", of_channels(n), n);
+    if (n == 0) return;
+    add("EK107", of_channels(n), n);
+    // Residual blocks may begin as the identity; elsewhere a layer of constants is a fault. Without neighbours nobody knows.
+    const bool dead = count_if(norm_->gamma, is_zero) == norm_->channels;
+    if (!dead || norm_->feeds.empty() || norm_->closes_branch) return;
+    findings_.back().severity = Severity::kWarning;
+    findings_.back().reason += ", all exactly 0: the layer gives its beta, whatever comes in";
+  }
+
+  // The eps of more than half of the norms; 0: there is none.
+  static double usual_eps_of(const NormTable& table) {
+    std::map<double, size_t> counts;
+    for (const NormRecord& norm : table.norms) counts[norm.eps_known && is_possible(norm.eps) ? norm.eps : 0]++;
+    for (const auto& [eps, count] : counts) {
+      if (2 * count > table.norms.size()) return eps;
+    }
+    return 0;
+  }
+
+  void epsilons() {
+    const double eps = norm_->eps;
+    if (!norm_->eps_known) return;
+    if (!is_possible(eps)) {
+      add("EK123", fmt::format("eps is {:.3g}", eps));
+    } else if (eps == 0) {
+      add("EK124", "eps is 0: nothing keeps a variance of 0 from a division by 0");
+    } else if (usual_eps_ > 0 && std::max(eps / usual_eps_, usual_eps_ / eps) > kEpsApart) {
+      add("EK124", fmt::format("eps is {:.3g}, and {:.3g} in most other norms", eps, usual_eps_));
+      findings_.back().severity = Severity::kInfo;
+    }
   }
 
   void updates() {
@@ -168,6 +208,7 @@ class Judge {
   std::vector<Finding>& findings_;
   const NormRecord* norm_ = nullptr;
   bool trained_ = false;
+  double usual_eps_ = 0;
 };
 
 }  // namespace

@@ -130,6 +130,33 @@ const std::vector<LintRule>& lint_rules() {
        "With the statistics of the batch the model is clearly more accurate than with the stored ones: these do not "
        "fit the data.",
        "`evenkeel recalibrate MODEL --data D`, or look for the difference in the preprocessing"},
+      {"EK122", kError, "a norm without stored statistics",
+       "The node normalizes by the statistics of whatever batch it gets, and the file holds no others: the layer was "
+       "made without running statistics (track_running_stats=False in PyTorch). Answers for an example depend on its "
+       "neighbours, and a batch of one is normalized by itself. There is nothing that `evenkeel fold "
+       "--force-inference` could put in their place.",
+       "give the layer running statistics (track_running_stats=True), make them by running training data through the "
+       "model in training mode, and export it again in evaluation mode"},
+      {"EK123", kError, "an impossible eps",
+       "eps is added to the variance under the square root: it is a small positive number, 1e-5 or 1e-3 in most "
+       "libraries. With one below 0 the root is NaN wherever the variance is smaller than that, with NaN or infinity "
+       "every output is NaN or beta: the file is damaged, or whatever wrote it made a mistake.",
+       "set eps to what the network was trained with, and export it again"},
+      {"EK124", kWarning, "an unusual eps",
+       "eps is 0, so that a channel of variance 0 gives infinity or NaN, or it is 100 times larger or smaller than in "
+       "more than half of the norms: a layer of other origin, or a slip. A wrong eps changes channels of small "
+       "variance most.",
+       "compare it with what the network was trained with"},
+      {"EK125", kError, "parts of a norm are missing",
+       "In a state dict one of running_mean and running_var is there without the other; in an ONNX model the norm "
+       "reads "
+       "a value that no node makes and that is neither an input nor a constant. The file is incomplete, or a name was "
+       "changed on one side only: such a model cannot be run.",
+       "write the file again with all tensors of the norm, or mend the names"},
+      {"EK126", kError, "channels that do not fit",
+       "The layer in front makes another number of channels than the norm has parameters for: such a model cannot be "
+       "run.",
+       "look for parameters of another norm, or of another version of the network, and export it again"},
   };
   return rules;
 }

@@ -1,17 +1,13 @@
-// The table of norms from every format, and what lint says about it.
+// What lint says about a table of norms, and the page that shows it.
 #include "evenkeel/tools/lint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <limits>
 
 #include "evenkeel/core/error.h"
-#include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/test_folder.h"
-#include "evenkeel/tools/fold_testing.h"
 #include "evenkeel/tools/lint_data.h"
 #include "evenkeel/tools/norm_page.h"
 
@@ -79,6 +75,40 @@ TEST(Lint, gamma_near_0_is_counted) {
   const auto findings = after([](NormRecord& n) { n.gamma = {1, 0, -9e-4, 1.1e-3}; });
   ASSERT_THAT(codes_of(findings), Contains("EK107"));
   EXPECT_EQ(findings[0].channels, 2);
+}
+
+TEST(Lint, zeros_without_known_neighbours_may_close_a_residual_branch) {
+  const auto unknown = after([](NormRecord& n) { n.gamma.assign(4, 0); });
+  ASSERT_THAT(codes_of(unknown), Contains("EK107"));
+  EXPECT_EQ(unknown[0].severity, Severity::kInfo);
+}
+
+TEST(Lint, an_impossible_or_unusual_eps_is_told) {
+  const auto with = [](const std::vector<double>& eps, bool known = true) {
+    NormTable table{.format = "test", .norms = {}, .notes = {}};
+    for (const double e : eps) {
+      table.norms.push_back(healthy());
+      table.norms.back().eps = e;
+      table.norms.back().eps_known = known;
+    }
+    return lint(table);
+  };
+  for (const double eps : {-1.0, -1e-12, kNan, HUGE_VAL}) {
+    const auto findings = with({eps, 1e-5});
+    ASSERT_THAT(codes_of(findings), ElementsAre("EK123")) << eps;
+    EXPECT_EQ(findings[0].severity, Severity::kError);
+  }
+  const auto zero = with({0});
+  ASSERT_THAT(codes_of(zero), ElementsAre("EK124"));
+  EXPECT_EQ(zero[0].severity, Severity::kWarning);
+  const auto other = with({static_cast<double>(1e-3F), static_cast<double>(1e-5F), static_cast<double>(1e-5F)});
+  ASSERT_THAT(codes_of(other), ElementsAre("EK124"));
+  EXPECT_EQ(other[0].severity, Severity::kInfo);
+  EXPECT_THAT(other[0].reason, HasSubstr("eps is 0.001, and 1e-05 in most other norms"));
+  // Halves of two libraries, a smaller factor, and what the file does not say.
+  EXPECT_THAT(with({1e-3, 1e-5}), IsEmpty());
+  EXPECT_THAT(with({1e-4, 1e-5, 1e-5}), IsEmpty());
+  EXPECT_THAT(with({1e-3, 1e-5, 1e-5}, false), IsEmpty());
 }
 
 TEST(Lint, start_values_beside_trained_weights_are_an_error_and_before_training_a_warning) {
@@ -218,227 +248,6 @@ TEST(NormPage, draws_every_norm_and_shows_nothing_of_a_name_as_markup) {
   for (size_t at = 0; (at = page.find("<svg", at)) != page.npos; ++at) ++drawings;
   EXPECT_EQ(drawings, 10U);
   EXPECT_THAT(page, HasSubstr("prefers-color-scheme: dark"));
-}
-
-// --- tables ---
-
-TEST(NormTable, of_an_onnx_model_knows_the_neighbours) {
-  onnx::Model model;
-  model.opsets[""] = 15;
-  onnx::Graph& graph = model.graph;
-  const auto node = [&](const std::string& op, std::vector<std::string> in, const std::string& out) -> onnx::Node& {
-    graph.nodes.push_back({.op_type = op,
-                           .domain = "",
-                           .name = op + "_" + out,
-                           .inputs = std::move(in),
-                           .outputs = {out},
-                           .attributes = {}});
-    return graph.nodes.back();
-  };
-  const auto constant = [&](const std::string& name, const Shape& dims, double value) {
-    graph.initializers.push_back(
-        onnx::make_tensor(name, dims, std::vector<double>(static_cast<size_t>(element_count(dims)), value)));
-  };
-  for (const char* name : {"bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}) constant(name, {2}, 0.5);
-  constant("w", {2, 2, 3, 3}, -3);
-  constant("b", {2}, 1);
-  graph.inputs.push_back({.name = "x", .type = onnx::ElementType::kDouble, .dims = {}});
-  node("Conv", {"x", "w", "b"}, "a");
-  node("BatchNormalization", {"a", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}, "n")
-      .set("momentum", 0.75F);
-  node("Conv", {"n", "w"}, "c").set("pads", std::vector<int64_t>{1, 1, 1, 1});
-  node("Add", {"c", "x"}, "s");
-  node("BatchNormalization", {"s", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}, "y")
-      .set("epsilon", 0.125F);
-  graph.outputs.push_back({.name = "y", .dims = {}});
-
-  const NormTable table = norm_table(model);
-  ASSERT_THAT(table.norms, SizeIs(2));
-  const NormRecord &first = table.norms[0], &second = table.norms[1];
-  EXPECT_EQ(first.name, "bn1");
-  EXPECT_EQ(first.output, "n");
-  EXPECT_THAT(first.fed_by, ElementsAre("Conv 'Conv_a'"));
-  EXPECT_THAT(first.feeds, ElementsAre("Conv 'Conv_c'"));
-  EXPECT_EQ(first.bias_in_front, "b");
-  EXPECT_THAT(first.weight_range, ElementsAre(3, 3));
-  EXPECT_EQ(first.padded_behind, "Conv 'Conv_c'");
-  EXPECT_EQ(first.new_batch_weight, 0.25);
-  EXPECT_EQ(second.eps, 0.125);
-  EXPECT_EQ(second.shares_with, "bn1");
-  EXPECT_EQ(second.name, "bn1 -> y");
-  EXPECT_THAT(second.streams, ElementsAre("Conv 'Conv_c'", "input 'x'"));
-  EXPECT_THAT(second.feeds, ElementsAre("output 'y'"));
-}
-
-TEST(NormTable, a_bias_that_others_read_too_is_not_said_to_be_redundant) {
-  const auto table_with = [](bool second_norm, bool reader, bool output) {
-    onnx::Model model;
-    model.opsets[""] = 15;
-    onnx::Graph& graph = model.graph;
-    const auto constant = [&](const char* name, const Shape& dims) {
-      const std::vector<float> values(static_cast<size_t>(element_count(dims)), 0.5F);
-      graph.initializers.push_back(onnx::make_tensor(name, dims, std::span<const float>(values)));
-    };
-    const auto node = [&](const char* op, std::vector<std::string> inputs, const char* result) {
-      graph.nodes.push_back({.op_type = op,
-                             .domain = "",
-                             .name = "",
-                             .inputs = std::move(inputs),
-                             .outputs = {result},
-                             .attributes = {}});
-    };
-    for (const char* name : {"g", "s", "m", "v", "b", "a"}) constant(name, {2});
-    constant("w", {2, 2});
-    graph.inputs.push_back({.name = "x", .dims = {}});
-    node("Gemm", {"x", "w", "b"}, "c");
-    node("MatMul", {"x", "w"}, "p");
-    node("Add", {"p", "a"}, "d");
-    for (const char* front : {"c", "d"}) {
-      const std::string name = front;
-      node("BatchNormalization", {name, "g", "s", "m", "v"}, (name + "_y").c_str());
-      if (second_norm) node("BatchNormalization", {name, "g", "s", "m", "v"}, (name + "_z").c_str());
-      if (reader) node("Relu", {name}, (name + "_r").c_str());
-      if (output) graph.outputs.push_back({.name = name, .dims = {}});
-    }
-    return norm_table(model);
-  };
-  for (const bool second_norm : {false, true}) {
-    const NormTable table = table_with(second_norm, false, false);
-    EXPECT_EQ(table.norms.front().bias_in_front, "b");
-    EXPECT_EQ(table.norms.back().bias_in_front, "a");
-  }
-  for (const bool reader : {false, true}) {
-    for (const NormRecord& norm : table_with(true, reader, !reader).norms) EXPECT_EQ(norm.bias_in_front, "");
-  }
-}
-
-TEST(NormTable, a_table_of_places_in_front_is_no_bias) {
-  struct Case {
-    const char* op;
-    Shape x, weights, addend;
-    bool bias;
-  };
-  const Case cases[] = {
-      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {4, 1, 1}, true},
-      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {1}, true},
-      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {7}, false},
-      {"Conv", {2, 3, 5, 7}, {4, 3, 1, 1}, {4, 5, 7}, false},
-      {"MatMul", {2, 3}, {3, 4}, {4}, true},
-      {"MatMul", {2, 3}, {3, 4}, {2, 4}, false},
-      {"Gemm", {2, 3}, {3, 4}, {1, 4}, true},
-      {"Gemm", {2, 3}, {3, 4}, {2, 4}, false},
-  };
-  for (const Case& c : cases) {
-    Net net;
-    net.input("x", c.x).constant("w", c.weights).constant("a", c.addend, 1, 2);
-    if (c.op == std::string("Gemm")) {
-      net.node("Gemm", {"x", "w", "a"}, "s");
-    } else {
-      net.node(c.op, {"x", "w"}, "p");
-      net.node("Add", {"p", "a"}, "s");
-    }
-    net.norm("s", "y", 4);
-    net.output("y");
-    EXPECT_EQ(norm_table(net.model).norms.at(0).bias_in_front, c.bias ? "a" : "") << c.op << " " << to_string(c.addend);
-  }
-}
-
-TEST(NormTable, an_export_of_ours_says_which_variance_it_holds) {
-  onnx::Model model;
-  model.opsets[""] = 15;
-  const std::vector<float> values(2, 1);
-  for (const char* name : {"g", "b", "m", "v"})
-    model.graph.initializers.push_back(onnx::make_tensor(name, {2}, std::span<const float>(values)));
-  model.graph.nodes.push_back({.op_type = "BatchNormalization",
-                               .domain = "",
-                               .name = "n",
-                               .inputs = {"x", "g", "b", "m", "v"},
-                               .outputs = {"y"},
-                               .attributes = {}});
-  EXPECT_EQ(norm_table(model).norms.at(0).variance_kind, RunningVariance::kBiased);
-  model.metadata["evenkeel.running_statistics"] = "ema; " + in_words(0.1, RunningVariance::kUnbiased);
-  EXPECT_EQ(norm_table(model).norms.at(0).variance_kind, RunningVariance::kUnbiased);
-}
-
-TEST(NormTable, of_a_state_dict_finds_norms_by_their_names) {
-  TensorFile file;
-  const auto add = [&](const std::string& name, const std::vector<float>& values) {
-    Tensor tensor(DType::kF32, {std::ssize(values)});
-    std::copy(values.begin(), values.end(), tensor.values<float>().begin());
-    file.tensors.emplace_back(name, std::move(tensor));
-  };
-  add("module.layer1.0.conv1.bias", {0, 1});
-  add("module.layer1.0.bn1.weight", {1, 2});
-  add("module.layer1.0.bn1.bias", {3, 4});
-  add("module.layer1.0.bn1.running_mean", {5, 6});
-  add("module.layer1.0.bn1.running_var", {7, 8});
-  add("plain.running_mean", {1});
-  add("plain.running_var", {1});
-  add("lonely.running_mean", {1});
-  const NormTable table = norm_table_of_state_dict(file);
-  ASSERT_THAT(table.norms, SizeIs(2));
-  EXPECT_EQ(table.norms[0].name, "layer1.0.bn1");
-  EXPECT_THAT(table.norms[0].gamma, ElementsAre(1, 2));
-  EXPECT_THAT(table.norms[0].var, ElementsAre(7, 8));
-  EXPECT_EQ(table.norms[0].bias_in_front, "module.layer1.0.conv1.bias");
-  EXPECT_FALSE(table.norms[0].eps_known);
-  EXPECT_THAT(table.norms[1].gamma, IsEmpty());
-  EXPECT_THAT(table.norms[1].scale(), ElementsAre(1 / std::sqrt(1 + 1e-5)));
-  EXPECT_THAT(table.notes, ElementsAre(HasSubstr("are assumed")));
-  add("broken.running_mean", {1});
-  add("broken.running_var", {1, 2});
-  EXPECT_THROW(norm_table_of_state_dict(file), FormatError);
-}
-
-// The figures of shared/data/README.md.
-class RealModels : public testing::Test {
- protected:
-  void SetUp() override {
-    const char* folder = std::getenv("EVENKEEL_TEST_DATA");
-    models_ = std::string(folder != nullptr ? folder : "../shared/data") + "/models/";
-    if (!std::filesystem::exists(models_)) GTEST_SKIP() << "no " << models_;
-  }
-  std::string models_;
-};
-
-TEST_F(RealModels, the_weak_channels_of_the_face_detectors_are_counted) {
-  const ChannelTotals rfb = totals_of(read_norm_table(models_ + "version-RFB-320.onnx"));
-  EXPECT_EQ(rfb.norms, 35);
-  EXPECT_EQ(rfb.channels, 2404);
-  EXPECT_EQ(rfb.variance_below_eps, 44);
-  const ChannelTotals slim = totals_of(read_norm_table(models_ + "version-slim-320.onnx"));
-  EXPECT_EQ(slim.norms, 25);
-  EXPECT_EQ(slim.channels, 2272);
-  EXPECT_EQ(slim.variance_below_eps, 263);
-  EXPECT_EQ(slim.variance_below_1e10, 27);
-  EXPECT_EQ(slim.variance_denormal, 27);  // one number, 5.6e-45, in all of them
-  EXPECT_EQ(slim.gamma_near_0, 52);
-}
-
-TEST_F(RealModels, a_model_is_the_same_in_onnx_and_in_safetensors) {
-  const NormTable a = read_norm_table(models_ + "resnet20_cifar10_bn.onnx");
-  const NormTable b = read_norm_table(models_ + "resnet20_cifar10.safetensors");
-  ASSERT_THAT(a.norms, SizeIs(19));
-  ASSERT_THAT(b.norms, SizeIs(19));
-  for (const NormRecord& norm : a.norms) {
-    const auto other = std::find_if(b.norms.begin(), b.norms.end(), [&](const auto& n) { return n.name == norm.name; });
-    ASSERT_NE(other, b.norms.end()) << norm.name;
-    EXPECT_EQ(norm.var, other->var);
-    EXPECT_EQ(norm.gamma, other->gamma);
-  }
-}
-
-TEST_F(RealModels, keras_files_are_read_where_the_library_is_there) {
-  if (!reads_keras_h5()) GTEST_SKIP() << "built without libhdf5";
-  const NormTable table = read_norm_table(models_ + "pretrainedResnet.h5");
-  EXPECT_THAT(table.norms, SizeIs(7));
-  EXPECT_EQ(totals_of(table).channels, 240);
-  EXPECT_DOUBLE_EQ(table.norms[0].eps, 1e-3);
-  EXPECT_EQ(table.norms[0].new_batch_weight, 0.01);
-}
-
-TEST_F(RealModels, a_pickle_is_refused) {
-  EXPECT_THROW(read_norm_table(models_ + "resnet20-12fca82f.th"), FormatError);
 }
 
 }  // namespace

@@ -59,22 +59,26 @@ NormNode read_norm(const onnx::Node& node, int64_t opset, const onnx::Constants&
   norm.batch_statistics = uses_batch_statistics(node, opset);
   norm.spatial = opset >= 9 || node.integer("spatial", 1) != 0;
   std::vector<double>* const values[] = {&norm.gamma, &norm.beta, &norm.mean, &norm.var};
+  bool is_constant[4] = {};
   for (size_t i = 0; i < 4; ++i) {
     const std::string& name = node.inputs[kNormGamma + i];
     const onnx::TensorValue* tensor = constants.find(name);
-    if (tensor != nullptr && is_floating(tensor->type)) {
+    is_constant[i] = tensor != nullptr && is_floating(tensor->type);
+    if (is_constant[i]) {
       *values[i] = onnx::doubles_of(*tensor);
     } else if (norm.computed.empty()) {
       norm.computed = fmt::format("{} ('{}')", kParameterWords[i], name);
     }
   }
-  if (!norm.computed.empty()) return norm;
-  for (size_t i = 1; i < 4; ++i) {
-    if (values[i]->size() != values[0]->size()) {
-      throw FormatError(fmt::format("{}: {} has {} values where gamma has {}", node.label(), kParameterWords[i],
-                                    values[i]->size(), values[0]->size()));
+  size_t first = 0;  // that is a constant
+  while (first < 4 && !is_constant[first]) ++first;
+  for (size_t i = first + 1; i < 4; ++i) {
+    if (is_constant[i] && values[i]->size() != values[first]->size()) {
+      throw FormatError(fmt::format("{}: {} has {} values where {} has {}", node.label(), kParameterWords[i],
+                                    values[i]->size(), kParameterWords[first], values[first]->size()));
     }
   }
+  norm.has_statistics = is_constant[2] && is_constant[3];
   return norm;
 }
 

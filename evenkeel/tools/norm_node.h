@@ -32,11 +32,12 @@ struct NormNode {
   bool spatial = true;  // false (opset 6 and 7): one set of statistics for every pixel
   // gamma, beta, mean, variance; empty where they are computed at run time or are no floating numbers.
   std::vector<double> gamma = {}, beta = {}, mean = {}, var = {};
-  std::string computed = {};  // the first of them that is, as "the variance ('name')"; "" = all are constants
+  std::string computed = {};   // the first of them that is, as "the variance ('name')"; "" = all are constants
+  bool has_statistics = true;  // mean and variance are constants
 
   int64_t channels() const { return static_cast<int64_t>(gamma.size()); }
 };
-// Throws FormatError when the node lacks an input or its parameters differ in length.
+// Throws FormatError when the node lacks an input or its constant parameters differ in length.
 NormNode read_norm(const onnx::Node& node, int64_t opset, const onnx::Constants& constants);
 
 // The parts that do not need the parameters.

@@ -40,6 +40,44 @@ std::string likely_conv(const std::string& prefix) {
   return prefix.substr(0, begin) + "conv" + prefix.substr(begin + 2);
 }
 
+// The keys of a state dict, and which of them stand where.
+class Keys {
+ public:
+  Keys(const TensorFile& file, const std::map<std::string, AnyTensor>& tensors) : tensors_(tensors) {
+    std::vector<std::string_view> names;
+    for (const auto& [name, tensor] : file.tensors) names.push_back(name);
+    // Most writers of safetensors sort the names: then their order says nothing.
+    ordered_ = !std::is_sorted(names.begin(), names.end());
+    for (size_t i = 0; i < names.size(); ++i) places_[names[i]] = i;
+  }
+
+  // The bias of the convolution that a norm of so many channels stands behind, by all that names, shapes and order tell; "" = none.
+  std::string bias_in_front(const std::string& prefix, int64_t channels) const {
+    const std::string conv = likely_conv(prefix), bias = conv + ".bias";
+    if (conv.empty() || !tensors_.contains(bias) || tensors_.at(bias).shape() != Shape{channels}) return "";
+    if (ordered_ && place(bias) > place(prefix + ".running_mean")) return "";
+    const std::vector<double> values = values_of(tensors_, bias);
+    return std::any_of(values.begin(), values.end(), [](double b) { return b != 0; }) ? bias : "";
+  }
+
+  // True where the norm fits the inputs of its convolution and not the outputs: pre-activation, norms in front of what they are named after.
+  bool stands_in_front(const std::string& prefix, int64_t channels) const {
+    const auto weight = tensors_.find(likely_conv(prefix) + ".weight");
+    if (weight == tensors_.end()) return false;
+    const Shape& shape = weight->second.shape();
+    return shape.size() >= 2 && shape[0] != channels && shape[1] == channels;
+  }
+
+ private:
+  size_t place(const std::string& name) const {
+    const auto found = places_.find(name);
+    return found == places_.end() ? 0 : found->second;
+  }
+  const std::map<std::string, AnyTensor>& tensors_;
+  std::map<std::string_view, size_t> places_;
+  bool ordered_ = false;
+};
+
 void require_lengths(const NormRecord& norm) {
   const size_t channels = norm.mean.size();
   for (const auto* values : {&norm.gamma, &norm.beta, &norm.var}) {
@@ -76,12 +114,14 @@ void take_surroundings(NormRecord& norm, NormRecord& exported) {
   norm.weight_range = std::move(exported.weight_range);
   norm.shares_with = std::move(exported.shares_with);
   norm.streams = std::move(exported.streams);
+  norm.closes_branch = exported.closes_branch;
   norm.padded_behind = std::move(exported.padded_behind);
 }
 
 }  // namespace
 
 std::vector<double> NormRecord::scale() const {
+  if (!unreadable.empty()) return {};
   std::vector<double> scale(var.size());
   for (size_t c = 0; c < var.size(); ++c) scale[c] = (gamma.empty() ? 1.0 : gamma[c]) / std::sqrt(var[c] + eps);
   return scale;
@@ -89,7 +129,7 @@ std::vector<double> NormRecord::scale() const {
 
 std::vector<double> NormRecord::shift() const {
   std::vector<double> shift = scale();
-  for (size_t c = 0; c < var.size(); ++c) shift[c] = (beta.empty() ? 0.0 : beta[c]) - mean[c] * shift[c];
+  for (size_t c = 0; c < shift.size(); ++c) shift[c] = (beta.empty() ? 0.0 : beta[c]) - mean[c] * shift[c];
   return shift;
 }
 
@@ -106,32 +146,47 @@ NormTable norm_table(const Model& model) {
 }
 
 NormTable norm_table_of_state_dict(const TensorFile& file) {
-  constexpr std::string_view kMean = ".running_mean";
+  constexpr std::string_view kMean = ".running_mean", kVar = ".running_var";
   const std::map<std::string, AnyTensor> tensors = tensors_by_name(file);
+  const Keys keys(file, tensors);
   NormTable table{.format = "PyTorch state dict", .norms = {}, .notes = {}};
+  bool norms_first = false;
   const auto add = [&](const std::string& key) {
-    if (key.size() <= kMean.size() || !key.ends_with(kMean)) return;
-    const std::string prefix = key.substr(0, key.size() - kMean.size());
-    if (!tensors.contains(prefix + ".running_var")) return;
+    const std::string_view ending = key.ends_with(kVar) ? kVar : kMean;
+    if (key.size() <= ending.size() || !key.ends_with(ending)) return;
+    const std::string prefix = key.substr(0, key.size() - ending.size());
+    const std::string other = prefix + std::string(ending == kVar ? kMean : kVar);
+    const bool alone = !tensors.contains(other);
+    if (ending == kVar && !alone) return;  // taken with its mean
     NormRecord norm{.name = prefix.starts_with("module.") ? prefix.substr(7) : prefix};
     norm.eps_known = norm.weight_known = false;
     norm.variance_kind = RunningVariance::kUnbiased;
-    norm.mean = values_of(tensors, key);
+    norm.mean = values_of(tensors, prefix + ".running_mean");
     norm.var = values_of(tensors, prefix + ".running_var");
     norm.gamma = values_of(tensors, prefix + ".weight");
     norm.beta = values_of(tensors, prefix + ".bias");
     norm.batches = batches_of(file, prefix);
-    norm.channels = static_cast<int64_t>(norm.mean.size());
+    norm.channels = static_cast<int64_t>(std::max(norm.mean.size(), norm.var.size()));
+    if (alone) {
+      norm.missing = {other};
+      norm.unreadable = fmt::format("'{}' is missing", other);
+      norm.has_statistics = false;
+      norm.mean.clear();
+      norm.var.clear();
+      table.norms.push_back(std::move(norm));
+      return;
+    }
     if (norm.mean.empty()) norm.unreadable = "its element type is not read";
     require_lengths(norm);
-    const std::string conv = likely_conv(prefix);
-    const std::vector<double> bias = values_of(tensors, conv + ".bias");
-    if (!conv.empty() && std::any_of(bias.begin(), bias.end(), [](double b) { return b != 0; }))
-      norm.bias_in_front = conv + ".bias";
+    norm.bias_in_front = keys.bias_in_front(prefix, norm.channels);
+    norms_first = norms_first || keys.stands_in_front(prefix, norm.channels);
     table.norms.push_back(std::move(norm));
   };
   for (const auto& [name, tensor] : file.tensors) add(name);  // in the order of the file
   for (const CarriedTensor& tensor : file.carried) add(tensor.name);
+  if (norms_first) {  // a network is built in one way
+    for (NormRecord& norm : table.norms) norm.bias_in_front.clear();
+  }
   if (!table.norms.empty())
     table.notes.push_back("a state dict does not say eps and momentum: PyTorch's defaults, 1e-05 and 0.1, are assumed");
   return table;

@@ -34,7 +34,10 @@ struct NormRecord {
   std::optional<int64_t> batches = {};  // num_batches_tracked
   bool training = false;                // it normalizes by the batch whenever the file is run
   bool spatial = true;
-  std::string unreadable = {};  // why it has no values: "the variance ('x') is computed at run time"
+  // Why not all of its values are here: "the variance ('x') is computed at run time". What is empty is then not known.
+  std::string unreadable = {};
+  bool has_statistics = true;             // mean and variance are in the file
+  std::vector<std::string> missing = {};  // tensors and inputs that it needs and nothing provides
 
   // Around it, where the format tells.
   std::vector<std::string> fed_by = {}, feeds = {};  // "Conv 'conv1'", "input 'x'", "output 'y'"
@@ -42,10 +45,12 @@ struct NormRecord {
   std::vector<double> weight_range = {};  // largest |weight| per output channel of that product; empty = not known
   std::string shares_with = {};           // another norm that normalizes by the same statistics
   std::vector<std::string> streams = {};  // what is added or joined in front of it, when that is two things or more
+  std::string misfit = {};                // why its channels are not those of what feeds it
+  bool closes_branch = false;             // what it makes is added to something else
   std::string padded_behind = {};         // a Conv that pads what the norm makes with zeros
   std::optional<int64_t> values_per_channel = {};  // where the file fixes the batch and all extents
 
-  // gamma / sqrt(var + eps), beta - mean * scale: what inference computes.
+  // gamma / sqrt(var + eps), beta - mean * scale: what inference computes. Empty where a part is not known.
   std::vector<double> scale() const;
   std::vector<double> shift() const;
   std::string conventions() const {
@@ -62,7 +67,7 @@ struct NormTable {
 NormTable norm_table(const onnx::Model& model);
 // What stands around the norms is taken from the model as ONNX.
 NormTable norm_table(const Model& model);
-// Of bare tensors: prefixes that have running_mean and running_var.
+// Of bare tensors: prefixes that have running_mean or running_var; with one of them only, the other is missing.
 NormTable norm_table_of_state_dict(const TensorFile& file);
 NormTable norm_table(const KerasModel& model);
 

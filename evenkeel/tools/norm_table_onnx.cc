@@ -36,22 +36,33 @@ class Surroundings {
     record.new_batch_weight = new_batch_weight_of(Dialect::kOnnx, norm.old_weight);
     record.training = norm.batch_statistics;
     record.spatial = norm.spatial;
-    if (norm.computed.empty()) {
-      record.gamma = norm.gamma;
-      record.beta = norm.beta;
-      record.mean = norm.mean;
-      record.var = norm.var;
-    } else {
-      record.unreadable = norm.computed + " is computed at run time";
-    }
+    record.gamma = norm.gamma;
+    record.beta = norm.beta;
+    if (norm.has_statistics) record.mean = norm.mean;
+    if (norm.has_statistics) record.var = norm.var;
+    record.has_statistics = norm.has_statistics;
+    if (!norm.computed.empty()) record.unreadable = norm.computed + " is computed at run time";
     record.channels =
         static_cast<int64_t>(std::max({norm.gamma.size(), norm.beta.size(), norm.mean.size(), norm.var.size()}));
+    if (!is_body) record.missing = unmade_inputs(node);
     add_front(node, record);
     add_behind(node, record);
     return record;
   }
 
  private:
+  // Of the five, what no node makes and is neither an input nor a constant.
+  std::vector<std::string> unmade_inputs(const onnx::Node& node) const {
+    std::vector<std::string> names;
+    for (size_t i = 0; i <= kNormVar; ++i) {
+      const std::string& name = node.inputs[i];
+      const bool is_input = std::any_of(graph_.inputs.begin(), graph_.inputs.end(),
+                                        [&](const onnx::ValueInfo& input) { return input.name == name; });
+      if (!is_input && constants_.find(name) == nullptr && work_.uses(name).producer < 0) names.push_back(name);
+    }
+    return names;
+  }
+
   void add_front(const onnx::Node& node, NormRecord& record) const {
     const std::string& input = node.inputs[0];
     const int64_t producer = work_.uses(input).producer;
@@ -64,6 +75,7 @@ class Surroundings {
     record.fed_by.push_back(named(front));
     if (is_any(front, {"Add", "Sub", "Mul", "Sum", "Concat", "Max", "Min", "Mean"})) add_streams(front, record);
     if (is_product(front)) add_product(static_cast<size_t>(producer), record);
+    add_misfit(static_cast<size_t>(producer), record);
     if (front.op_type == "Add" && front.inputs.size() == 2) add_bias_of_sum(front, record);
   }
 
@@ -88,6 +100,17 @@ class Surroundings {
     const bool even = biased && (!product->matrix || per_channel(*product->addend, 2, record.channels).has_value());
     if (even && only_norms_read(node.outputs[0])) record.bias_in_front = node.inputs[2];
     if (product->outputs() == record.channels) record.weight_range = largest_per_output(*product);
+  }
+
+  // What a MatMul makes may have its channels elsewhere than in the last extent's place.
+  void add_misfit(size_t producer, NormRecord& record) const {
+    const onnx::Node& front = graph_.nodes[producer];
+    std::string reason;
+    if (!is_any(front, {"Conv", "ConvTranspose", "Gemm"}) || !record.spatial || record.channels == 0) return;
+    const std::optional<Product> product = product_at(work_, producer, reason);
+    if (!product || product->outputs() == record.channels) return;
+    record.misfit = fmt::format("{} makes {} channels, and the norm has parameters of {}", named(front),
+                                product->outputs(), record.channels);
   }
 
   // MatMul -> Add(constant) -> norm: a bias by another name.
@@ -126,9 +149,63 @@ class Surroundings {
       std::string reason;
       if (!is_any(behind, {"Conv"}) || behind.inputs[0] != node.outputs[0] || !record.padded_behind.empty()) continue;
       const std::optional<Product> product = product_at(work_, reader, reason);
-      if (product && !is_unpadded(behind, *product)) record.padded_behind = named(behind);
+      if (product && !is_unpadded(behind, *product) && !pads_nothing(behind, *product, node))
+        record.padded_behind = named(behind);
     }
+    record.closes_branch = closes_branch(node.outputs[0]);
     if (use.graph_output) record.feeds.push_back(fmt::format("output '{}'", node.outputs[0]));
+  }
+
+  // True where the value ends in a sum without another product or norm in between: the end of a residual branch, not the trunk, which a
+  // product reads as well. What only looks at means (squeeze and excitation) does not count.
+  bool closes_branch(const std::string& value) const {
+    std::vector<std::string> open = {value};
+    std::set<std::string> seen;
+    bool summed = false;
+    while (!open.empty()) {
+      const std::string name = std::move(open.back());
+      open.pop_back();
+      if (!seen.insert(name).second) continue;
+      for (const size_t reader : work_.uses(name).consumers) {
+        const onnx::Node& behind = graph_.nodes[reader];
+        if (is_any(behind, {"GlobalAveragePool", "ReduceMean"})) continue;
+        if (is_product(behind) || is_batch_norm(behind)) return false;
+        const bool sum = is_any(behind, {"Add", "Sum"}) &&
+                         std::none_of(behind.inputs.begin(), behind.inputs.end(),
+                                      [&](const std::string& input) { return constants_.find(input) != nullptr; });
+        summed = summed || sum;
+        if (!sum) open.insert(open.end(), behind.outputs.begin(), behind.outputs.end());
+      }
+    }
+    return summed;
+  }
+
+  // SAME_UPPER and SAME_LOWER: what they pad depends on the extents, which the file may fix.
+  bool pads_nothing(const onnx::Node& conv, const Product& product, const onnx::Node& norm) const {
+    if (!conv.text("auto_pad", "NOTSET").starts_with("SAME")) return false;
+    const onnx::ValueInfo* declared = nullptr;
+    for (const std::string& value : {norm.outputs[0], norm.inputs[0]}) {
+      for (const auto* list : {&graph_.value_infos, &graph_.inputs}) {
+        for (const onnx::ValueInfo& info : *list) {
+          if (info.name == value && info.dims) declared = &info;
+        }
+      }
+    }
+    const Shape& weights = product.weights.dims();
+    if (declared == nullptr || declared->dims->size() != weights.size()) return false;
+    const std::vector<int64_t> ones(weights.size(), 1);
+    const std::vector<int64_t> strides = conv.integers("strides", ones), dilations = conv.integers("dilations", ones);
+    for (size_t i = 2; i < weights.size(); ++i) {
+      const std::optional<int64_t> extent = (*declared->dims)[i].value;
+      if (!extent || *extent < 1 || *extent > (int64_t{1} << 30) || i - 2 >= strides.size() ||
+          i - 2 >= dilations.size())
+        return false;
+      const int64_t stride = strides[i - 2], dilation = dilations[i - 2];
+      if (stride < 1 || dilation < 1 || stride > *extent || dilation > *extent) return false;
+      const int64_t outputs = (*extent + stride - 1) / stride;
+      if ((outputs - 1) * stride + (weights[i] - 1) * dilation + 1 > *extent) return false;
+    }
+    return true;
   }
 
   static std::vector<double> largest_per_output(const Product& product) {

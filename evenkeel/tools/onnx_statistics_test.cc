@@ -315,6 +315,28 @@ TEST(Classifier, KnowsLayoutsScoresAndFixedBatches) {
   EXPECT_EQ(classifier_form(open, {}).scores, Scores::kProbabilities);
   const EvalResult wide = evaluate(open, classifier_form(open, {}), examples(6), kAsTheyAre, {.threads = 1});
   for (size_t i = 0; i < 12; ++i) EXPECT_NEAR(wide.probabilities[i], same.probabilities[i], 1e-6);
+  // As torch writes softmax(1) of pictures, and cut off in front of a logarithm.
+  onnx::Model cut = open;
+  cut.graph.nodes.push_back(node("Transpose", {"q"}, {"t1"}));
+  cut.graph.nodes.push_back(node("Transpose", {"t1"}, {"t2"}));
+  cut.graph.nodes.push_back(node("Clip", {"t2"}, {"t3"}));
+  cut.graph.outputs = {info("t3", {-1, 2})};
+  EXPECT_EQ(classifier_form(cut, {}).scores, Scores::kProbabilities);
+  // Probabilities by other means are logits, with a warning.
+  const auto warnings_of = [](const onnx::Model& model) {
+    std::vector<std::string> said;
+    evaluate(model, classifier_form(model, {}), examples(6), kAsTheyAre, {.threads = 1}, false,
+             [&](const std::string& sentence) { said.push_back(sentence); });
+    return said;
+  };
+  onnx::Model by_hand = open;
+  by_hand.graph.nodes.push_back(node("Add", {"q", "q"}, {"t1"}));
+  by_hand.graph.nodes.push_back(node("Sub", {"t1", "q"}, {"t2"}));
+  by_hand.graph.outputs = {info("t2", {-1, 2})};
+  EXPECT_EQ(classifier_form(by_hand, {}).scores, Scores::kLogits);
+  EXPECT_THAT(warnings_of(by_hand), testing::ElementsAre(testing::HasSubstr("softmax taken twice")));
+  EXPECT_THAT(warnings_of(open), testing::IsEmpty());
+  EXPECT_THAT(warnings_of(two_norms()), testing::IsEmpty());
   EXPECT_THROW(evaluate(m, form, examples(6), kAsTheyAre, {.statistics = EvalStatistics::kBatch, .threads = 1}),
                BackendError);
 }

@@ -8,6 +8,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/inference_mode.h"
+#include "evenkeel/tools/norm_node.h"
 #include "evenkeel/tools/onnx_metadata.h"
 
 namespace evenkeel::tools {
@@ -20,16 +21,33 @@ void warn_of_standardizing_twice(const Asked& asked, const onnx::Model& model) {
       "them out");
 }
 
+// Norms in training mode whose mean or variance is no constant.
+static std::vector<std::string> without_statistics(const onnx::Model& model) {
+  const onnx::Constants constants(model.graph);
+  std::vector<std::string> names;
+  for (const size_t index : norms_in_training(model.graph, model.opset())) {
+    const onnx::Node& node = model.graph.nodes[index];
+    if (!read_norm(node, model.opset(), constants).has_statistics) names.push_back(norm_name(node));
+  }
+  return names;
+}
+
 OnnxSubject OnnxSubject::load(const Asked& asked) {
   refuse_needless_architecture(asked, {asked.model});
   OnnxSubject subject{.model = onnx::load(asked.model), .form = {}, .shell = {}, .ended_dropout = {}};
   const size_t training = norms_in_training(subject.model.graph, subject.model.opset()).size();
   if (training > 0) {
     subject.ended_dropout = end_dropout(subject.model);
+    const std::vector<std::string> bare = without_statistics(subject.model);
     asked.warn(fmt::format(
         "{} norm{} of the model {} in training mode and would normalize by the batch wherever the "
-        "file is run; here the stored statistics are used, and dropout drops nothing (evenkeel explain EK112)",
-        training, training == 1 ? "" : "s", training == 1 ? "is" : "are"));
+        "file is run; here {}, and dropout drops nothing (evenkeel explain {})",
+        training, training == 1 ? "" : "s", training == 1 ? "is" : "are",
+        bare.empty() ? "the stored statistics are used"
+                     : fmt::format("{}what the file computes in place of stored statistics is used for '{}'{}",
+                                   bare.size() < training ? "the stored statistics are used, and " : "", bare[0],
+                                   bare.size() > 1 ? fmt::format(" and {} more", bare.size() - 1) : ""),
+        bare.size() < training ? "EK112" : "EK122"));
   }
   if (const auto meaning = input_meaning(subject.model)) {
     subject.shell.standardization = meaning->left_to_caller;

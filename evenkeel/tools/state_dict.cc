@@ -48,7 +48,7 @@ bool has_shape(const AnyTensor& tensor, const Wanted& wanted) {
 // --- prefixes that wrappers of PyTorch put in front of all keys ---
 
 const std::vector<std::string>& wrappers() {
-  static const std::vector<std::string> words = {"module.", "model.", "_orig_mod."};
+  static const std::vector<std::string> words = {"module.", "model.", "_orig_mod.", "state_dict."};
   return words;
 }
 
@@ -161,13 +161,23 @@ class Complaint {
     if (!misfit_.misshapen.empty())
       parts.push_back(counted(misfit_.misshapen.size(), "has another shape", "have another shape"));
     std::string text = fmt::format("{}", fmt::join(parts, ", "));
+    const std::string prefix = common_prefix();
+    if (!prefix.empty()) {
+      text += fmt::format(
+          "\n  the keys that are missing are there behind {0}: save them without it (in PyTorch {{k[{1}:]: v for k, v "
+          "in "
+          "state.items() if k.startswith({0})}})",
+          shown(prefix), prefix.size());
+    }
     for (const std::string& name : misfit_.missing) {
+      if (!prefix.empty() && tensors_.contains(prefix + name)) continue;
       const Shape& shape = wanted_.at(name).shape;
       const std::string near = nearest(name, shape, misfit_.unexpected, shape_in_file(), &work_);
       add(text, "missing", name, shape,
           near.empty() ? "" : fmt::format("; the file has {} {}", shown(near), to_string(shape_in_file()(near))));
     }
     for (const std::string& name : misfit_.unexpected) {
+      if (!prefix.empty() && name.starts_with(prefix) && wanted_.contains(name.substr(prefix.size()))) continue;
       const Shape& shape = tensors_.at(name).shape();
       const std::string near = nearest(name, shape, names_wanted(), shape_wanted(), &work_);
       add(text, "unexpected", name, shape,
@@ -183,6 +193,24 @@ class Complaint {
   static void add(std::string& text, const char* what, const std::string& name, const Shape& shape,
                   const std::string& more) {
     text += fmt::format("\n  {:<12} {} {}{}", what, shown(name), to_string(shape), more);
+  }
+  // Behind which more than half of all keys that the architecture has are there; "" = there is none.
+  std::string common_prefix() const {
+    constexpr size_t kMostWords = 8;
+    std::map<std::string, size_t> counts;
+    for (const std::string& name : misfit_.unexpected) {
+      size_t dot = name.find('.');
+      for (size_t i = 0; i < kMostWords && dot != std::string::npos; ++i, dot = name.find('.', dot + 1)) {
+        const std::string rest = name.substr(dot + 1);
+        const auto want = wanted_.find(rest);
+        if (want != wanted_.end() && !tensors_.contains(rest) && has_shape(tensors_.at(name), want->second))
+          ++counts[name.substr(0, dot + 1)];
+      }
+    }
+    for (const auto& [prefix, count] : counts) {
+      if (2 * count > wanted_.size()) return prefix;
+    }
+    return "";
   }
   ShapeOf shape_in_file() const {
     return [this](const std::string& name) -> const Shape& { return tensors_.at(name).shape(); };
@@ -225,7 +253,7 @@ class Architecture {
     says_input_ = !refused({}, 10);
     says_classes_ = !says_input_ && !refused(image, 0);
     // Neither: both may be open, or something else is wrong.
-    if (!says_input_ && !says_classes_ && refused(image, 10)) throw UsageError(*refusal);
+    if (!says_input_ && !says_classes_ && refused(image, 10)) throw UsageError(fault(*refusal));
   }
   bool open_input() const { return !says_input_ && !options_.input; }
   bool open_classes() const { return !says_classes_ && !options_.classes; }
@@ -250,6 +278,24 @@ class Architecture {
       return error;
     }
   }
+  static bool same(const std::optional<UsageError>& a, const std::optional<UsageError>& b) {
+    return a && b && std::string_view(a->what()) == b->what();
+  }
+
+  // What is wrong with the file, when neither input nor classes are all that it lacks. A value that is open changes the refusal, and to the
+  // same one whatever is given; a value that the file says contradicts at least one of two.
+  UsageError fault(const UsageError& first) const {
+    const Shape image = {1, 28, 28}, other = {2, 5, 7};
+    std::optional<UsageError> now = first;
+    Shape input;
+    if (const auto with = refused(image, 0); same(with, refused(other, 0)) && !same(with, now)) {
+      input = image;
+      now = with;
+    }
+    if (const auto with = refused(input, 10); same(with, refused(input, 11)) && !same(with, now)) now = with;
+    return *now;
+  }
+
   const StateDictOptions& options_;
   bool says_input_ = false, says_classes_ = false;
 };

@@ -55,7 +55,8 @@ TEST(StateDict, every_model_of_the_zoo_is_known_by_its_keys) {
 }
 
 TEST(StateDict, prefixes_are_left_out_and_counts_may_be_absent) {
-  for (const char* prefix : {"module.", "model.", "_orig_mod.", "model._orig_mod.", "_orig_mod.module.model."}) {
+  for (const char* prefix :
+       {"module.", "model.", "_orig_mod.", "state_dict.", "model._orig_mod.", "_orig_mod.module.model."}) {
     TensorFile file = zoo_state_dict("lenet", {1, 28, 28}, 10);
     std::erase_if(file.tensors, [](const auto& entry) { return entry.first.ends_with("num_batches_tracked"); });
     file.find("conv2.weight")->values<float>()[3] = 42;
@@ -102,6 +103,22 @@ TEST(StateDict, all_keys_that_do_not_fit_are_listed_with_the_nearest_match) {
                     HasSubstr("unexpected   'ema.decay' [1]"),
                     HasSubstr("other shape  'layer1.0.conv1.weight' [16, 16, 5, 5]; expected [16, 16, 3, 3]")));
   EXPECT_EQ(std::count(message.begin(), message.end(), '\n'), 6);
+}
+
+TEST(StateDict, a_prefix_that_all_keys_have_is_named_with_what_to_do) {
+  TensorFile file = zoo_state_dict("lenet", {1, 28, 28}, 10);
+  for (auto& [name, tensor] : file.tensors) name = "ema.net." + name;
+  file.tensors.emplace_back("ema.decay", Tensor(DType::kF32, {1}));
+  const std::string message =
+      message_of<FormatError>([&] { model_from_state_dict(file, "x", {.architecture = "lenet"}); });
+  EXPECT_THAT(message, AllOf(HasSubstr("are there behind 'ema.net.'"), HasSubstr("{k[8:]: v for k, v"),
+                             HasSubstr("unexpected   'ema.decay'"), Not(HasSubstr("missing     "))));
+  // A few keys that happen to end alike are no prefix.
+  TensorFile other;
+  for (const char* name : {"head.fc1.bias", "head.fc2.bias"})
+    other.tensors.emplace_back(name, Tensor(DType::kF32, {3}));
+  EXPECT_THAT(message_of<FormatError>([&] { model_from_state_dict(other, "x", {.architecture = "lenet"}); }),
+              Not(HasSubstr("are there behind")));
 }
 
 TEST(StateDict, thousands_of_foreign_keys_are_refused_in_reasonable_time) {
@@ -159,6 +176,21 @@ TEST(StateDict, the_norms_conventions_are_those_of_the_architecture) {
               HasSubstr("'input' is [4]"));
   file.find("bn1.running_var")->values<double>()[2] = -1;
   EXPECT_THROW(model_from_state_dict(file, "x", {.architecture = folder / "net.toml"}), FormatError);
+}
+
+TEST(StateDict, a_fault_of_the_description_is_told_whatever_else_it_leaves_open) {
+  const TestFolder folder;
+  const TensorFile file = zoo_state_dict("lenet", {1, 28, 28}, 10);
+  const std::string layers = "[[layer]]\ntype = \"gap\"\n";
+  for (const char* said : {"", "input = [1, 28, 28]\n", "classes = 10\n", "input = [1, 28, 28]\nclasses = 10\n"}) {
+    write_text(folder / "net.toml", said + layers);
+    for (const std::optional<Shape>& input : {std::optional<Shape>(), std::optional<Shape>({1, 28, 28})}) {
+      EXPECT_THAT(message_of<UsageError>(
+                      [&] { model_from_state_dict(file, "x", {.architecture = folder / "net.toml", .input = input}); }),
+                  AllOf(HasSubstr("gap"), Not(HasSubstr("is missing"))))
+          << said;
+    }
+  }
 }
 
 TEST(StateDict, a_model_of_ours_is_none) {
