@@ -102,25 +102,6 @@ Splits split_off_test(Dataset all, const LoadOptions& options) {
   return splits;
 }
 
-void split_off_validation(Splits& splits, const LoadOptions& options) {
-  if (splits.validation.count > 0) {
-    if (options.validation_fraction == 0) return;
-    throw UsageError(splits.train.name + " has a validation set of its own, of " +
-                     std::to_string(splits.validation.count) + " examples; leave --validation out");
-  }
-  if (options.validation_fraction == 0) {
-    splits.validation = take(splits.train, {});
-    return;
-  }
-  if (splits.train.count < 2) {
-    throw UsageError(splits.train.name + " has " + std::to_string(splits.train.count) +
-                     " training example, too few to take a validation set from");
-  }
-  const Partition parts = partition(splits.train.count, options.validation_fraction, options.seed, kValidationSplit);
-  splits.validation = take(splits.train, parts.part);
-  splits.train = take(splits.train, parts.rest);
-}
-
 Splits load_csv(const std::string& path, const LoadOptions& options) {
   const Bytes bytes = unpack(read_file(path), path, kUnpackLimit);
   const CsvTable table = parse_csv({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path,
@@ -269,6 +250,25 @@ bool same_source(const std::string& a, const std::string& b) {
   return parts_of(a) == parts_of(b);
 }
 
+void split_off_validation(Splits& splits, double fraction, uint64_t seed) {
+  if (splits.validation.count > 0) {
+    if (fraction == 0) return;
+    throw UsageError(splits.train.name + " has a validation set of its own, of " +
+                     std::to_string(splits.validation.count) + " examples; leave --validation out");
+  }
+  if (fraction == 0) {
+    splits.validation = take(splits.train, {});
+    return;
+  }
+  if (splits.train.count < 2) {
+    throw UsageError(splits.train.name + " has " + std::to_string(splits.train.count) +
+                     " training example, too few to take a validation set from");
+  }
+  const Partition parts = partition(splits.train.count, fraction, seed, kValidationSplit);
+  splits.validation = take(splits.train, parts.part);
+  splits.train = take(splits.train, parts.rest);
+}
+
 Splits load(const std::string& spec, const LoadOptions& options) {
   if (!(options.validation_fraction >= 0 && options.validation_fraction < 1)) {
     throw UsageError("the validation fraction is " + std::to_string(options.validation_fraction) +
@@ -286,7 +286,7 @@ Splits load(const std::string& spec, const LoadOptions& options) {
     check_finite(*set);
     if (options.preprocess.resize) resize_images(*set, *options.preprocess.resize, available_cores());
   }
-  split_off_validation(splits, options);
+  split_off_validation(splits, options.validation_fraction, options.seed);
   return splits;
 }
 
