@@ -11,6 +11,7 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/core/in_memory.h"
 #include "evenkeel/core/rng.h"
 #include "evenkeel/data/arrays.h"
 #include "evenkeel/data/bytes.h"
@@ -151,6 +152,7 @@ Splits load_mnist() {
 [[noreturn]] void refuse(const std::string& spec) {
   std::error_code error;
   const std::string forms =
+  if (is_in_memory(spec)) throw UsageError("the model was trained on arrays in memory; give --data");
       "expected fashion-mnist, mnist, a folder of IDX or CIFAR files or of pictures in one folder per class, FILE.csv, "
       "x.npy,y.npy, FILE.npz, or a CIFAR batch FILE.bin";
   if (fs::exists(spec, error)) {
