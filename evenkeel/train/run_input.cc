@@ -7,12 +7,12 @@
 
 #include "evenkeel/core/utf8.h"
 #include "evenkeel/data/fit.h"
+#include "evenkeel/data/splits.h"
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/trained_data.h"
 
 namespace evenkeel {
 
-RunInput load_input(const TrainSettings& settings, int threads) {
 namespace {
 
 // What the model and the log keep of the settings as it was written.
@@ -31,8 +31,9 @@ void require_utf8(const TrainSettings& settings) {
 
 }  // namespace
 
-  RunInput input;
+RunInput load_input(const TrainSettings& settings, int threads) {
   require_utf8(settings);
+  RunInput input;
   data::Splits& splits = input.splits;
   Model& model = input.model;
   data::LoadOptions load = settings.load;
@@ -40,6 +41,10 @@ void require_utf8(const TrainSettings& settings) {
   if (!settings.from.empty()) {
     input.from = load_model(settings.from);
     read_as_trained(*input.from, settings.data, load);
+  }
+  if (load.preprocess.layout != data::Layout::kChannelsFirst && !data::has_stated_layout(settings.data)) {
+    throw UsageError("--layout is asked for, but " + settings.data +
+                     " is no NPY or NPZ file: only in those may images be channels last; leave it out");
   }
   splits = settings.make_splits ? settings.make_splits() : data::load(settings.data, load);
   data::require_learnable(splits.train);
