@@ -88,6 +88,15 @@ class Norms(CommandLine):
         self.assertNotEqual(first["bn1.weight"], after["bn1.weight"])
         self.assertNotIn("ghost", safetensors(second / "model.safetensors")[1]["architecture"])
 
+    def test_a_corrected_norm_that_has_seen_no_batch_is_read_as_any_other(self):
+        # Start values 0 and 1 in both: the same steps to the bit.
+        for number, words in enumerate((["--freeze-norm", "*"], ["--freeze-running", "*", "--max-steps", 1], ["--use-running", "*", "--max-steps", 1],
+                                        ["--norm", "renorm", "--renorm-schedule", "0,4,4", "--max-steps", 1])):
+            plain = self.tensors(*words, name=f"plain{number}")
+            corrected = self.tensors(*words, "--bias-corrected", name=f"corrected{number}")
+            for name in (n for n in plain if ".running" not in n):
+                self.assertEqual(plain[name], corrected[name], f"{words} {name}")
+
     def test_a_corrected_average_is_taken_over_corrected(self):
         first = self.folder / "first"
         self.succeed(*self.train_words(first, "--bias-corrected"))

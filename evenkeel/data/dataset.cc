@@ -8,8 +8,10 @@
 #include <limits>
 #include <numeric>
 #include <string_view>
+#include <utility>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/in_memory.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/rng.h"
 #include "evenkeel/data/arrays.h"
@@ -17,6 +19,7 @@
 #include "evenkeel/data/csv.h"
 #include "evenkeel/data/folder.h"
 #include "evenkeel/data/picture_folder.h"
+#include "evenkeel/data/splits.h"
 
 namespace evenkeel::data {
 namespace {
@@ -102,25 +105,6 @@ Splits split_off_test(Dataset all, const LoadOptions& options) {
   return splits;
 }
 
-void split_off_validation(Splits& splits, const LoadOptions& options) {
-  if (splits.validation.count > 0) {
-    if (options.validation_fraction == 0) return;
-    throw UsageError(splits.train.name + " has a validation set of its own, of " +
-                     std::to_string(splits.validation.count) + " examples; leave --validation out");
-  }
-  if (options.validation_fraction == 0) {
-    splits.validation = take(splits.train, {});
-    return;
-  }
-  if (splits.train.count < 2) {
-    throw UsageError(splits.train.name + " has " + std::to_string(splits.train.count) +
-                     " training example, too few to take a validation set from");
-  }
-  const Partition parts = partition(splits.train.count, options.validation_fraction, options.seed, kValidationSplit);
-  splits.validation = take(splits.train, parts.part);
-  splits.train = take(splits.train, parts.rest);
-}
-
 // The table as one of the model's features alone; nothing where it is none.
 std::optional<CsvTable> unlabelled_table(const Bytes& bytes, const std::string& path, const LoadOptions& options) {
   const bool states_columns = !options.label_column.empty() || !options.weight_column.empty();
@@ -194,6 +178,7 @@ Splits load_mnist() {
 }
 
 [[noreturn]] void refuse(const std::string& spec) {
+  if (is_in_memory(spec)) throw UsageError("the model was trained on arrays in memory; give --data");
   std::error_code error;
   const std::string forms =
       "expected fashion-mnist, mnist, a folder of IDX or CIFAR files or of pictures in one folder per class, FILE.csv, "
@@ -256,6 +241,16 @@ Splits load_all(const std::string& spec, const LoadOptions& options) {
   refuse(spec);
 }
 
+// Options of tables, for data that are none.
+void refuse_idle(const std::string& spec, const LoadOptions& options) {
+  if (is_table(spec)) return;
+  for (const auto& [what, column] : {std::pair{"label", &options.label_column}, {"weight", &options.weight_column}}) {
+    if (column->empty()) continue;
+    throw UsageError(std::string("the ") + what + " column '" + *column + "' is asked for, but " + spec +
+                     " is no CSV file: only those have columns");
+  }
+}
+
 void check_finite(const Dataset& set) {
   if (set.values.dtype() != DType::kF32) return;
   const auto values = set.values.values<float>();
@@ -299,16 +294,36 @@ bool same_source(const std::string& a, const std::string& b) {
   return parts_of(a) == parts_of(b);
 }
 
+bool is_table(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".csv", ".tsv"}); }
+
+bool has_stated_layout(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".npy", ".npz"}); }
+
+void split_off_validation(Splits& splits, double fraction, uint64_t seed) {
+  if (splits.validation.count > 0) {
+    if (fraction == 0) return;
+    throw UsageError(splits.train.name + " has a validation set of its own, of " +
+                     std::to_string(splits.validation.count) + " examples; leave --validation out");
+  }
+  if (fraction == 0) {
+    splits.validation = take(splits.train, {});
+    return;
+  }
+  if (splits.train.count < 2) {
+    throw UsageError(splits.train.name + " has " + std::to_string(splits.train.count) +
+                     " training example, too few to take a validation set from");
+  }
+  const Partition parts = partition(splits.train.count, fraction, seed, kValidationSplit);
+  splits.validation = take(splits.train, parts.part);
+  splits.train = take(splits.train, parts.rest);
+}
+
 Splits load(const std::string& spec, const LoadOptions& options) {
   if (!(options.validation_fraction >= 0 && options.validation_fraction < 1)) {
     throw UsageError("the validation fraction is " + std::to_string(options.validation_fraction) +
                      ", expected 0 or more and less than 1");
   }
   Splits splits = load_all(spec, options);
-  if (!options.weight_column.empty() && splits.train.weights.empty()) {
-    throw UsageError("the weight column '" + options.weight_column + "' is asked for, but " + spec +
-                     " is no CSV file: only those have columns");
-  }
+  refuse_idle(spec, options);
   for (Dataset* set : {&splits.train, &splits.validation, &splits.test}) {
     splits.notes.insert(splits.notes.end(), set->notes.begin(), set->notes.end());
     set->notes.clear();
@@ -316,7 +331,7 @@ Splits load(const std::string& spec, const LoadOptions& options) {
     check_finite(*set);
     if (options.preprocess.resize) resize_images(*set, *options.preprocess.resize, available_cores());
   }
-  split_off_validation(splits, options);
+  split_off_validation(splits, options.validation_fraction, options.seed);
   return splits;
 }
 

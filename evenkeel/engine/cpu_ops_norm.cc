@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "evenkeel/engine/cpu_executable.h"
+#include "evenkeel/graph/running_reading.h"
 #include "evenkeel/kernels/activation.h"
 #include "evenkeel/kernels/bf16.h"
 #include "evenkeel/kernels/norm.h"
@@ -167,11 +168,9 @@ NodeCode compile(const ScaleOfRunning& op, CpuExecutable& e, const Node& node) {
   return [=, mean = e.data<float>(node.inputs[0]), var = e.data<float>(node.inputs[1]),
           count = e.data<int64_t>(node.inputs[2]),
           out = e.data<kernels::NormScale>(node.outputs[0])](const RunArguments&) {
-    // The weights of all batches seen add up to 1 - (1 - w)^t: what is missing to 1 belongs to the initial zeros (eq. 27).
-    double weight = 1;
-    if (op.bias_corrected && *count > 0) weight = 1 - std::pow(1 - op.new_batch_weight, static_cast<double>(*count));
+    const RunningReading read(op, *count);
     for (int64_t i = 0; i < c; ++i) {
-      out[i] = {static_cast<double>(mean[i]) / weight, 1 / std::sqrt(static_cast<double>(var[i]) / weight + op.eps)};
+      out[i] = {read.mean(mean[i]), 1 / std::sqrt(read.var(var[i]) + op.eps)};
     }
   };
 }

@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/graph/running_reading.h"
 #include "evenkeel/model_io/tensor_convert.h"
 #include "evenkeel/tools/conventions.h"
 #include "evenkeel/tools/onnx_metadata.h"
@@ -354,21 +355,21 @@ class Exporter {
 
   // As they are read at test time: where the start values are still in them they are taken out here.
   std::pair<std::string, std::string> running_statistics(const std::string& name, const ScaleOfRunning& op) {
-    const auto part = [&](const char* which) {
+    const auto part = [&](const char* which, auto read_as) {
       std::string full = name + which;
       if (!stored_.insert(full).second) return full;
       onnx::TensorValue tensor = to_onnx(full, model_.store.at(full));
       const int64_t count = model_.store.at(name + ".num_batches_tracked").values<int64_t>()[0];
-      if (op.bias_corrected && count > 0) {
-        const double weight = 1 - std::pow(1 - op.new_batch_weight, static_cast<double>(count));
+      if (op.bias_corrected) {
+        const RunningReading read(op, count);
         std::vector<double> values = onnx::doubles_of(tensor);
-        for (double& v : values) v /= weight;
+        for (double& v : values) v = (read.*read_as)(v);
         tensor = onnx::tensor_as(onnx::ElementType::kFloat, full, tensor.dims, values);
       }
       graph_.initializers.push_back(std::move(tensor));
       return full;
     };
-    return {part(".running_mean"), part(".running_var")};
+    return {part(".running_mean", &RunningReading::mean), part(".running_var", &RunningReading::var)};
   }
 
   [[noreturn]] static void refuse(const std::string& norm, const std::string& why) {

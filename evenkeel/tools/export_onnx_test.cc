@@ -135,6 +135,15 @@ TEST(ExportOnnx, bias_corrected_statistics_are_exported_as_they_are_read) {
   EXPECT_EQ(onnx::floats_of(*to_onnx(model).graph.initializer("bn1.running_var"))[0], 4.0f);
 }
 
+TEST(ExportOnnx, a_corrected_norm_that_has_seen_no_batch_is_exported_with_the_start_values) {
+  Model model = zoo("lenet", {1, 28, 28}, 10);
+  model.spec.norm_options.bias_corrected = true;
+  for (float& v : model.store.writable("bn1.running_var").values<float>()) v = 0;
+  const onnx::Model exported = to_onnx(model);
+  EXPECT_EQ(onnx::floats_of(*exported.graph.initializer("bn1.running_mean"))[0], 0.0f);
+  EXPECT_EQ(onnx::floats_of(*exported.graph.initializer("bn1.running_var"))[0], 1.0f);
+}
+
 // Parameters and statistics of every norm far from where they start.
 void stir(Model& model) {
   std::mt19937_64 random(11);

@@ -12,6 +12,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/engine/backend.h"
 #include "evenkeel/graph/prune.h"
+#include "evenkeel/graph/running_reading.h"
 #include "evenkeel/train/batches.h"
 #include "evenkeel/train/estimate.h"
 #include "evenkeel/train/evaluator.h"
@@ -64,17 +65,12 @@ Graph graph_of(const ModelSpec& spec, Mode mode, bool weighted = false) {
   return build_network(spec, mode, {.with_loss = false, .with_weights = weighted}).graph;
 }
 
-// Part of the sum of the weights of all batches that a bias-corrected average has seen; 1 where nothing is corrected.
-double weight_seen(const ScaleOfRunning& op, int64_t batches) {
-  return op.bias_corrected && batches > 0 ? 1 - std::pow(1 - op.new_batch_weight, static_cast<double>(batches)) : 1;
-}
-
 ChannelStatistics held_by(const NormInGraph& norm, const ParameterStore& store) {
   const std::string& name = norm.layer.name;
   ChannelStatistics held{name, store.at(name + ".num_batches_tracked").values<int64_t>()[0], {}, {}};
-  const double weight = weight_seen(norm.op, held.batches);
-  for (const float mean : store.at(name + ".running_mean").values<float>()) held.mean.push_back(mean / weight);
-  for (const float var : store.at(name + ".running_var").values<float>()) held.var.push_back(var / weight);
+  const RunningReading read(norm.op, held.batches);
+  for (const float mean : store.at(name + ".running_mean").values<float>()) held.mean.push_back(read.mean(mean));
+  for (const float var : store.at(name + ".running_var").values<float>()) held.var.push_back(read.var(var));
   return held;
 }
 

@@ -284,6 +284,17 @@ TEST(Statistics, are_read_as_inference_reads_them) {
   EXPECT_NEAR(held.var[2], model.store.at("bn1.running_var").values<float>()[2] / weight, 1e-12);
 }
 
+TEST(Statistics, of_a_corrected_norm_that_has_seen_no_batch_are_the_start_values) {
+  Model model = mlp_model();
+  model.spec.norm_options.bias_corrected = true;
+  for (float& var : model.store.writable("bn1.running_var").values<float>()) var = 0;
+  for (float& mean : model.store.writable("bn1.running_mean").values<float>()) mean = 0;
+  model.store.writable("bn1.num_batches_tracked").values<int64_t>()[0] = 0;
+  const ChannelStatistics held = running_statistics_of(model.spec, model.store)[0];
+  EXPECT_EQ(held.mean, std::vector<double>(held.mean.size(), 0.0));
+  EXPECT_EQ(held.var, std::vector<double>(held.var.size(), 1.0));
+}
+
 TEST(Statistics, are_the_same_bits_for_any_number_of_threads) {
   const data::Dataset dataset = random_data({2, 6, 5}, 130);
   for (const auto kind : {RunningStatistics::kPopulation, RunningStatistics::kPopulationOnePass,

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cinttypes>
 #include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -135,6 +139,7 @@ class Run {
     state_.step = 1;
     TrainResult result;
     result.status = "finished";
+    result.train_accuracy = std::numeric_limits<double>::quiet_NaN();  // nothing counts it
     result.parameters = step_->parameters();
     result.steps = 1;
     share_state(comm_, state_, model().store);
@@ -463,7 +468,7 @@ class Run {
     if (evaluated || result.status != "finished") return true;
     if (!last_epoch_) last_epoch_.emplace();
     evaluate_splits(outcome_->evaluator(), *last_epoch_);
-    log(StatisticsRecord{.step = state_.step,
+    log(StatisticsRecord{.step = restored_ ? state_.best.step : state_.step,
                          .epoch = restored_ ? state_.best.epoch : state_.epoch,
                          .running_statistics = outcome_->model()->running_statistics,
                          .examples = splits().train.count,
@@ -579,6 +584,12 @@ class Run {
 }  // namespace
 
 int64_t peak_memory_bytes() {
+  // Since the start of this program; ru_maxrss begins with what the process had before its exec, that of a large parent.
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    int64_t kib = 0;
+    if (std::sscanf(line.c_str(), "VmHWM: %" SCNd64 " kB", &kib) == 1) return kib * 1024;
+  }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * 1024;

@@ -37,7 +37,10 @@ TrainingStep::TrainingStep(const TrainSettings& settings, const data::Dataset& t
     for (const std::string& warning : network.warnings) note_("warning: " + warning);
     cut_ = cut_batches(train_.count, settings_.batch_size, settings_.last_batch, smallest_batch(network.graph));
     if (cut_.sizes.empty()) {
-      throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
+      throw UsageError(
+          fmt::format("the training set has {} examples, fewer than a batch of {}, and --last-batch drop leaves "
+                      "nothing to train on; give a smaller --batch-size",
+                      train_.count, settings_.batch_size));
     }
     require_heavy_enough(network.graph);
     initialize(network, settings_.seed, &model_.store);
@@ -66,11 +69,12 @@ void TrainingStep::require_heavy_enough(const Graph& graph) const {
   const double mean = sum_of(train_.weights) / static_cast<double>(train_.count);
   const double batch = mean * static_cast<double>(cut_.sizes.front());
   if (batch > kernels::kLightestUnbiased) return;
+  const std::string& column = settings_.load.weight_column;  // none where they were given as an array
   throw UsageError(
-      fmt::format("the weights of '{}' are {:.3g} on average, so that those of a batch of {} add up to about {:.3g}; a "
+      fmt::format("the weights{} are {:.3g} on average, so that those of a batch of {} add up to about {:.3g}; a "
                   "weight of k counts as k examples, and statistics of a batch need more than one: multiply the "
                   "weights by a number that makes them about 1, or give --running-variance biased",
-                  settings_.load.weight_column, mean, cut_.sizes.front(), batch));
+                  column.empty() ? "" : " of '" + column + "'", mean, cut_.sizes.front(), batch));
 }
 
 // The graph of a training step, with everything that it leaves in the store on first sight.

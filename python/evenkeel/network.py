@@ -1,6 +1,7 @@
 """Networks of evenkeel: made from a zoo name or a TOML file, trained on arrays or data sets by name, asked, saved."""
 from __future__ import annotations
 
+import numbers
 import operator
 import os
 import tempfile
@@ -90,6 +91,55 @@ def _pair(data: Optional[Data], name: str) -> Optional[Data]:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise _core.UsageError(f"{name}: expected the examples and their labels, as (x, y)")
     return _plain(data[0]), _plain(data[1])
+
+
+def _rows(array: Any) -> Any:
+    """What has a shape and can be indexed by an array."""
+    import numpy
+    return array if hasattr(array, "shape") and not isinstance(array, memoryview) else numpy.asarray(array)
+
+
+def _weighted(x: Any, y: Any, weight: Any) -> Tuple[Any, ...]:
+    """(x, y, weights), as floats above 0: examples of weight 0 are left out."""
+    if weight is None:
+        return x, y
+    import numpy
+    if isinstance(weight, (str, bytes, os.PathLike)):
+        raise _core.UsageError(f"weight: found {weight!r}, the name of a column; with arrays expected an array [N], a number per example")
+    weight = _plain(weight)
+    if str(getattr(weight, "dtype", "")) == "torch.bfloat16":
+        weight = weight.float()
+    weights = numpy.asarray(weight)
+    x, y = _rows(x), _rows(y)
+    n = x.shape[0] if len(x.shape) else 0
+    if weights.shape != (n,) or weights.dtype.kind not in "buif":
+        raise _core.UsageError(f"weight: found {weights.dtype} {list(weights.shape)}, expected [{n}], a number per example")
+    weights = weights.astype(numpy.float64)
+    bad = numpy.flatnonzero(~((weights >= 0) & (weights <= numpy.finfo(numpy.float32).max)))  # and what is not a number
+    if bad.size:
+        raise _core.UsageError(f"weight: found {weights[bad[0]]} at {bad[0]}, expected a finite number, not negative")
+    weights = weights.astype(numpy.float32)
+    kept = numpy.flatnonzero(weights)
+    if n and not kept.size:
+        raise _core.UsageError(f"weight: all {n} weights are 0, expected some above")
+    if kept.size < n and tuple(y.shape[:1]) == (n,):  # otherwise what is wrong with y is said where it is looked at
+        x, y, weights = x[kept], y[kept], weights[kept]
+    return x, y, weights
+
+
+def _refuse_reading(function: str, options: Dict[str, Any], names: Sequence[str]) -> None:
+    """Options of reading files, which do nothing to arrays."""
+    for name in names:
+        if options.get(name) is not None:
+            raise _core.UsageError(f"{function}: {name} is for data sets by name, which are read from files; leave it out with arrays")
+
+
+_KERAS = {"validation_split": "validation=0.1, the share", "validation_data": "validation=(x, y)", "sample_weight": "weight, an array [N]"}
+
+
+def _refuse_keras(function: str, options: Dict[str, Any]) -> None:
+    for name in _KERAS.keys() & options.keys():
+        raise _core.UsageError(f"{function} has no option {name!r}; give {_KERAS[name]}")
 
 
 class History:
@@ -194,7 +244,7 @@ class Network:
         network._core = _core.Network.load(_path("path", path), options)
         return network
 
-    def fit(self, x: Any, y: Any = None, *, validation: Any = None, test: Optional[Data] = None, epochs: int = 3,
+    def fit(self, x: Any, y: Any = None, *, weight: Any = None, validation: Any = None, test: Optional[Data] = None, epochs: int = 3,
             batch_size: int = 128, optimizer: str = "adamw", learning_rate: float = 3e-3, seed: int = 1,
             threads: Optional[int] = None, out: Optional[Path] = None,
             on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None, **options: Any) -> History:
@@ -203,7 +253,10 @@ class Network:
         Args:
             x: examples; or, without y, a data set by name or path as `evenkeel train --data` takes it ("fashion-mnist", "table.csv").
             y: labels [N], whole numbers from 0 or booleans.
-            validation, test: (x, y), evaluated after every epoch. With a data set by name `validation` is the share of the training set.
+            weight: of the examples, [N], not negative: how often each counts, as Keras' sample_weight; those of 0 are left out. With a table
+                by name the column that holds them.
+            validation, test: (x, y), evaluated after every epoch; their examples count the same. `validation` may be a share of the
+                training set, as 0.1; with a data set by name it is that.
             out: the folder of the run, with log, checkpoints and model (`evenkeel report` draws it). None: a temporary one, removed at the end.
             on_epoch: called after every epoch with its dict (see History). What it raises ends the run and is raised here. The values are
                 fit()'s until it ends: inside, the network can be printed, but not asked or saved.
@@ -219,6 +272,7 @@ class Network:
         """
         if on_epoch is not None and not callable(on_epoch):
             raise _core.UsageError(f"on_epoch: found {on_epoch!r}, expected a function of the dict of an epoch")
+        _refuse_keras("fit()", options)
         options.update(epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
                        threads=threads)
         if isinstance(x, (str, os.PathLike)):
@@ -227,12 +281,16 @@ class Network:
             if test is not None:
                 raise _core.UsageError("fit(): a data set by name has its test set; leave test out")
             data: Any = os.fspath(x)
-            options["validation"] = validation
+            options.update(validation=validation, weight=weight)
             validation = None
         else:
             if y is None:
                 raise _core.UsageError("fit(): y is missing: the label of every example")
-            data = (_plain(x), _plain(y))
+            _refuse_reading("fit()", options, ("label", "resize", "layout"))
+            data = _weighted(_plain(x), _plain(y), weight)
+            if isinstance(validation, numbers.Real):
+                options["validation"] = validation
+                validation = None
             validation = _pair(validation, "validation")
         with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
             run = os.path.join(scratch, "run") if out is None else os.path.abspath(os.fspath(out))
@@ -241,20 +299,23 @@ class Network:
             facts = self._core.fit(data, validation, _pair(test, "test"), scratch, run, on_epoch, options)
         return History(facts, None if out is None else run)
 
-    def evaluate(self, x: Any, y: Any = None, *, statistics: str = "running", **options: Any) -> Dict[str, Any]:
+    def evaluate(self, x: Any, y: Any = None, *, weight: Any = None, statistics: str = "running", **options: Any) -> Dict[str, Any]:
         """Loss and accuracy on examples, as a dict with "loss", "accuracy", "examples" and "statistics".
 
         Args:
-            x, y: as for fit(); or a data set by name, whose test set it is unless split="train" says otherwise.
+            x, y, weight: as for fit(); or a data set by name, whose test set it is unless split="train" says otherwise.
             statistics: normalize by the "running" statistics or by those of each "batch".
             options: of `evenkeel eval`: batch_size, threads, corrupt="contrast=0.3", mean, std, scale, split, ...
         """
+        _refuse_keras("evaluate()", options)
         if isinstance(x, (str, os.PathLike)):
             data: Any = os.fspath(x)
+            options["weight"] = weight
         else:
             if y is None:
                 raise _core.UsageError("evaluate(): y is missing: the label of every example")
-            data = (_plain(x), _plain(y))
+            _refuse_reading("evaluate()", options, ("data", "split", "label", "resize", "layout", "validation"))
+            data = _weighted(_plain(x), _plain(y), weight)
         return self._core.evaluate(data, statistics, options)
 
     def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:

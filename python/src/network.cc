@@ -10,8 +10,10 @@
 #include <numeric>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/in_memory.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/data/fit.h"
+#include "evenkeel/data/splits.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/export_onnx.h"
 #include "evenkeel/tools/model_data.h"
@@ -129,11 +131,15 @@ class Restored {
   std::optional<data::ValueRange> range_;
 };
 
-// (x, y)
+// (x, y), or (x, y, weights) where Python's side has made them floats above 0.
 py::tuple pair_of(const py::object& data, const char* name) {
-  if (!py::isinstance<py::tuple>(data) || py::len(data) != 2)
+  if (!py::isinstance<py::tuple>(data) || py::len(data) < 2 || py::len(data) > 3)
     throw UsageError(fmt::format("{}: expected the examples and their labels, as ({}, {})", name, "x", "y"));
   return data;
+}
+
+void take_weights(const py::tuple& pair, data::Dataset& dataset) {
+  if (pair.size() == 3) dataset.weights = pair[2].cast<std::vector<float>>();
 }
 
 }  // namespace
@@ -234,7 +240,7 @@ void Network::require_fit(const data::Dataset& dataset, const char* name) const 
 }
 
 data::Dataset Network::examples(const py::handle& x, const char* x_name, const py::handle& y, const char* y_name) {
-  data::Dataset dataset = dataset_of("the arrays given", x, x_name, y, y_name, known_classes());
+  data::Dataset dataset = dataset_of(kInMemory, x, x_name, y, y_name, known_classes());
   require_fit(dataset, x_name);
   const int64_t classes = known_classes();
   for (size_t i = 0; i < dataset.labels.size() && classes > 0; ++i) {
@@ -262,6 +268,7 @@ std::shared_ptr<data::Splits> Network::splits_of(const py::object& data, const p
   auto splits = std::make_shared<data::Splits>();
   const py::tuple train_pair = pair_of(data, "fit()");
   splits->train = examples(train_pair[0], "x", train_pair[1], "y");
+  take_weights(train_pair, splits->train);
   const auto take = [&](const py::object& given, const char* name, data::Dataset& split) {
     if (given.is_none()) return;
     const py::tuple pair = pair_of(given, name);
@@ -278,6 +285,7 @@ std::shared_ptr<data::Splits> Network::splits_of(const py::object& data, const p
                                    split.class_names.size(), train.class_names.size()));
     }
     split.class_names = train.class_names;
+    if (!train.weights.empty()) split.weights.assign(static_cast<size_t>(split.count), 1);
   };
   take(validation, "validation", splits->validation);
   take(test, "test", splits->test);
@@ -315,7 +323,10 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
     }
   } else {
     const auto splits = splits_of(data, validation, test);
-    settings.data = "the arrays given";
+    if (const double share = settings.load.validation_fraction; share > 0) {
+      speaking_python([&] { data::split_off_validation(*splits, share, settings.seed); });
+    }
+    settings.data = kInMemory;
     settings.make_splits = [splits] { return std::move(*splits); };
   }
 
@@ -373,6 +384,7 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
   if (!name) {
     const py::tuple pair = pair_of(data, "evaluate()");
     splits.test = examples(pair[0], "x", pair[1], "y");
+    take_weights(pair, splits.test);
     splits.train.example_shape = splits.test.example_shape;
     splits.train.class_names = splits.test.class_names;
     asked.split = "test";
