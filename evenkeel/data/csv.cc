@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/utf8.h"
 #include "evenkeel/data/csv_header.h"
 #include "evenkeel/data/csv_lines.h"
 #include "evenkeel/data/rounding.h"
@@ -84,12 +85,21 @@ bool TableBuilder::header_counts() const {
   return counts_only(header_, (options_.labelled ? 1 : 0) + (table_.weight_column.empty() ? 0 : 1));
 }
 
+// Older versions mended names that were not UTF-8 with U+FFFD when the model was written: they are not known any more.
+bool are_mended(const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(), [](const auto& n) { return n.find("\xef\xbf\xbd") != n.npos; });
+}
+
 bool TableBuilder::by_name() const {
   const auto& names = options_.feature_names;
-  // A name that was not UTF-8 was mended with U+FFFD when the model was written: it is not known any more.
-  const bool mended =
-      std::any_of(names.begin(), names.end(), [](const auto& n) { return n.find("\xef\xbf\xbd") != n.npos; });
-  return !header_.empty() && !names.empty() && !header_counts() && !counts_only(names, 0) && !mended;
+  return !header_.empty() && !names.empty() && !header_counts() && !counts_only(names, 0) && !are_mended(names);
+}
+
+// Names become part of the model, whose file is UTF-8.
+void require_utf8(const std::string& text, const std::string& place) {
+  if (is_utf8(text)) return;
+  throw FormatError(place + ": found " + with_bytes_written_out(text.substr(0, 40)) +
+                    ", which is not UTF-8; save the file as UTF-8");
 }
 
 // The one column that is no feature of the model; the last column where there is no such one. The weight's is neither.
@@ -254,7 +264,10 @@ void TableBuilder::add_label(const Field& field, int64_t line) {
     fail(line, label_column_, "the label is missing; fill it in or remove the line");
   }
   const auto [found, is_new] = label_ids_.try_emplace(text, static_cast<int32_t>(label_texts_.size()));
-  if (is_new) label_texts_.push_back(text);
+  if (is_new) {
+    require_utf8(text, name_ + ": line " + std::to_string(line) + ", column " + std::to_string(label_column_ + 1));
+    label_texts_.push_back(text);
+  }
   if (label_texts_.size() > kMostClasses) {
     fail(line, label_column_,
          "the label column holds more than " + std::to_string(kMostClasses) +
@@ -393,6 +406,9 @@ CsvTable parse_csv(std::string_view text, const std::string& name, const CsvOpti
   const bool has_second = records.next(second, line);
   const FirstLine kind = classify(first, second, options);
 
+  for (size_t i = 0; i < first.size() && kind != FirstLine::kValues && !are_mended(options.feature_names); ++i) {
+    require_utf8(first[i].text, name + ": line " + std::to_string(first_line) + ", column " + std::to_string(i + 1));
+  }
   TableBuilder table(name, options);
   const bool own_width = kind == FirstLine::kScikitLearn;  // the first line is no row
   table.set_header(first, kind, own_width ? second.size() : first.size());

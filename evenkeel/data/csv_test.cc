@@ -139,6 +139,20 @@ TEST(Csv, names_line_and_column_of_what_is_wrong) {
               "UTF-16");
 }
 
+TEST(Csv, text_that_is_not_utf8_is_refused_where_it_becomes_a_name) {
+  EXPECT_SAYS(refusal("a,kind\n1,x\n2,caf\xe9\n"),
+              "f.csv: line 3, column 2: found 'caf\\xe9', which is not UTF-8; save");
+  EXPECT_SAYS(refusal("gr\xf6\xdf"
+                      "e,kind\n1,x\n2,y\n"),
+              "line 1, column 1: found 'gr\\xf6\\xdfe', which is not UTF-8");
+  EXPECT_EQ(parse("gr\u00f6\u00dfe,kind\n1,caf\u00e9\n2,caf\u00e8\n").class_names, (Names{"caf\u00e8", "caf\u00e9"}));
+  for (const char* bad :
+       {"\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\x80", "\xf4\x90\x80\x80"})
+    EXPECT_SAYS(refusal(std::string("1,x\n2,") + bad + "\n"), "line 2, column 2");
+  for (const char* good : {"\u00fc", "\u20ac", "\U0001f600", "\U0010ffff"})
+    EXPECT_EQ(parse(std::string("1,") + good + "\n2," + good + "\n").class_names, Names{good});
+}
+
 TEST(Csv, a_damaged_first_row_is_not_taken_for_a_header) {
   EXPECT_SAYS(refusal("1,x,7,0\n2,3,4,1\n"), "line 1, column 2: found 'x', expected a number");
 }

@@ -13,6 +13,7 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/core/utf8.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/picture.h"
 
@@ -51,7 +52,12 @@ Classes classes_in(const std::string& path) {
     const std::string folder = join(path, name);
     std::vector<std::string> files = picture_names(folder);
     for (std::string& file : files) file = join(folder, file);
-    if (!files.empty()) classes[name] = std::move(files);
+    if (files.empty()) continue;
+    if (!is_utf8(name)) {
+      throw UsageError(fmt::format("{}: the folder {} names a class, and its name is not UTF-8; rename it",
+                                   with_bytes_written_out(path), with_bytes_written_out(name)));
+    }
+    classes[name] = std::move(files);
   }
   return classes;
 }

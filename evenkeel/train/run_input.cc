@@ -1,16 +1,37 @@
 #include "evenkeel/train/run_input.h"
 
 #include <bit>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "evenkeel/core/utf8.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/trained_data.h"
 
 namespace evenkeel {
 
+namespace {
+
+// What the model and the log keep of the settings as it was written.
+void require_utf8(const TrainSettings& settings) {
+  const std::pair<const char*, const std::string*> texts[] = {{"--data", &settings.data},
+                                                              {"--model", &settings.model},
+                                                              {"--from", &settings.from},
+                                                              {"--label", &settings.load.label_column},
+                                                              {"--weight", &settings.load.weight_column}};
+  for (const auto& [option, text] : texts) {
+    if (is_utf8(*text)) continue;
+    throw UsageError(fmt::format("{}: found {}, which is not UTF-8, and the model keeps it; rename what it names",
+                                 option, with_bytes_written_out(*text)));
+  }
+}
+
+}  // namespace
+
 RunInput load_input(const TrainSettings& settings, int threads) {
+  require_utf8(settings);
   RunInput input;
   data::Splits& splits = input.splits;
   Model& model = input.model;
