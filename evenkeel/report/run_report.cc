@@ -10,6 +10,7 @@
 #include <set>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/in_memory.h"
 #include "evenkeel/report/run_facts.h"
 
 namespace evenkeel::report {
@@ -58,6 +59,11 @@ Verdict status_of(const RunFacts& run) {
 // The value of every epoch that has one.
 using EpochValue = std::optional<double> (*)(const EpochRecord&);
 
+bool keeps_best(const RunFacts& run) {
+  return run.start().settings.contains("keep") && run.end != nullptr && run.end->best_epoch > 0;
+}
+
+// By the test set, for a look.
 const EpochRecord* best_epoch(const RunFacts& run) {
   const EpochRecord* best = nullptr;
   for (const EpochRecord* e : run.epochs) {
@@ -156,9 +162,23 @@ Section summary_of(const std::vector<RunFacts>& runs) {
     }
   }
   section.items.emplace_back(table_of(runs, columns, names));
-  if (std::any_of(runs.begin(), runs.end(), [](const RunFacts& run) { return best_epoch(run) != nullptr; }))
-    section.items.emplace_back(
-        Paragraph{"The model is the last state, whatever the test set says of earlier ones: nothing is chosen by it."});
+  size_t of_best = 0, judged = 0;
+  for (const RunFacts& run : runs) {
+    if (best_epoch(run) == nullptr) continue;
+    ++judged;
+    of_best += keeps_best(run) ? 1 : 0;
+  }
+  if (judged > 0) {
+    section.items.emplace_back(Paragraph{
+        of_best == 0
+            ? "The model is the last state, whatever the test set says of earlier ones: nothing is chosen by it."
+        : of_best == judged
+            ? "The model is that of the best epoch by the validation set, as --keep asked for: nothing is chosen by "
+              "the "
+              "test set."
+            : "The model is the last state, or with --keep that of the best epoch by the validation set: nothing is "
+              "chosen by the test set."});
+  }
   return section;
 }
 
@@ -317,10 +337,24 @@ Section settings_of(const std::vector<RunFacts>& runs) {
     versions.push_back(run.start().versions);
   }
   if (std::any_of(runs.begin(), runs.end(), [](const RunFacts& run) { return !run.starts.empty(); })) {
-    section.items.emplace_back(
-        Paragraph{runs.size() > 1 ? "To train them again, in the order of the table:" : "To train it again:"});
+    std::vector<Paragraph> commands;
+    size_t in_memory = 0;
     for (const RunFacts& run : runs) {
-      if (!run.starts.empty()) section.items.emplace_back(Paragraph{command_of(run.start()), true});
+      if (run.starts.empty()) continue;
+      const bool arrays = is_in_memory(run.start().data);
+      in_memory += arrays ? 1 : 0;
+      if (!arrays) commands.push_back({command_of(run.start()), true});
+    }
+    if (!commands.empty()) {
+      section.items.emplace_back(
+          Paragraph{runs.size() > 1 ? "To train them again, in the order of the table:" : "To train it again:"});
+    }
+    for (Paragraph& command : commands) section.items.emplace_back(std::move(command));
+    if (in_memory > 0) {
+      section.items.emplace_back(Paragraph{
+          runs.size() == 1
+              ? "No command trains it again: its data were arrays in memory."
+              : fmt::format("No command trains {} of them again: the data were arrays in memory.", in_memory)});
     }
   }
   // What differs between the runs stands first.
@@ -396,7 +430,7 @@ std::string command_of(const RunStart& start) {
                     {"beta2", "optimizer", {"adam", "adamw"}},
                     {"optimizer-eps", "optimizer", {"rmsprop", "adam", "adamw"}},
                     {"step-epochs", "schedule", {"step"}},
-                    {"step-factor", "schedule", {"step"}}};
+                    {"step-factor", "schedule", {"step", "plateau"}}};
   const std::set<std::string> zero_is_none = {"max-steps", "overfit", "warmup-epochs", "validation", "clip-norm"};
   const std::string ranks = setting("ranks");
   std::string line = ranks.empty() ? "" : "mpirun -n " + shell_word(ranks) + " ";

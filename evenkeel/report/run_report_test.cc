@@ -317,6 +317,42 @@ TEST(ReproduceCommand, has_the_settings_as_options) {
             "--optimizer sgd --spill . --zero-gamma");
   start.settings = {{"data", "mnist"}, {"deterministic", "true"}, {"norm-sync", "group:2"}, {"ranks", "4"}};
   EXPECT_EQ(command_of(start), "mpirun -n 4 evenkeel train --data mnist --deterministic --norm-sync group:2");
+  start.settings = {{"schedule", "plateau"}, {"step-epochs", "3"},  {"step-factor", "0.3"}, {"plateau-patience", "4"},
+                    {"patience", "5"},       {"min-delta", "0.01"}, {"keep", "best-loss"}};
+  EXPECT_EQ(command_of(start),
+            "evenkeel train --keep best-loss --min-delta 0.01 --patience 5 --plateau-patience 4 --schedule plateau "
+            "--step-factor 0.3");
+}
+
+// The texts of a section's paragraphs, a line each.
+std::string paragraphs_of(const Section* section) {
+  std::string text;
+  for (const Item& item : section->items) {
+    if (const auto* paragraph = std::get_if<Paragraph>(&item)) text += paragraph->text + "\n";
+  }
+  return text;
+}
+
+TEST(ReproduceCommand, is_left_out_where_the_data_were_in_memory) {
+  std::vector<LogRecord> log = some_run();
+  EXPECT_NE(paragraphs_of(section_of(page_of_run(log), "Settings")).find("evenkeel train"), std::string::npos);
+  for (LogRecord& record : log) {
+    if (auto* start = std::get_if<RunStart>(&record)) start->data = start->settings["data"] = "the arrays given";
+  }
+  EXPECT_EQ(paragraphs_of(section_of(page_of_run(log), "Settings")),
+            "No command trains it again: its data were arrays in memory.\n");
+}
+
+TEST(RunReport, says_which_epoch_the_model_is_of) {
+  std::vector<LogRecord> log = some_run();
+  EXPECT_NE(paragraphs_of(section_of(page_of_run(log), "Summary")).find("the last state"), std::string::npos);
+  for (LogRecord& record : log) {
+    if (auto* start = std::get_if<RunStart>(&record)) start->settings["keep"] = "best-loss";
+    if (auto* end = std::get_if<EndRecord>(&record)) end->best_epoch = 1;
+  }
+  const std::string kept = paragraphs_of(section_of(page_of_run(log), "Summary"));
+  EXPECT_NE(kept.find("that of the best epoch by the validation set"), std::string::npos) << kept;
+  EXPECT_EQ(kept.find("last state"), std::string::npos) << kept;
 }
 
 }  // namespace

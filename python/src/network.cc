@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/in_memory.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/data/splits.h"
@@ -239,7 +240,7 @@ void Network::require_fit(const data::Dataset& dataset, const char* name) const 
 }
 
 data::Dataset Network::examples(const py::handle& x, const char* x_name, const py::handle& y, const char* y_name) {
-  data::Dataset dataset = dataset_of("the arrays given", x, x_name, y, y_name, known_classes());
+  data::Dataset dataset = dataset_of(kInMemory, x, x_name, y, y_name, known_classes());
   require_fit(dataset, x_name);
   const int64_t classes = known_classes();
   for (size_t i = 0; i < dataset.labels.size() && classes > 0; ++i) {
@@ -325,7 +326,7 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
     if (const double share = settings.load.validation_fraction; share > 0) {
       speaking_python([&] { data::split_off_validation(*splits, share, settings.seed); });
     }
-    settings.data = "the arrays given";
+    settings.data = kInMemory;
     settings.make_splits = [splits] { return std::move(*splits); };
   }
 
