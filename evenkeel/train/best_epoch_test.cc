@@ -73,6 +73,23 @@ TEST_F(BestEpochTest, the_model_is_that_of_the_epoch_with_the_smallest_validatio
   }
 }
 
+TEST_F(BestEpochTest, statistics_made_anew_are_those_of_the_best_epoch) {
+  TrainSettings s = noisy("run", 12);
+  s.keep = Keep::kBestLoss;
+  s.running_statistics = RunningStatistics::kPopulation;
+  const TrainResult result = watched(s);
+  ASSERT_LT(result.best_epoch, 12) << "nothing to go back to";
+  int records = 0;
+  for (const LogRecord& record : read_log(folder_ / "run/log.jsonl")) {
+    const auto* made = std::get_if<StatisticsRecord>(&record);
+    if (made == nullptr) continue;
+    ++records;
+    EXPECT_EQ(made->epoch, result.best_epoch);
+    EXPECT_EQ(made->step, result.best_epoch * (result.steps / result.epochs));
+  }
+  EXPECT_EQ(records, 1);
+}
+
 TEST_F(BestEpochTest, of_equal_accuracies_the_first_is_the_best) {
   TrainSettings s = noisy("run", 12);
   s.keep = Keep::kBestAccuracy;
@@ -108,7 +125,8 @@ TEST_F(BestEpochTest, an_epoch_is_better_only_by_more_than_min_delta) {
   };
   TrainSettings s = noisy("plain", 12);
   s.keep = Keep::kBestLoss;
-  EXPECT_EQ(watched(s).best_epoch, static_cast<int64_t>(best_of(0) + 1));
+  const TrainResult plain = watched(s);  // before best_of looks
+  EXPECT_EQ(plain.best_epoch, static_cast<int64_t>(best_of(0) + 1));
   const double gain = *epochs_[0].validation_loss - *epochs_[best_of(0)].validation_loss;
   ASSERT_GT(gain, 0);
   for (const double share : {0.3, 1.01}) {

@@ -463,7 +463,7 @@ class Run {
     if (evaluated || result.status != "finished") return true;
     if (!last_epoch_) last_epoch_.emplace();
     evaluate_splits(outcome_->evaluator(), *last_epoch_);
-    log(StatisticsRecord{.step = state_.step,
+    log(StatisticsRecord{.step = restored_ ? state_.best.step : state_.step,
                          .epoch = restored_ ? state_.best.epoch : state_.epoch,
                          .running_statistics = outcome_->model()->running_statistics,
                          .examples = splits().train.count,
