@@ -342,6 +342,13 @@ class CommandLine(unittest.TestCase):
         self.assertIn("nothing was written", done.stdout)
         self.assertEqual(list(self.folder.iterdir()), [])
 
+    def test_a_dry_run_says_nothing_that_it_has_not_measured(self):
+        large = bytearray(b"x") * (400 << 20)  # the memory of a parent is not that of the run
+        result = self.json_of("train", "--data", self.data, "--model", self.toml, "--dry-run")
+        self.assertIsNone(result["train_accuracy"])
+        self.assertGreater(result["train_loss"], 0)
+        self.assertLess(result["peak_memory_bytes"], len(large))
+
     def test_overfit_learns_a_few_examples_by_heart(self):
         result = self.json_of(*self.train_words("run", "--overfit", 6, "--learning-rate", "0.01", epochs=60))
         self.assertLess(result["train_loss"], 0.3)

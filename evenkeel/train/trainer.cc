@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cinttypes>
 #include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -135,6 +139,7 @@ class Run {
     state_.step = 1;
     TrainResult result;
     result.status = "finished";
+    result.train_accuracy = std::numeric_limits<double>::quiet_NaN();  // nothing counts it
     result.parameters = step_->parameters();
     result.steps = 1;
     share_state(comm_, state_, model().store);
@@ -579,6 +584,12 @@ class Run {
 }  // namespace
 
 int64_t peak_memory_bytes() {
+  // Since the start of this program; ru_maxrss begins with what the process had before its exec, that of a large parent.
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    int64_t kib = 0;
+    if (std::sscanf(line.c_str(), "VmHWM: %" SCNd64 " kB", &kib) == 1) return kib * 1024;
+  }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * 1024;

@@ -133,8 +133,9 @@ struct TrainResult {
   int64_t epochs = 0, steps = 0;
   int64_t best_epoch =
       0;  // by the validation set; 0 where none was judged: neither keep, patience nor the schedule plateau
-  bool stopped_early = false;                 // by patience
-  double train_loss = 0, train_accuracy = 0;  // of the last epoch; NaN when all of its batches were refused
+  bool stopped_early = false;  // by patience
+  double train_loss = 0,
+         train_accuracy = 0;  // of the last epoch; NaN when all of its batches were refused, the accuracy in a dry run
   // Of the last epoch, or of the best where that is kept; none where nothing was evaluated: no such split, or the run ended within an epoch.
   std::optional<double> test_loss, test_accuracy, validation_loss, validation_accuracy;
   double images_per_s = 0;  // of the training steps
