@@ -349,6 +349,11 @@ class CommandLine(unittest.TestCase):
         self.assertGreater(result["train_loss"], 0)
         self.assertLess(result["peak_memory_bytes"], len(large))
 
+    def test_a_set_smaller_than_a_batch_cannot_be_dropped(self):
+        words = ["train", "--data", self.data, "--model", self.toml, "--epochs", 1, "--batch-size", 100000, "--out", "run"]
+        self.refuse(2, *words, "--last-batch", "drop", says=("fewer than a batch of 100000", "--batch-size"))
+        self.succeed(*words)
+
     def test_overfit_learns_a_few_examples_by_heart(self):
         result = self.json_of(*self.train_words("run", "--overfit", 6, "--learning-rate", "0.01", epochs=60))
         self.assertLess(result["train_loss"], 0.3)

@@ -12,10 +12,9 @@ BatchCut cut_batches(int64_t count, int64_t batch_size, LastBatch policy, int64_
   const int64_t rest = count % batch_size;
   if (rest == 0) return cut;
   const bool merge = policy == LastBatch::kMerge || (policy == LastBatch::kKeep && rest < smallest);
+  if (policy == LastBatch::kDrop) return cut;
   if (cut.sizes.empty()) {
     cut.sizes.push_back(rest);  // the only batch there is
-  } else if (policy == LastBatch::kDrop) {
-    return cut;
   } else if (merge) {
     cut.sizes.back() += rest;
   } else {

@@ -9,7 +9,7 @@ namespace evenkeel {
 enum class LastBatch {
   kKeep,    // trained as it is; merged into the one before only where it would leave one value per channel
   kMerge,   // always merged into the one before
-  kDrop,    // left out
+  kDrop,    // left out, also where it is the only one
   kRunning  // trained through the running statistics
 };
 

@@ -33,8 +33,9 @@ TEST(Batches, merge_drop_and_running_do_what_their_names_say) {
   EXPECT_TRUE(running.last_uses_running);
 }
 
-TEST(Batches, a_set_smaller_than_a_batch_is_one_batch_whatever_the_policy) {
-  for (const LastBatch policy : {LastBatch::kKeep, LastBatch::kMerge, LastBatch::kDrop, LastBatch::kRunning}) {
+TEST(Batches, a_set_smaller_than_a_batch_is_one_batch_unless_it_is_dropped) {
+  EXPECT_TRUE(cut_batches(5, 128, LastBatch::kDrop, 2).sizes.empty());
+  for (const LastBatch policy : {LastBatch::kKeep, LastBatch::kMerge, LastBatch::kRunning}) {
     const BatchCut cut = cut_batches(5, 128, policy, 2);
     EXPECT_EQ(cut.sizes, (std::vector<int64_t>{5}));
     EXPECT_FALSE(cut.last_uses_running);

@@ -37,7 +37,10 @@ TrainingStep::TrainingStep(const TrainSettings& settings, const data::Dataset& t
     for (const std::string& warning : network.warnings) note_("warning: " + warning);
     cut_ = cut_batches(train_.count, settings_.batch_size, settings_.last_batch, smallest_batch(network.graph));
     if (cut_.sizes.empty()) {
-      throw UsageError("the training set is smaller than a batch and --last-batch drop leaves nothing to train on");
+      throw UsageError(
+          fmt::format("the training set has {} examples, fewer than a batch of {}, and --last-batch drop leaves "
+                      "nothing to train on; give a smaller --batch-size",
+                      train_.count, settings_.batch_size));
     }
     require_heavy_enough(network.graph);
     initialize(network, settings_.seed, &model_.store);
