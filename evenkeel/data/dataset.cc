@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/in_memory.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/rng.h"
 #include "evenkeel/data/arrays.h"
@@ -149,6 +150,7 @@ Splits load_mnist() {
 }
 
 [[noreturn]] void refuse(const std::string& spec) {
+  if (is_in_memory(spec)) throw UsageError("the model was trained on arrays in memory; give --data");
   std::error_code error;
   const std::string forms =
       "expected fashion-mnist, mnist, a folder of IDX or CIFAR files or of pictures in one folder per class, FILE.csv, "

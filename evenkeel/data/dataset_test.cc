@@ -4,6 +4,7 @@
 #include <numeric>
 #include <set>
 
+#include "evenkeel/core/in_memory.h"
 #include "evenkeel/data/files_testing.h"
 
 namespace evenkeel::data {
@@ -350,6 +351,15 @@ TEST(SharedData, fashion_mnist_has_its_known_mean_and_deviation) {
   EXPECT_EQ(info.class_names[9], "Ankle boot");
   EXPECT_NEAR(info.standardization.mean[0], 0.2860, 5e-5);
   EXPECT_NEAR(info.standardization.std[0], 0.3530, 5e-5);
+}
+
+TEST(Load, what_was_in_memory_cannot_be_read_again) {
+  try {
+    load(kInMemory);
+    ADD_FAILURE() << "not refused";
+  } catch (const UsageError& error) {
+    EXPECT_STREQ(error.what(), "the model was trained on arrays in memory; give --data");
+  }
 }
 
 }  // namespace
