@@ -49,6 +49,14 @@ class Lab(CommandLine):
         self.assertEqual(list(self.folder.iterdir()), [])
         self.assertIn("identity", self.succeed("lab", "--help").stdout)
 
+    def test_data_that_need_options_are_read_by_them(self):
+        table = self.folder / "t.csv"
+        table.write_text("kind,a,b\n" + "".join(f"{'xyz'[i % 3]},{i % 7},{i * i % 11}\n" for i in range(400)))
+        words = ["lab", "identity", "--data", table, "--seeds", 1, "--out", "lab", "--quick"]
+        self.refuse(3, *words, says="column 1")
+        self.assertEqual(self.json_of(*words, "--label", "kind")["status"], "finished")
+        self.refuse(2, *words, "--resize", "8x8", "--label", "kind", says="resize")
+
     # --- what it writes ---
     def test_an_experiment_has_a_verdict_a_page_and_its_numbers(self):
         done = self.succeed(*self.words())

@@ -9,7 +9,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors  # noqa: E402
+from cli_test import CommandLine, npy, safetensors  # noqa: E402
 
 MEMORY_PARTS = ("arena", "scratch", "partials", "packed", "parameters")
 
@@ -62,6 +62,17 @@ class Plan(CommandLine):
             plan = self.json_of("plan", model, "--no-run")
             self.assertEqual((plan["input"], plan["classes"]), ([1, 8, 8], 3))
             self.refuse(2, "plan", model, "--classes", 4, says="a trained model has its input and classes")
+
+    def test_data_that_need_options_are_read_by_them(self):
+        (self.folder / "t.csv").write_text("kind,a,b\n" + "x,1,2\ny,2,3\nz,3,4\n" * 5)
+        plan = self.json_of("plan", "mlp", "--data", self.folder / "t.csv", "--label", "kind", "--no-run")
+        self.assertEqual((plan["input"], plan["classes"]), ([2], 3))
+        (self.folder / "x.npy").write_bytes(npy((6, 12, 10, 3), "|u1", bytes(range(240)) * 9))
+        (self.folder / "y.npy").write_bytes(npy((6,), "|u1", bytes([0, 1] * 3)))
+        words = ["plan", "cnn", "--data", f"{self.folder}/x.npy,{self.folder}/y.npy", "--no-run"]
+        self.assertEqual(self.json_of(*words, "--layout", "nhwc", "--resize", "8x9")["input"], [3, 8, 9])
+        self.refuse(2, *words, says="--layout nhwc")
+        self.refuse(2, "plan", "cnn", "--label", "kind", says="--label says how --data is read")
 
     def test_impossible_plans_are_refused(self):
         self.refuse(2, "plan", says="needs MODEL")

@@ -102,8 +102,10 @@ std::vector<lab::LeftOut> take_unsuitable(std::vector<const Experiment*>& chosen
   return left_out;
 }
 
-data::Splits splits_of(const LabArguments& asked) {
-  data::Splits splits = lab::lab_part(data::load(asked.data), asked.quick, asked.full);
+data::Splits splits_of(const Arguments& arguments) {
+  const LabArguments& asked = arguments.lab;
+  const data::LoadOptions load{.label_column = arguments.label.value_or(""), .preprocess = arguments.preprocess};
+  data::Splits splits = lab::lab_part(data::load(asked.data, load), asked.quick, asked.full);
   lab::require_enough(splits);
   return splits;
 }
@@ -187,7 +189,7 @@ int run_lab(const Arguments& arguments) {
   std::vector<const Experiment*> chosen = experiments_of(asked);
   if (asked.list) return list(chosen, arguments);
 
-  const data::Splits splits = splits_of(asked);
+  const data::Splits splits = splits_of(arguments);
   lab::LabSetup setup{.splits = &splits,
                       .seeds = asked.seeds.value_or(asked.quick ? 1 : kSeeds),
                       .quick = asked.quick,

@@ -14,7 +14,8 @@ const std::vector<std::string> kTrain = {"train"}, kRecalibrate = {"recalibrate"
 
 // The commands that read data for a model that may not say how.
 const std::vector<std::string> kPreprocessed = {"eval", "recalibrate", "predict", "inspect", "diff", "fold"},
-                               kLoaded = {"eval", "recalibrate", "predict", "inspect", "diff", "fold", "data info"};
+                               kLoaded = {"eval", "recalibrate", "predict", "inspect", "diff", "fold", "data info"},
+                               kRead = {"plan", "lab"};  // without a model
 
 constexpr const char* kResizeHelp =
     "Bring images to this height and width: bilinear, half-pixel centres, no antialiasing; bytes stay bytes.";
@@ -129,6 +130,9 @@ std::vector<Option> preprocess_options() {
       {kTrain, "Data", "resize", 0, "HxW", kResizeHelp,
        read_by(EK_FIELD(train.load.preprocess.resize), data::parse_image_size), kAsLarge},
       {kTrain, "Data", "layout", 0, "ORDER", kLayoutHelp, layout_of(EK_FIELD(train.load.preprocess.layout))},
+      {kRead, "Data", "resize", 0, "HxW", kResizeHelp, read_by(EK_FIELD(preprocess.resize), data::parse_image_size),
+       kAsLarge},
+      {kRead, "Data", "layout", 0, "ORDER", kLayoutHelp, layout_of(EK_FIELD(preprocess.layout))},
       {kLoaded, group, "resize", 0, "HxW", kResizeHelp, read_by(EK_FIELD(preprocess.resize), data::parse_image_size),
        "as in training, else images stay as large as they are"},
       {kLoaded, group, "layout", 0, "ORDER", kLayoutHelp, layout_of(EK_FIELD(preprocess.layout))},
