@@ -147,6 +147,31 @@ class Data(CommandLine):
         self.assertEqual(self.json_of("eval", "own")["examples"], 6)
         self.assertEqual(self.json_of("eval", "own", "--data", "./x.npy,./y.npy")["examples"], 6)  # the same files
 
+    def test_text_that_is_not_utf8_is_refused_before_a_run_folder(self):
+        table = self.folder / os.fsdecode(b"caf\xe9.csv")
+        table.write_bytes(b"a,kind\n" + b"".join(b"%d,%s\n" % (i % 5, (b"\xe9", b"\xe8")[i % 2]) for i in range(20)))
+        plain = self.folder / "plain.csv"
+        plain.write_bytes(table.read_bytes())
+        run = self.folder / "run"
+        done = self.refuse(3, "train", "--data", plain, "--model", "mlp", "--out", run, says=r"line 2, column 2: found '\xe9', which is not UTF-8; save")
+        self.refuse(2, "train", "--data", table, "--model", "mlp", "--out", run, says=r"caf\xe9.csv', which is not UTF-8, and the model keeps it")
+        plain.write_text("a,kind\n" + "1,x\n2,y\n" * 9)
+        self.refuse(2, "train", "--data", plain, "--label", os.fsdecode(b"k\xefnd"), "--model", "mlp", "--out", run, says=r"--label: found 'k\xefnd'")
+        self.assertFalse(run.exists())
+
+    def test_options_of_other_kinds_of_data_are_refused(self):
+        images, labels = pictures(30, 5)
+        x, y = npy((30, SIDE, SIDE), "|u1", b"".join(images)), npy((30,), "|u1", bytes(labels))
+        path = write_npz(self.folder / "set.npz", x=x, y=y)
+        (self.folder / "t.csv").write_text("a,kind\n" + "1,x\n2,y\n" * 9)
+        write_folders(self.folder / "pictures", images, labels)
+        for data in (path, self.data, self.folder / "pictures"):
+            self.refuse(2, *self.train_words("run", "--label", "foo", data=data), says="the label column 'foo' is asked for")
+        for data in ("t.csv", self.data, "pictures"):
+            self.refuse(2, *self.train_words("run", "--layout", "nhwc", data=data), says="--layout is asked for")
+        self.succeed(*self.train_words("npz", data=path, epochs=1))
+        self.refuse(2, "eval", "npz", "--label", "q", says="the label column 'q' is asked for")
+
     def test_a_folder_for_validation_is_the_validation_split(self):
         for name, count, seed in (("train", 30, 5), ("val", 9, 6), ("test", 6, 7)):
             write_folders(self.folder / "set" / name, *pictures(count, seed))

@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 #include <string_view>
+#include <utility>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/in_memory.h"
@@ -18,6 +19,7 @@
 #include "evenkeel/data/csv.h"
 #include "evenkeel/data/folder.h"
 #include "evenkeel/data/picture_folder.h"
+#include "evenkeel/data/splits.h"
 
 namespace evenkeel::data {
 namespace {
@@ -209,6 +211,16 @@ Splits load_all(const std::string& spec, const LoadOptions& options) {
   refuse(spec);
 }
 
+// Options of tables, for data that are none.
+void refuse_idle(const std::string& spec, const LoadOptions& options) {
+  if (is_table(spec)) return;
+  for (const auto& [what, column] : {std::pair{"label", &options.label_column}, {"weight", &options.weight_column}}) {
+    if (column->empty()) continue;
+    throw UsageError(std::string("the ") + what + " column '" + *column + "' is asked for, but " + spec +
+                     " is no CSV file: only those have columns");
+  }
+}
+
 void check_finite(const Dataset& set) {
   if (set.values.dtype() != DType::kF32) return;
   const auto values = set.values.values<float>();
@@ -252,6 +264,10 @@ bool same_source(const std::string& a, const std::string& b) {
   return parts_of(a) == parts_of(b);
 }
 
+bool is_table(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".csv", ".tsv"}); }
+
+bool has_stated_layout(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".npy", ".npz"}); }
+
 void split_off_validation(Splits& splits, double fraction, uint64_t seed) {
   if (splits.validation.count > 0) {
     if (fraction == 0) return;
@@ -277,10 +293,7 @@ Splits load(const std::string& spec, const LoadOptions& options) {
                      ", expected 0 or more and less than 1");
   }
   Splits splits = load_all(spec, options);
-  if (!options.weight_column.empty() && splits.train.weights.empty()) {
-    throw UsageError("the weight column '" + options.weight_column + "' is asked for, but " + spec +
-                     " is no CSV file: only those have columns");
-  }
+  refuse_idle(spec, options);
   for (Dataset* set : {&splits.train, &splits.validation, &splits.test}) {
     splits.notes.insert(splits.notes.end(), set->notes.begin(), set->notes.end());
     set->notes.clear();

@@ -7,6 +7,7 @@
 
 #include "evenkeel/core/utf8.h"
 #include "evenkeel/data/fit.h"
+#include "evenkeel/data/splits.h"
 #include "evenkeel/train/resolve.h"
 #include "evenkeel/train/trained_data.h"
 
@@ -40,6 +41,10 @@ RunInput load_input(const TrainSettings& settings, int threads) {
   if (!settings.from.empty()) {
     input.from = load_model(settings.from);
     read_as_trained(*input.from, settings.data, load);
+  }
+  if (load.preprocess.layout != data::Layout::kChannelsFirst && !data::has_stated_layout(settings.data)) {
+    throw UsageError("--layout is asked for, but " + settings.data +
+                     " is no NPY or NPZ file: only in those may images be channels last; leave it out");
   }
   splits = settings.make_splits ? settings.make_splits() : data::load(settings.data, load);
   data::require_learnable(splits.train);

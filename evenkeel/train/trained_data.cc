@@ -1,5 +1,7 @@
 #include "evenkeel/train/trained_data.h"
 
+#include "evenkeel/data/splits.h"
+
 namespace evenkeel {
 namespace {
 
@@ -19,7 +21,10 @@ bool read_as_trained(const Model& model, const std::string& spec, data::LoadOpti
   const std::string trained = trained_on(model);
   const bool same = !trained.empty() && data::same_source(spec, trained);
   options.feature_names = model.feature_names;
-  if (options.label_column.empty()) (same ? options.label_column : options.trained_label) = setting(model, "label");
+  // Older versions kept a label column of data that have none.
+  const bool labelled = data::is_table(trained);
+  if (options.label_column.empty() && labelled)
+    (same ? options.label_column : options.trained_label) = setting(model, "label");
   if (options.weight_column.empty()) (same ? options.weight_column : options.trained_weight) = setting(model, "weight");
   return same;
 }
