@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <optional>
 #include <unordered_map>
 
 #include "evenkeel/core/error.h"
@@ -59,7 +60,8 @@ class TableBuilder {
   int64_t promised_rows_ = -1;
   size_t columns_ = 0, label_column_ = 0, weight_column_ = 0;  // the last two: columns_ where there is none
   int64_t absent_rows_ = 0;                                    // of weight 0
-  std::vector<size_t> place_;  // of each column among the features; the label's means nothing
+  std::optional<size_t> index_column_;  // without a name in the header, and its values count the rows so far
+  std::vector<size_t> place_;           // of each column among the features; the label's means nothing
   CsvTable table_;
   RoundingWatch rounding_{0};
   std::unordered_map<std::string, int32_t> label_ids_;  // by first appearance
@@ -196,6 +198,7 @@ void TableBuilder::set_header(const Record& header, FirstLine kind, size_t colum
   if (kind == FirstLine::kHeader) {
     for (size_t i = 0; i < header.size(); ++i) {
       const std::string text(trimmed(header[i].text));
+      if (text.empty() && !index_column_) index_column_ = i;
       header_.push_back(text.empty() ? "column " + std::to_string(i + 1) : text);
     }
   } else if (kind == FirstLine::kScikitLearn) {
@@ -290,6 +293,8 @@ void TableBuilder::add(const Record& record, int64_t line) {
     }
     table_.weights.push_back(own);
   }
+  const int64_t place = table_.rows + absent_rows_;
+  if (index_column_ && as_integer(record[*index_column_].text) != place) index_column_.reset();
   const size_t row = table_.values.size();
   table_.values.resize(row + static_cast<size_t>(table_.features));
   for (size_t i = 0; i < record.size(); ++i) {
@@ -362,6 +367,12 @@ CsvTable TableBuilder::finish() {
     return column_text(column);
   });
   if (!options_.labelled) return std::move(table_);
+  if (index_column_ && is_feature(*index_column_) && table_.rows > 1) {
+    table_.doubt += table_.doubt.empty() ? "" : "; ";
+    table_.doubt += name_ + ": " + column_text(*index_column_) +
+                    " has no name and counts the rows from 0, as the index of pandas, and is a feature here; remove "
+                    "it: to_csv(..., index=False)";
+  }
 
   std::vector<int64_t> integers;
   size_t numbers = 0;

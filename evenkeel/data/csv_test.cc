@@ -139,6 +139,14 @@ TEST(Csv, names_line_and_column_of_what_is_wrong) {
               "UTF-16");
 }
 
+TEST(Csv, an_index_of_pandas_is_doubted) {
+  const std::string doubt = parse(",a,kind\n0,5,x\n1,6,y\n2,7,x\n").doubt;
+  EXPECT_SAYS(doubt, "column 1 ('column 1') has no name and counts the rows from 0");
+  EXPECT_SAYS(doubt, "index=False");
+  EXPECT_EQ(parse(",a,kind\n0,5,x\n1,6,y\n3,7,x\n").doubt, "");
+  EXPECT_EQ(parse("id,a,kind\n0,5,x\n1,6,y\n2,7,x\n").doubt, "");
+}
+
 TEST(Csv, text_that_is_not_utf8_is_refused_where_it_becomes_a_name) {
   EXPECT_SAYS(refusal("a,kind\n1,x\n2,caf\xe9\n"),
               "f.csv: line 3, column 2: found 'caf\\xe9', which is not UTF-8; save");

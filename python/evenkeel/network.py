@@ -272,6 +272,8 @@ class Network:
         """
         if on_epoch is not None and not callable(on_epoch):
             raise _core.UsageError(f"on_epoch: found {on_epoch!r}, expected a function of the dict of an epoch")
+        if out is not None and not _path("out", out):
+            raise _core.UsageError("out: found '', expected the folder of the run, or None for a temporary one")
         _refuse_keras("fit()", options)
         options.update(epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
                        threads=threads)

@@ -88,3 +88,9 @@ def test_options_of_reading_files_are_refused_with_arrays(trained):
             trained.evaluate(x, y, **{name: value})
     with pytest.raises(evenkeel.UsageError, match="sample_weight.*give weight"):
         trained.evaluate(x, y, sample_weight=np.ones(60))
+
+
+def test_an_empty_name_is_no_folder():
+    x, y = table(60)
+    with pytest.raises(evenkeel.UsageError, match="out: found '', expected the folder of the run, or None"):
+        evenkeel.Network("mlp").fit(x, y, epochs=1, out="")
