@@ -336,12 +336,12 @@ TEST(Session, SaysInASentenceWhatCannotBeRun) {
   spatial.opsets[""] = 7;
   spatial.graph.nodes[1].set("spatial", int64_t{0});
   saved.graph.outputs.push_back(info("saved_mean", {6}));
-  for (const auto& [model, what] :
+  for (const auto& given :
        {std::pair{&spatial, "spatial = 0 (a norm per position)"}, {&saved, "the outputs saved_mean and saved_var"}}) {
     EXPECT_THAT(message_of<BackendError>([&] {
-                  Program(*model, {.inputs = {{"x", {1, 3, 7, 5}}}});
+                  Program(*given.first, {.inputs = {{"x", {1, 3, 7, 5}}}});
                 }),
-                AllOf(HasSubstr("BatchNormalization"), HasSubstr(std::string(what) + " cannot be run here ("),
+                AllOf(HasSubstr("BatchNormalization"), HasSubstr(std::string(given.second) + " cannot be run here ("),
                       HasSubstr("export the network"), EndsWith(")")));
   }
 }
