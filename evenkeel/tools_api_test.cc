@@ -21,6 +21,24 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
+// What call() throws, or "".
+template <class Call>
+std::string message_of(const Call& call) {
+  try {
+    call();
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+template <class Call>
+void expect_refused(const std::string& text, const Call& call) {
+  const std::string message = message_of(call);
+  EXPECT_FALSE(message.empty()) << "not refused: " << text;
+  EXPECT_THAT(message, HasSubstr(text));
+}
+
 // A folder with a table of two classes that one number tells apart, and an `mlp` that was trained on it.
 class ToolsApi : public testing::Test {
  protected:
@@ -144,14 +162,6 @@ TEST_F(ToolsApi, DiffComparesOutputsOnRandomInputs) {
 }
 
 TEST_F(ToolsApi, NumbersOutOfBoundsAreRefusedByName) {
-  const auto expect_refused = [](const std::string& text, auto&& call) {
-    try {
-      call();
-      ADD_FAILURE() << "not refused: " << text;
-    } catch (const std::runtime_error& error) {
-      EXPECT_THAT(error.what(), HasSubstr(text));
-    }
-  };
   const auto inspect_with = [&](const std::string& text, const ToolOptions& options) {
     expect_refused(text, [&] { inspect_model(model(), options); });
   };
@@ -196,14 +206,6 @@ TEST_F(ToolsApi, NumbersOutOfBoundsAreRefusedByName) {
 }
 
 TEST_F(ToolsApi, OptionsWithoutMeaningAreRefused) {
-  const auto expect_refused = [](const std::string& text, auto&& call) {
-    try {
-      call();
-      ADD_FAILURE() << "not refused: " << text;
-    } catch (const std::runtime_error& error) {
-      EXPECT_THAT(error.what(), HasSubstr(text));
-    }
-  };
   const auto diff_with = [&](const std::string& text, auto&& change) {
     DiffOptions options;
     options.random = 2;
@@ -277,14 +279,6 @@ TEST_F(ToolsApi, TrainingHasTheDefaultsOfTheCommandLineAndSaysWhatHappens) {
 TEST_F(ToolsApi, ModelsAreOpenedByTheFolderOfTheirRun) {
   SavedModel saved(model(), 1);
   EXPECT_EQ(InferenceModel(model()).inputs().size(), 1u);
-  const auto message_of = [](auto&& call) -> std::string {
-    try {
-      call();
-    } catch (const std::runtime_error& error) {
-      return error.what();
-    }
-    return "";
-  };
   EXPECT_THAT(message_of([&] { saved.predict({}, 0); }), HasSubstr("n is 0; expected at least 1"));
   EXPECT_THAT(message_of([&] { saved.predict(std::vector<float>(3), 2); }), HasSubstr("2 floats each, found 3 floats"));
   EXPECT_THAT(message_of([&] { SavedModel(model(), -1); }), HasSubstr("threads is -1; expected 0 to 1024"));
@@ -293,14 +287,6 @@ TEST_F(ToolsApi, ModelsAreOpenedByTheFolderOfTheirRun) {
 }
 
 TEST_F(ToolsApi, WordsThatAreNoneAreRefusedWithASuggestion) {
-  const auto message_of = [](auto&& call) -> std::string {
-    try {
-      call();
-    } catch (const std::runtime_error& error) {
-      return error.what();
-    }
-    return "";
-  };
   RecalibrateOptions options;
   options.adapt = "gamma-bta";
   EXPECT_THAT(message_of([&] { recalibrate_model(model(), "", options); }), HasSubstr("did you mean 'gamma-beta'"));
