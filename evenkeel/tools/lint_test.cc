@@ -9,6 +9,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/model_io/test_folder.h"
 #include "evenkeel/tools/lint_data.h"
+#include "evenkeel/tools/lint_testing.h"
 #include "evenkeel/tools/norm_page.h"
 
 namespace evenkeel::tools {
@@ -32,12 +33,6 @@ NormRecord healthy(int64_t channels = 4) {
   norm.mean = std::vector<double>(n, 0.25);
   norm.var = std::vector<double>(n, 2);
   return norm;
-}
-
-std::vector<std::string> codes_of(const std::vector<Finding>& findings) {
-  std::vector<std::string> codes;
-  for (const Finding& f : findings) codes.push_back(f.code);
-  return codes;
 }
 
 // Of a healthy norm after a change.

@@ -12,7 +12,7 @@
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/model_io/test_folder.h"
 #include "evenkeel/tools/fold_testing.h"
-#include "evenkeel/tools/lint.h"
+#include "evenkeel/tools/lint_testing.h"
 #include "evenkeel/tools/norm_page.h"
 
 namespace evenkeel::tools {
@@ -24,12 +24,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 using testing::SizeIs;
-
-std::vector<std::string> codes_of(const std::vector<Finding>& findings) {
-  std::vector<std::string> codes;
-  for (const Finding& f : findings) codes.push_back(f.code);
-  return codes;
-}
 
 TEST(NormTable, of_an_onnx_model_knows_the_neighbours) {
   onnx::Model model;

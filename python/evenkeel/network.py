@@ -262,8 +262,8 @@ class Network:
                 fit()'s until it ends: inside, the network can be printed, but not asked or saved.
             options: any option of `evenkeel train`, with _ for -: schedule="cosine", augment="crop4,flip", norm="group",
                 freeze_norm=["bn1", "layer1.*"], running_statistics="population", ... With validation data patience=5 stops after five epochs
-                in which their loss was no better than before (by more than min_delta=0), and keep="best-loss" (or "best-accuracy") gives the network the values of
-                the best epoch in the end, as Keras' EarlyStopping(patience=5, restore_best_weights=True).
+                in which their loss was no better than before (by more than min_delta=0), and keep="best-loss" (or "best-accuracy") gives
+                the network the values of the best epoch in the end, as Keras' EarlyStopping(patience=5, restore_best_weights=True).
 
         Ctrl-C raises KeyboardInterrupt after the step in work; the network then has the values of that step, or with `keep` those of the best
         epoch so far. Other threads of Python go on
