@@ -22,12 +22,28 @@ namespace {
 
 // ---- sums ---------------------------------------------------------------------------------------
 
+// The line of every channel of a tile, over the columns that it is read in; mean_lo: one for each channel. Compiled once for all sums.
+template <class R>
+HWY_NOINLINE void set_line(const NormJob& job, const Tile& tile, R* HWY_RESTRICT mean, R* HWY_RESTRICT scale,
+                           R* HWY_RESTRICT shift, double* HWY_RESTRICT mean_lo) {
+  for (int64_t c = 0; c < tile.width; ++c) {
+    const ChannelAffine<R> a = affine_of<R>(job.affine, tile.first + c, job.from_output);
+    mean[c] = a.mean_hi;
+    scale[c] = a.scale;
+    shift[c] = a.shift;
+    mean_lo[c] = a.mean_lo;
+  }
+  for (int64_t c = tile.width; c < tile.width + kPositionLanes; ++c) mean_lo[c] = 0;
+  for (R* values : {mean, scale, shift}) spread(tile, values);
+}
+
 template <class Element, Act kAct, Gate kGate>
 struct Gradients {
   using T = Element;
   using R = Real<T>;
   using V = VecOf<R>;
   static constexpr bool kCompact = kGate == Gate::kAny;
+  static constexpr bool kCommonStride = kGate != Gate::kMask;  // the mask's is another: it has bits
   struct Columns {
     V mean, scale, shift;
   };
@@ -66,19 +82,7 @@ struct Gradients {
 
   explicit Gradients(const NormJob& the_job) : job(the_job) {}
 
-  void set(const Tile& tile) {
-    for (int64_t c = 0; c < tile.width; ++c) {
-      const ChannelAffine<R> a = affine_of<R>(job.affine, tile.first + c, job.from_output);
-      mean[c] = a.mean_hi;
-      scale[c] = a.scale;
-      shift[c] = a.shift;
-      mean_lo[c] = a.mean_lo;
-    }
-    for (int64_t c = tile.width; c < tile.width + kPositionLanes; ++c) mean_lo[c] = 0;
-    for (R* values : {mean, scale, shift}) spread(tile, values);
-  }
-
-  Arrays<T> example(int64_t e) const { return Arrays<T>(job, e); }
+  void set(const Tile& tile) { set_line(job, tile, mean, scale, shift, mean_lo); }
   // sum g * (x - mean) of the channels from c.
   HWY_INLINE DVec corrected(DVec sum, DVec about_mean_hi, int64_t c) const {
     return hn::Sub(about_mean_hi, hn::Mul(hn::LoadU(D(), mean_lo + c), sum));

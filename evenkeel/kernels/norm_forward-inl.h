@@ -37,6 +37,7 @@ struct Deviations {
   using R = Real<T>;
   using V = VecOf<R>;
   static constexpr bool kCompact = EK_LOOPS == 0;
+  static constexpr bool kCommonStride = true;
   struct Columns {
     V shift;
   };
@@ -61,7 +62,6 @@ struct Deviations {
 
   explicit Deviations(const NormJob& the_job) : job(the_job) {}
 
-  Arrays<T> example(int64_t e) const { return Arrays<T>(job, e); }
   template <class Number>
   HWY_INLINE Number corrected(Number, Number square, int64_t) const {
     return square;
@@ -204,7 +204,7 @@ class PieceMoments {
   // s = 1: the shift is the mean of the at most 8 values itself, taken from the vectors just loaded, so that S holds
   // roundings only and m2 = Q - S^2 / count can be taken in the elements' precision.
   void single_positions(const Region& region, Partial out) {
-    const Arrays<T> first = term_.example(region.first_example);
+    const Arrays<T> first = Arrays<T>(term_.job, region.first_example);
     const T* x = first.x + tile_.offset;
     const int64_t stride = term_.job.x.example_stride;
     switch (region.examples) {

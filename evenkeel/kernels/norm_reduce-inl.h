@@ -42,11 +42,14 @@ class Reduction {
       } else {
         rows_along(from, tile, region, sum, square);
       }
-    } else if (region.examples == kBlockExamples && term_.common_stride() > 0) {
-      run_across<true>(from, tile, region, sum, square);
-    } else {
-      run_across<false>(from, tile, region, sum, square);
+      return;
     }
+    if constexpr (Term::kCommonStride) {
+      if (region.examples == kBlockExamples && term_.common_stride() > 0) {
+        return run_across<true>(from, tile, region, sum, square);
+      }
+    }
+    run_across<false>(from, tile, region, sum, square);
   }
 
  private:
@@ -59,7 +62,7 @@ class Reduction {
   };
 
   Arrays<T> example_of(const Region& region, int64_t e) const {
-    return term_.example(region.first_example + std::min(e, region.examples - 1));
+    return Arrays<T>(term_.job, region.first_example + std::min(e, region.examples - 1));
   }
 
   // ---- windows ----
