@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from cli_test import write_csv  # noqa: E402
+from command_line import write_csv  # noqa: E402
 from devtools import Browser, BrowserError, find_chromium  # noqa: E402
 from report_test import write_log  # noqa: E402
 

@@ -9,13 +9,12 @@ import pathlib
 import resource
 import struct
 import sys
-import unittest
 import zipfile
 import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import ROOT, SIDE, CommandLine, npy, pictures, png, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import ROOT, SIDE, CommandLine, npy, pictures, png, safetensors  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("EVENKEEL_TEST_DATA", ROOT / "../shared/data")).resolve()
 NAMES = ("low", "middle", "top")
@@ -45,13 +44,6 @@ def doubled(image):
 
 
 class Data(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
-
     def predicted(self, *words):
         return [(row["class_index"], row["probability"]) for row in self.json_of("predict", self.trained(), *words)["predictions"]]
 
@@ -153,7 +145,7 @@ class Data(CommandLine):
         plain = self.folder / "plain.csv"
         plain.write_bytes(table.read_bytes())
         run = self.folder / "run"
-        done = self.refuse(3, "train", "--data", plain, "--model", "mlp", "--out", run, says=r"line 2, column 2: found '\xe9', which is not UTF-8; save")
+        self.refuse(3, "train", "--data", plain, "--model", "mlp", "--out", run, says=r"line 2, column 2: found '\xe9', which is not UTF-8; save")
         self.refuse(2, "train", "--data", table, "--model", "mlp", "--out", run, says=r"caf\xe9.csv', which is not UTF-8, and the model keeps it")
         plain.write_text("a,kind\n" + "1,x\n2,y\n" * 9)
         self.refuse(2, "train", "--data", plain, "--label", os.fsdecode(b"k\xefnd"), "--model", "mlp", "--out", run, says=r"--label: found 'k\xefnd'")
@@ -205,7 +197,7 @@ class Data(CommandLine):
         self.assertEqual(self.json_of("fold", self.trained(), "--dry-run", "--data", "flat", "--verify", 5)["proof"]["inputs"], 5)
         self.refuse(2, "eval", self.trained(), "--data", "x.npy", says="no labels")
         self.refuse(2, "train", "--data", "x.npy", says="no labels")
-        table = cli_test.write_csv(self.folder / "table.csv")
+        table = command_line.write_csv(self.folder / "table.csv")
         rows = [line.split(",") for line in table.read_text().splitlines()]
         for name, columns in (("copy.csv", (0, 1, 2)), ("bare.csv", (1, 0))):
             (self.folder / name).write_text("\n".join(",".join(row[c] for c in columns) for row in rows) + "\n")
@@ -235,7 +227,7 @@ class Data(CommandLine):
         self.assertIn("\na?0 ", self.succeed("eval", "run", "--verbose").stdout)
 
     def test_a_model_trained_from_another_reads_its_table_as_that_was_read(self):
-        table = cli_test.write_csv(self.folder / "table.csv")
+        table = command_line.write_csv(self.folder / "table.csv")
         rows = [line.split(",") for line in table.read_text().splitlines()]
         turned = self.folder / "turned.csv"
         turned.write_text("\n".join(f"{kind},{height},{width}" for width, height, kind in rows) + "\n")
@@ -378,7 +370,7 @@ class Data(CommandLine):
         def limit():
             resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 
-        options = {} if "asan" in cli_test.PROGRAM or "tsan" in cli_test.PROGRAM else {"preexec_fn": limit}
+        options = {} if "asan" in command_line.PROGRAM or "tsan" in command_line.PROGRAM else {"preexec_fn": limit}
         for name in ("lies.npz", "far.npz", "shape.npz", "a.bin", "set"):
             with self.subTest(name):
                 self.refuse(3, "data", "info", name, says=name, **options)
@@ -390,7 +382,7 @@ class Data(CommandLine):
         def limit():
             resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 
-        options = {} if "asan" in cli_test.PROGRAM or "tsan" in cli_test.PROGRAM else {"preexec_fn": limit}
+        options = {} if "asan" in command_line.PROGRAM or "tsan" in command_line.PROGRAM else {"preexec_fn": limit}
         for name, says in (("cut", "cut short"), ("cycle", "cycle"), ("external", "own folder"), ("lies", "elements"),
                            ("negative", "found -4"), ("twice", "made twice")):
             with self.subTest(name):
@@ -417,16 +409,5 @@ class Data(CommandLine):
         self.refuse(2, "data", "info", "gone.npz", says="gone.npz")
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Data) if name in vars(Data)]
-    return unittest.TestSuite(Data(name) for name in names)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"data_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()

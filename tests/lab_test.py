@@ -16,13 +16,11 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import TIMEOUT_S, CommandLine, npy, own_tests, write_csv  # noqa: E402
+import command_line  # noqa: E402
+from command_line import TIMEOUT_S, CommandLine, npy, write_csv  # noqa: E402
 
 
 class Lab(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -141,7 +139,7 @@ class Lab(CommandLine):
         self.assertLess(len(kept), 800)
         advice = stderr.splitlines()[-1].strip()
         self.assertIn(f"lab identity --data {self.rows} --seeds 400 --out lab", advice)
-        done = subprocess.run(["sh", "-c", advice.replace("evenkeel", f"'{cli_test.PROGRAM}'", 1)], cwd=self.folder, capture_output=True,
+        done = subprocess.run(["sh", "-c", advice.replace("evenkeel", f"'{command_line.PROGRAM}'", 1)], cwd=self.folder, capture_output=True,
                               text=True, timeout=TIMEOUT_S)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout)["experiments"][0]["trials"], 800)
@@ -267,9 +265,5 @@ class Lab(CommandLine):
         self.refuse(4, *self.words(out="/proc/nothing/lab"), says="/proc/nothing")
 
 
-def load_tests(_loader, _tests, _pattern):
-    return own_tests(Lab)
-
-
 if __name__ == "__main__":
-    cli_test.main()
+    command_line.main()

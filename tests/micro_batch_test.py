@@ -4,16 +4,14 @@
   tests/micro_batch_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
 """
 import json
-import os
 import pathlib
 import resource
 import signal
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors, write_idx  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, safetensors, write_idx  # noqa: E402
 
 WIDE = """name = "wide"
 [[layer]]
@@ -45,12 +43,9 @@ def losses(run):
 
 
 class MicroBatch(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
         cls.wide = cls.shared / "wide.toml"
         cls.wide.write_text(WIDE)
         cls.many = write_idx(cls.shared / "many", train=4096, test=48)
@@ -135,16 +130,5 @@ class MicroBatch(CommandLine):
         self.assertGreater(measured["step_s"], 0)
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(MicroBatch) if name in vars(MicroBatch)]
-    return unittest.TestSuite(MicroBatch(name) for name in names)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"micro_batch_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()

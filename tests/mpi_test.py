@@ -14,23 +14,20 @@ import signal
 import subprocess
 import sys
 import time
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors, write_idx  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, safetensors, write_idx  # noqa: E402
 
 MARK = "EVENKEEL_MPI_TEST"
 WHOLE_S = 90  # of one command: far above what any takes
 
 
 def mpi_ranks():
-    return os.environ.get("EVENKEEL_MPI_RANKS") or str(pathlib.Path(cli_test.PROGRAM).parent / "mpi_ranks")
+    return os.environ.get("EVENKEEL_MPI_RANKS") or str(pathlib.Path(command_line.PROGRAM).parent / "mpi_ranks")
 
 
 class Mpi(CommandLine):
-    """Its tools; and its tests, not those of CommandLine (load_tests)."""
-
     def setUp(self):
         super().setUp()
         self.mark = self.folder.name
@@ -82,7 +79,7 @@ class Mpi(CommandLine):
                 if f"{MARK}={self.mark}".encode() not in variables:
                     continue
                 rank = [v for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")]
-                if rank and os.readlink(folder / "exe") in (os.path.realpath(cli_test.PROGRAM), os.path.realpath(mpi_ranks())):
+                if rank and os.readlink(folder / "exe") in (os.path.realpath(command_line.PROGRAM), os.path.realpath(mpi_ranks())):
                     found.append((int(folder.name), int(rank[0].split(b"=")[1])))
             except OSError:
                 pass  # gone in between
@@ -135,25 +132,25 @@ class Mpi(CommandLine):
 
     # --- commands of one rank ---
     def test_commands_that_do_not_train_run_once(self):
-        done = self.run_ranks(0, (3, cli_test.PROGRAM, "--version"))
+        done = self.run_ranks(0, (3, command_line.PROGRAM, "--version"))
         self.assertEqual(done.stdout.count("evenkeel "), 1)
         self.assertEqual(done.stderr, "")
-        done = self.run_ranks(0, (2, cli_test.PROGRAM, "plan", self.toml, "--input", "1x8x8", "--json"))
+        done = self.run_ranks(0, (2, command_line.PROGRAM, "plan", self.toml, "--input", "1x8x8", "--json"))
         self.assertEqual(json.loads(done.stdout)["model"], "tiny")
-        done = self.run_ranks(0, (2, cli_test.PROGRAM, "train", "--help"))
+        done = self.run_ranks(0, (2, command_line.PROGRAM, "train", "--help"))
         self.assertEqual(done.stdout.count("evenkeel train: train a network"), 1)
 
     def test_their_errors_are_printed_once_and_the_exit_code_passes_through_mpirun(self):
-        done = self.run_ranks(2, (3, cli_test.PROGRAM, "eval", "nowhere.safetensors"))
+        done = self.run_ranks(2, (3, command_line.PROGRAM, "eval", "nowhere.safetensors"))
         self.assertIn("nowhere.safetensors", self.one_error(done.stderr))
         damaged = self.folder / "damaged.safetensors"
         damaged.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-        self.assertIn("damaged.safetensors", self.one_error(self.run_ranks(3, (2, cli_test.PROGRAM, "eval", damaged)).stderr))
+        self.assertIn("damaged.safetensors", self.one_error(self.run_ranks(3, (2, command_line.PROGRAM, "eval", damaged)).stderr))
         for words in (["train", "--nothing"], ["train", "--norm-sync", "group:none"], ["plann"]):
-            self.one_error(self.run_ranks(2, (2, cli_test.PROGRAM, *words)).stderr)
+            self.one_error(self.run_ranks(2, (2, command_line.PROGRAM, *words)).stderr)
 
     def test_words_that_differ_are_an_error_of_the_rank_that_has_them(self):
-        done = self.run_ranks(2, (1, cli_test.PROGRAM, "train", "--dry-run"), (1, cli_test.PROGRAM, "train", "--epochs", "none"))
+        done = self.run_ranks(2, (1, command_line.PROGRAM, "train", "--dry-run"), (1, command_line.PROGRAM, "train", "--epochs", "none"))
         self.assertIn("rank 1 on", self.one_error(done.stderr))
 
     def test_a_launcher_of_another_mpi_is_told_from_a_plain_run(self):
@@ -163,7 +160,7 @@ class Mpi(CommandLine):
 
     # --- training ---
     def training(self, ranks, out, *more, epochs=3):
-        return (ranks, cli_test.PROGRAM, "train", "--data", self.data, "--model", self.toml, "--batch-size", 32, "--epochs", epochs,
+        return (ranks, command_line.PROGRAM, "train", "--data", self.data, "--model", self.toml, "--batch-size", 32, "--epochs", epochs,
                 "--no-report", "--out", out, *more)
 
     def tensors(self, out):
@@ -228,7 +225,7 @@ class Mpi(CommandLine):
         here, there = self.folder / "here", self.folder / "there"
         write_idx(here / "set", train=96)
         write_idx(there / "set", train=64)
-        words = (cli_test.PROGRAM, "train", "--data", "set", "--model", self.toml, "--batch-size", 32, "--out", self.folder / "run")
+        words = (command_line.PROGRAM, "train", "--data", "set", "--model", self.toml, "--batch-size", 32, "--out", self.folder / "run")
         self.assertRegex(self.one_error(self.run_ranks(2, (1, here, *words), (1, there, *words)).stderr), "rank 1 on .*data")
         shutil.rmtree(there / "set")
         self.assertRegex(self.one_error(self.run_ranks(2, (1, here, *words), (1, there, *words)).stderr), "rank 1 on .*set")
@@ -244,26 +241,16 @@ class Mpi(CommandLine):
         self.assertRegex(error, "step|epoch")
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Mpi) if name in vars(Mpi)]
-    return unittest.TestSuite(Mpi(name) for name in names)
-
-
 def reason_to_skip():
     if shutil.which("mpirun") is None:
         return "mpirun is not here (apt install openmpi-bin)"
-    version = subprocess.run([cli_test.PROGRAM, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    version = subprocess.run([command_line.PROGRAM, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     return "the program was built without MPI" if "no MPI" in version else None
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"mpi_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
+    command_line.take_program()
     if reason := reason_to_skip():
         print(f"mpi_test: {reason}")
         sys.exit(77)
-    unittest.main(verbosity=2)
+    command_line.main()

@@ -3,24 +3,15 @@
 
   tests/norms_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
 """
-import os
 import pathlib
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, safetensors  # noqa: E402
 
 
 class Norms(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
-
     def tensors(self, *options, name="run", **keywords):
         out = self.folder / name
         self.succeed(*self.train_words(out, *options, **keywords))
@@ -160,16 +151,5 @@ class Norms(CommandLine):
         self.assertIn("stays plain batch norm", done.stderr)
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Norms) if name in vars(Norms)]
-    return unittest.TestSuite(Norms(name) for name in names)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"norms_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()

@@ -16,11 +16,10 @@ import struct
 import subprocess
 import sys
 import tempfile
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CLASSES, ROOT, SIDE, CommandLine, npy, pictures, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CLASSES, ROOT, SIDE, CommandLine, npy, pictures, safetensors  # noqa: E402
 
 DEBIAN_PYTHON = "/usr/bin/python3"  # the one that sees Debian's torch and onnx
 
@@ -91,8 +90,6 @@ def softmax(row):
 
 
 class OnnxExport(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
     def floats(self, count=40):
         """Pictures as the exported network takes them, and as a file for `predict`."""
         images, _ = pictures(count, 7)
@@ -324,16 +321,5 @@ print(json.dumps(answers))
 """
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(OnnxExport) if name in vars(OnnxExport)]
-    return unittest.TestSuite(OnnxExport(name) for name in names)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"onnx_export_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()

@@ -8,15 +8,13 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, npy, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, npy, safetensors  # noqa: E402
 
 MEMORY_PARTS = ("arena", "scratch", "partials", "packed", "parameters")
 
 
 class Plan(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
     # --- evenkeel plan ---
     def test_a_plan_of_the_zoo_has_its_phases_and_its_memory(self):
         plan = self.json_of("plan", "cnn", "--batch-size", 32, "--threads", 2, "--no-run")
@@ -55,7 +53,7 @@ class Plan(CommandLine):
 
     def test_a_plan_takes_its_input_from_data_from_a_file_and_from_a_trained_model(self):
         plan = self.json_of("plan", "cnn", "--data", self.data, "--no-run")
-        self.assertEqual((plan["input"], plan["classes"]), ([1, cli_test.SIDE, cli_test.SIDE], cli_test.CLASSES))
+        self.assertEqual((plan["input"], plan["classes"]), ([1, command_line.SIDE, command_line.SIDE], command_line.CLASSES))
         plan = self.json_of("plan", "mlp", "--input", "20", "--classes", 4, "--no-run")
         self.assertEqual((plan["input"], plan["classes"]), ([20], 4))
         for model in (self.trained(), self.trained().parent):
@@ -159,9 +157,5 @@ class Plan(CommandLine):
         self.assertEqual(list(self.folder.iterdir()), [])
 
 
-def load_tests(_loader, _tests, _pattern):
-    return cli_test.own_tests(Plan)
-
-
 if __name__ == "__main__":
-    cli_test.main()
+    command_line.main()

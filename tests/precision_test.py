@@ -7,15 +7,13 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, safetensors  # noqa: E402
 
 NO_BF16 = "this processor has no bf16 products: training in fp32"
 
 
 class Precision(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
     def test_two_steps_are_trained(self):
         result = self.json_of(*self.train_words(self.folder / "run", "--precision", "bf16", "--max-steps", 2))
         self.assertEqual((result["status"], result["steps"]), ("finished", 2))
@@ -70,9 +68,5 @@ class Precision(CommandLine):
         self.assertEqual(done.stdout, self.succeed(*words, env=old).stdout)
 
 
-def load_tests(_loader, _tests, _pattern):
-    return cli_test.own_tests(Precision)
-
-
 if __name__ == "__main__":
-    cli_test.main()
+    command_line.main()

@@ -17,8 +17,8 @@ import struct
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, own_tests, png  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, png  # noqa: E402
 
 # --- protobuf's wire format, by the schema: message -> field number -> (name, type, whether it is repeated) ---
 SCHEMA = {
@@ -159,8 +159,6 @@ def write_log(folder, name="cnn", steps=400, layers=3, classes=4, status="finish
 
 
 class Report(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
     # --- at the end of train ---
     def test_train_ends_with_a_report_and_names_it(self):
         done = self.succeed(*self.train_words("run"))
@@ -192,7 +190,7 @@ class Report(CommandLine):
         words = shlex.split(html.unescape(re.search(r"<pre>(evenkeel train .*?)</pre>", page, re.S)[1]))
         done = self.succeed(*words[1:], "--out", "again")
         self.assertNotIn("warning", done.stderr)
-        tensors = [cli_test.safetensors(self.folder / run / "model.safetensors")[0] for run in ("run", "again")]
+        tensors = [command_line.safetensors(self.folder / run / "model.safetensors")[0] for run in ("run", "again")]
         self.assertEqual(tensors[0], tensors[1])
 
     # --- report ---
@@ -325,9 +323,5 @@ class Report(CommandLine):
         self.assertTrue((self.folder / "numbers").is_dir())
 
 
-def load_tests(_loader, _tests, _pattern):
-    return own_tests(Report)
-
-
 if __name__ == "__main__":
-    cli_test.main()
+    command_line.main()

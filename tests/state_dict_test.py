@@ -8,11 +8,10 @@ import os
 import pathlib
 import struct
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import ROOT, CommandLine, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import ROOT, CommandLine, safetensors  # noqa: E402
 
 DATA = pathlib.Path(os.environ.get("EVENKEEL_TEST_DATA") or ROOT / "../shared/data")
 
@@ -29,13 +28,6 @@ def write_safetensors(path, tensors, metadata=None):
 
 
 class StateDicts(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
-
     def weights(self):
         """The trained model as PyTorch's DataParallel would save it, and the options that make it a model again."""
         tensors, metadata = safetensors(self.trained())
@@ -131,16 +123,5 @@ class StateDicts(CommandLine):
         self.refuse(2, "eval", weights, "--data", images, says="give --architecture resnet20: its keys")
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(StateDicts) if name in vars(StateDicts)]
-    return unittest.TestSuite(StateDicts(name) for name in names)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"state_dict_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()

@@ -4,24 +4,15 @@
   tests/statistics_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
 """
 import json
-import os
 import pathlib
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors, write_idx  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, safetensors, write_idx  # noqa: E402
 
 
 class Statistics(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
-
     def plain(self):
         """A network without norms."""
         self.succeed(*self.train_words(self.folder / "plain", "--norm", "none", epochs=1))
@@ -242,16 +233,5 @@ class Statistics(CommandLine):
             self.refuse(2, *self.train_words(self.folder / "none", *words), says=says)
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Statistics) if name in vars(Statistics)]
-    return unittest.TestSuite(Statistics(name) for name in names)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"statistics_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()

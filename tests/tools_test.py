@@ -10,14 +10,13 @@ import os
 import pathlib
 import struct
 import sys
-import unittest
 import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, safetensors  # noqa: E402
 
-SHARED = pathlib.Path(os.environ.get("EVENKEEL_TEST_DATA", cli_test.ROOT.parent / "shared/data"))
+SHARED = pathlib.Path(os.environ.get("EVENKEEL_TEST_DATA", command_line.ROOT.parent / "shared/data"))
 
 
 def bare_with_floats(path, out, tensor, values):
@@ -34,13 +33,6 @@ def bare_with_floats(path, out, tensor, values):
 
 
 class Tools(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        CommandLine.model = None  # where trained() keeps it
-
     def real(self, name):
         path = SHARED / "models" / name
         if not path.exists():
@@ -325,7 +317,7 @@ class Tools(CommandLine):
 
     def test_diff_with_a_tolerance_wants_every_output_compared(self):
         toml, weights = self.folder / "plain.toml", bare_with_floats(self.trained(), self.folder / "bare.safetensors", "bn1.running_var", [])
-        toml.write_text(cli_test.TINY.replace('[[layer]]\ntype = "dropout"\nprobability = 0.2\n', ""))  # whose training cannot be run
+        toml.write_text(command_line.TINY.replace('[[layer]]\ntype = "dropout"\nprobability = 0.2\n', ""))  # whose training cannot be run
         training, plain = self.folder / "training.onnx", self.folder / "plain.onnx"
         for out, options in ((training, ["--training"]), (plain, [])):
             self.succeed("convert", weights, "--architecture", toml, "--input", "1x8x8", "--out", out, *options)
@@ -339,16 +331,5 @@ class Tools(CommandLine):
         self.assertIn("2 outputs are in A only: bn1.running_mean.next, bn1.running_var.next", text)
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Tools) if name in vars(Tools)]
-    return unittest.TestSuite(Tools(name) for name in names)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"tools_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()

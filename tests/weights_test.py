@@ -4,19 +4,15 @@
   tests/weights_test.py [PROGRAM] [TEST...]      PROGRAM: build/release/evenkeel, or what EVENKEEL_PROGRAM or EVENKEEL says
 """
 import csv
-import os
 import pathlib
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import cli_test  # noqa: E402
-from cli_test import CommandLine, safetensors  # noqa: E402
+import command_line  # noqa: E402
+from command_line import CommandLine, safetensors  # noqa: E402
 
 
 class Weights(CommandLine):
-    """Its tools, not its tests (load_tests)."""
-
     def table_with(self, weight_of, name="weighted.csv"):
         """The table with a column of weights in front of the label: weight_of(row, kind)."""
         rows = list(csv.reader(self.table.read_text().splitlines()))
@@ -131,16 +127,5 @@ class Weights(CommandLine):
         self.assertEqual(self.tensors("whole"), self.tensors("parts"))
 
 
-def load_tests(loader, _tests, _pattern):
-    names = [name for name in loader.getTestCaseNames(Weights) if name in vars(Weights)]
-    return unittest.TestSuite(map(Weights, names))
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.sep in sys.argv[1]:
-        cli_test.PROGRAM = sys.argv.pop(1)
-    cli_test.PROGRAM = os.path.abspath(cli_test.PROGRAM)
-    if not os.path.exists(cli_test.PROGRAM):
-        print(f"weights_test: there is no program {cli_test.PROGRAM}", file=sys.stderr)
-        sys.exit(2)
-    unittest.main(verbosity=2)
+    command_line.main()
