@@ -92,6 +92,7 @@ class Commands(CommandLine):
             (["--new-batch-weight", "0"], "a number above 0 and at most 1"),
             (["--threads", "0"], "a whole number"),
             (["--seed", "-1"], "a whole number"),
+            (["--seed", "18446744073709551615"], "a whole number from 0 to 9223372036854775807"),
             (["--norm-placement", "between"], "one of before, after"),
         ):
             self.refuse(2, "train", *words, says=(words[0], f"found '{words[1]}'", f"expected {expected}"))

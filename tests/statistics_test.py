@@ -92,6 +92,13 @@ class Statistics(CommandLine):
         self.assertIn("judged worse", done.stderr)
         self.assertTrue((self.folder / "worse.safetensors").exists())  # a warning: the user decides
 
+    def test_recalibrate_says_once_that_classes_are_taken_by_number(self):
+        self.succeed("train", "--data", self.table, "--model", "mlp", "--epochs", 1, "--out", "run")
+        rows = self.table.read_text().replace(",a\n", ",x\n").replace(",b\n", ",y\n").replace(",c\n", ",z\n")
+        (self.folder / "other.csv").write_text(rows)
+        done = self.succeed("recalibrate", "run", "--data", "other.csv", "--out", "new.safetensors")
+        self.assertEqual(done.stderr.count("have other names (x, y, z)"), 1, done.stderr)
+
     def test_recalibrate_does_not_depend_on_threads(self):
         one, three = self.folder / "one.safetensors", self.folder / "three.safetensors"
         self.succeed("recalibrate", self.trained(), "--threads", 1, "--out", one)

@@ -55,6 +55,10 @@ Binding integer(Field field, int64_t least, int64_t most = std::numeric_limits<i
                                    : fmt::format("a whole number from {} to {}", least, most);
   return {.set = [=](Arguments& a, const std::string& text) -> std::optional<std::string> {
             const auto value = number_from<int64_t>(text);
+            if (!value && !text.empty() &&
+                text.find_first_not_of("0123456789") == text.npos) {  // of more digits than it reads
+              return fmt::format("a whole number from {} to {}", least, most);
+            }
             if (!value || *value < least || *value > most) return expected;
             field(a) = static_cast<ValueOf<Field>>(*value);
             return std::nullopt;

@@ -120,7 +120,7 @@ Dataset dataset_of(const std::string& name, const NamedArray& x, const NamedArra
     throw FormatError(x.name + " holds " + std::to_string(all.count) + " examples and " + y.name + " holds " +
                       std::to_string(labels) + " labels, expected as many of one as of the other");
   }
-  if (all.count == 0) throw FormatError(x.name + ": holds 0 examples, expected at least two");
+  if (all.count == 0) throw FormatError(x.name + ": holds 0 examples, expected at least one");
   require_dense_labels(y.name, all.labels, options.known_classes);
   const int64_t classes = *std::max_element(all.labels.begin(), all.labels.end()) + 1;
   all.class_names = numbered_classes(std::max<int64_t>(classes, options.known_classes));

@@ -19,6 +19,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// For a second split: what there is to say about preprocessing and classes was said of the first.
+Asked in_silence(Asked asked) {
+  asked.on_note = nullptr;
+  asked.on_warning = nullptr;
+  return asked;
+}
+
 bool is_worse(const EvalResult& after, const EvalResult& before) {
   return after.accuracy < before.accuracy || (after.accuracy == before.accuracy && after.loss > before.loss);
 }
@@ -143,12 +150,10 @@ const data::Dataset& Recalibration::test_set(data::Splits& splits, const data::D
     other.data = how_.test;
     other.examples = nullptr;
     data::Splits test_splits = load_splits(other, model_->shell());
-    other.on_note = nullptr;  // what there is to say about the preprocessing was said
-    other.on_warning = nullptr;
-    rest = model_->take(test_splits, "test", other);
+    rest = model_->take(test_splits, "test", in_silence(std::move(other)));
     judged_on_ = how_.test;
   } else if (how_.split != "test" && splits.test.count > 0) {
-    rest = model_->take(splits, "test", asked_);
+    rest = model_->take(splits, "test", in_silence(asked_));
   }
   if (splits.one_set && how_.test.empty()) judged_on_ = o.judged_on = asked_.examples ? "the data" : "the file";
   const bool on_itself = how_.test.empty() && how_.split == "test";
