@@ -55,7 +55,7 @@ struct Report {
 std::vector<NormDistance> distances_of(const std::vector<Row>& rows, const Model& model) {
   if (rows.size() < 2) return {};
   std::vector<ChannelStatistics> batches;
-  for (const NormMoments& moments : rows[1].result.moments) batches.push_back(statistics_of(moments));
+  for (const InputMoments& moments : rows[1].result.moments) batches.push_back(statistics_of(moments));
   return distances(model.spec, running_statistics_of(model.spec, model.store), batches);
 }
 
@@ -63,7 +63,7 @@ std::vector<NormDistance> distances_of(const std::vector<Row>& rows, const onnx:
   std::vector<NormDistance> all;
   if (rows.size() < 2) return all;
   for (const tools::OnnxNorm& norm : tools::onnx_norms(model)) {
-    for (const NormMoments& moments : rows[1].result.moments) {
+    for (const InputMoments& moments : rows[1].result.moments) {
       if (moments.name == norm.output) all.push_back(distance(norm.stored, statistics_of(moments), norm.eps));
     }
   }

@@ -360,7 +360,7 @@ TEST(Ranks, a_deterministic_plan_has_the_gradients_of_another_whatever_norms_it_
                         for (size_t i = 0; i < kinds.size(); ++i) {
                           const std::string name = "layer" + std::to_string(i);
                           x = b.conv(name, x, {.out_channels = channels, .padding = 1, .bias = false});
-                          NormOptions options{.ghost_batch = kinds[i] == 2 ? 8 : 0};
+                          NormSettings options{.ghost_batch = kinds[i] == 2 ? 8 : 0};
                           if (kinds[i] == 1) options.groups = 2;
                           x = b.norm(name + ".norm", x,
                                      kinds[i] == 1   ? NormKind::kGroup
@@ -394,7 +394,7 @@ TEST(Ranks, that_share_no_statistics_may_have_no_example_that_counts) {
 }
 
 TEST(Ranks, are_refused_a_single_value_to_normalize) {
-  const auto plan_of = [](const NormOptions& norm, const Shape& input, PlanOptions options) {
+  const auto plan_of = [](const NormSettings& norm, const Shape& input, PlanOptions options) {
     GraphBuilder b(Mode::kTrain);
     ValueId x = b.input(input);
     x = input.size() == 1 ? b.linear("fc1", x, {.out_features = 6})

@@ -140,7 +140,7 @@ ValueId GraphBuilder::conv(const std::string& name, ValueId x, const ConvOptions
 
 namespace {
 
-void require_norm_options(const std::string& name, const NormOptions& o) {
+void require_norm_options(const std::string& name, const NormSettings& o) {
   if (!(o.eps > 0) || !std::isfinite(o.eps)) {
     throw UsageError(at(name, "batch norm") + "eps must be positive, found " + std::to_string(o.eps));
   }
@@ -174,7 +174,7 @@ struct GraphBuilder::NormScaling {
   NormGroups groups;
 };
 
-ValueId GraphBuilder::norm(const std::string& name, ValueId x, NormKind kind, const NormOptions& o) {
+ValueId GraphBuilder::norm(const std::string& name, ValueId x, NormKind kind, const NormSettings& o) {
   EK_ASSERT(kind != NormKind::kNone);
   require_norm_options(name, o);
   const int64_t c = shape(x)[0];
@@ -191,7 +191,7 @@ ValueId GraphBuilder::norm(const std::string& name, ValueId x, NormKind kind, co
 }
 
 GraphBuilder::NormScaling GraphBuilder::batch_scaling(const std::string& name, ValueId x, NormKind kind,
-                                                      const NormOptions& o) {
+                                                      const NormSettings& o) {
   const Shape channels = {shape(x)[0]};
   const bool corrected = o.bias_corrected && !o.cumulative;
   const ValueId mean = buffer({name + ".running_mean", channels, DType::kF32, 0});
@@ -250,7 +250,7 @@ GraphBuilder::NormScaling GraphBuilder::batch_scaling(const std::string& name, V
 }
 
 GraphBuilder::NormScaling GraphBuilder::example_scaling(const std::string& name, ValueId x, NormKind kind,
-                                                        const NormOptions& o) {
+                                                        const NormSettings& o) {
   const Shape& in = shape(x);
   const int64_t c = in[0], space = in.size() == 3 ? in[1] * in[2] : 1;
   constexpr int64_t kMostGroups = 32;  // of Wu and He 2018

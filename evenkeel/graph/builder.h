@@ -65,7 +65,7 @@ inline bool has_running_statistics(NormKind kind) { return kind == NormKind::kBa
 // What normalizes in training.
 enum class NormStatistics { kBatch, kRunning };
 
-struct NormOptions {
+struct NormSettings {
   double eps = 1e-5;
   double new_batch_weight = 0.1;  // weight of the new batch in the running statistics: PyTorch's "momentum"
   bool biased = false;            // running variance: population instead of sample
@@ -82,7 +82,7 @@ struct NormOptions {
   bool update_running = true;  // training updates the running statistics
   NormStatistics statistics = NormStatistics::kBatch;
 
-  bool operator==(const NormOptions&) const = default;
+  bool operator==(const NormSettings&) const = default;
 };
 struct PoolOptions {
   int64_t kernel = 2;
@@ -105,8 +105,8 @@ class GraphBuilder {
   ValueId linear(const std::string& name, ValueId x, const LinearOptions& options);
   ValueId conv(const std::string& name, ValueId x, const ConvOptions& options);
   // kind: not kNone. Of the options, group norms read eps, groups, affine, zero_gamma and train_affine only.
-  ValueId norm(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
-  ValueId batch_norm(const std::string& name, ValueId x, const NormOptions& options) {
+  ValueId norm(const std::string& name, ValueId x, NormKind kind, const NormSettings& options);
+  ValueId batch_norm(const std::string& name, ValueId x, const NormSettings& options) {
     return norm(name, x, NormKind::kBatch, options);
   }
   ValueId activate(const std::string& name, ValueId x, const Activation& activation);
@@ -141,8 +141,8 @@ class GraphBuilder {
   void node(const std::string& name, Op op, std::vector<ValueId> inputs, std::vector<ValueId> outputs);
   const Shape& require_image(const std::string& name, const char* what, ValueId x) const;
   ParameterInfo weight_info(const std::string& name, Shape shape, int64_t fan_in, int64_t fan_out) const;
-  NormScaling batch_scaling(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
-  NormScaling example_scaling(const std::string& name, ValueId x, NormKind kind, const NormOptions& options);
+  NormScaling batch_scaling(const std::string& name, ValueId x, NormKind kind, const NormSettings& options);
+  NormScaling example_scaling(const std::string& name, ValueId x, NormKind kind, const NormSettings& options);
   ValueId pool_output(const std::string& name, ValueId x, const PoolOptions& options, int64_t stride);
   ValueId loss_outputs(Op op, const std::string& name, ValueId y,
                        ValueId labels);  // labels: kNoValue where it reads none

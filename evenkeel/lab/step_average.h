@@ -1,5 +1,5 @@
 // Averages of the batch statistics over the steps of a training run, beside the one that the model keeps. Several of them can be taken in
-// one run where the model's own statistics are those of the last batch alone (NormOptions::new_batch_weight = 1).
+// one run where the model's own statistics are those of the last batch alone (NormSettings::new_batch_weight = 1).
 #pragma once
 
 #include <vector>

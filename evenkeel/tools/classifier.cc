@@ -283,7 +283,7 @@ EvalResult evaluate(const onnx::Model& model, const ClassifierForm& form, const 
     result.accuracy = correct / weights;
   }
   for (const auto& [norm, fold] : folds) {
-    NormMoments& moments = result.moments.emplace_back(NormMoments{norm, {}});
+    InputMoments& moments = result.moments.emplace_back(InputMoments{norm, {}});
     for (const TreeFold<Moments>& channel : fold) moments.channels.push_back(channel.fold());
   }
   return result;

@@ -437,7 +437,7 @@ class Exporter {
     }
     if (!model_.data_name.empty()) all["evenkeel.data"] = without_folders(model_.data_name);
     if (norm_layers(model_.spec).empty()) return;
-    const NormOptions& norm = model_.spec.norm_options;
+    const NormSettings& norm = model_.spec.norm_options;
     const RunningVariance variance = norm.biased ? RunningVariance::kBiased : RunningVariance::kUnbiased;
     all[kRunningStatistics] =
         model_.running_statistics + "; " +

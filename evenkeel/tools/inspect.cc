@@ -38,7 +38,7 @@ void take_own_model(const Asked& asked, Inspected& inspected) {
     const EvalResult result = evenkeel::evaluate(model, dataset, settings);
     (statistics == EvalStatistics::kBatch ? accuracies.batch : accuracies.stored) = result.accuracy;
     labelled = result.labelled;
-    for (const NormMoments& norm : result.moments) moments[norm.name] = norm.channels;
+    for (const InputMoments& norm : result.moments) moments[norm.name] = norm.channels;
   }
   inspected.observations = observe(inspected.table, moments);
   if (labelled > 0) inspected.accuracies = accuracies;
@@ -64,7 +64,7 @@ void run_onnx(const Asked& asked, Inspected& inspected) {
   const EvalResult stored = evaluated(EvalStatistics::kRunning);
   const EvalResult batch = by_batch ? evaluated(EvalStatistics::kBatch) : stored;
   std::map<std::string, std::vector<Moments>> moments;
-  for (const NormMoments& norm : batch.moments) moments[norm.name] = norm.channels;
+  for (const InputMoments& norm : batch.moments) moments[norm.name] = norm.channels;
   inspected.observations = observe(inspected.table, moments);
   if (by_batch && stored.labelled > 0) inspected.accuracies = Accuracies{stored.accuracy, batch.accuracy};
   inspected.examples = dataset.count;

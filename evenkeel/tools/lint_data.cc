@@ -25,7 +25,7 @@ const NormRecord* find(const NormTable& table, const std::string& name) {
 
 NormObservation observation_of(const NormRecord& norm, const std::vector<Moments>& moments) {
   const ChannelStatistics stored{.name = norm.name, .batches = 0, .mean = norm.mean, .var = norm.var};
-  const ChannelStatistics actual = statistics_of(NormMoments{norm.name, moments});
+  const ChannelStatistics actual = statistics_of(InputMoments{norm.name, moments});
   NormObservation observation{.distance = distance(stored, actual, norm.eps)};
   for (size_t c = 0; c < moments.size(); ++c)
     observation.constant_channels += actual.var[c] <= kConstant * (std::abs(norm.var[c]) + norm.eps) ? 1 : 0;

@@ -92,7 +92,7 @@ NormRecord record_of(const NormLayer& layer, const Model& model) {
   const auto values = [&](const char* name) { return doubles(model.store.at(layer.name + name).values<float>()); };
   NormRecord norm{.name = layer.name, .channels = layer.channels};
   norm.eps = layer.eps;
-  const NormOptions& o = model.spec.norm_options;
+  const NormSettings& o = model.spec.norm_options;
   if (model.running_statistics == "ema") norm.new_batch_weight = o.new_batch_weight;
   norm.start_removed = o.bias_corrected;
   norm.variance_kind = o.biased ? RunningVariance::kBiased : RunningVariance::kUnbiased;

@@ -15,7 +15,7 @@ bool has_norm(const Model& model) { return !norm_layers(model.spec).empty(); }
 namespace {
 
 nlohmann::ordered_json json_of_stated(const Model& model) {
-  const NormOptions& o = model.spec.norm_options;
+  const NormSettings& o = model.spec.norm_options;
   nlohmann::ordered_json json{{"estimate", model.running_statistics},
                               {"variance", o.biased ? "biased" : "unbiased"},
                               {"new_batch_weight", o.new_batch_weight},

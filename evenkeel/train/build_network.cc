@@ -316,7 +316,7 @@ class NetworkBuilder {
     norm_names_.push_back(name);
     const NormSwitches& switches = spec_.norm_switches;
     const bool frozen = is_meant(switches.freeze, name);
-    NormOptions options = spec_.norm_options;
+    NormSettings options = spec_.norm_options;
     options.zero_gamma = zero_gamma;
     options.train_affine = !frozen && !is_meant(switches.freeze_affine, name);
     options.update_running = updates_running(spec_, name);

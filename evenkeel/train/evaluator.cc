@@ -23,10 +23,10 @@ class MomentsFold {
       for (size_t c = 0; c < batch.size(); ++c) folds_[i][c].push(batch[c]);
     }
   }
-  std::vector<NormMoments> fold() const {
-    std::vector<NormMoments> all;
+  std::vector<InputMoments> fold() const {
+    std::vector<InputMoments> all;
     for (size_t i = 0; i < norms_.size(); ++i) {
-      NormMoments& norm = all.emplace_back(NormMoments{norms_[i], {}});
+      InputMoments& norm = all.emplace_back(InputMoments{norms_[i], {}});
       for (const TreeFold<Moments>& channel : folds_[i]) norm.channels.push_back(channel.fold());
     }
     return all;

@@ -31,7 +31,7 @@ struct EvalResult {
   std::vector<int32_t> predictions;  // class per example
   std::vector<float> probabilities;  // [examples][classes], row-major
   std::vector<int64_t> confusion;    // [true class][predicted class], row-major
-  std::vector<NormMoments> moments;  // statistics of the batch: of all that came into every norm, over all batches
+  std::vector<InputMoments> moments;  // statistics of the batch: of all that came into every norm, over all batches
 };
 
 // Compiled once, run on as many data sets as wanted. Keeps a reference to the store, whose values of the moment count.

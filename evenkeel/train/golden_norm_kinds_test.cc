@@ -10,8 +10,8 @@ NormKind kind_of(const nlohmann::json& settings) {
   return static_cast<NormKind>(std::find(names.begin(), names.end(), settings.at("kind")) - names.begin());
 }
 
-NormOptions options_of(const nlohmann::json& settings) {
-  NormOptions options;
+NormSettings options_of(const nlohmann::json& settings) {
+  NormSettings options;
   options.ghost_batch = settings.value("ghost_batch", int64_t{0});
   options.groups = settings.value("groups", int64_t{0});
   options.renorm = {settings.value("r_max", 1.0), settings.value("d_max", 0.0), 0, 0, 0};
@@ -38,7 +38,7 @@ class NormNetwork {
   }
 
   // One step without an optimizer; relu: behind the norm.
-  Answer run(NormKind kind, const NormOptions& options, int threads, int64_t tile = 0,
+  Answer run(NormKind kind, const NormSettings& options, int threads, int64_t tile = 0,
              Recompute recompute = Recompute::kCheap) {
     GraphBuilder b(Mode::kTrain);
     const ValueId y = b.norm("norm", b.input(shape_), kind, options);
@@ -142,7 +142,7 @@ TEST(BatchRenorm, with_r_1_and_d_0_is_batch_norm) {
     const Answer plain = NormNetwork(file, name).run(NormKind::kBatch, {}, 2);
     // By its limits, and by its schedule.
     for (const RenormScale& renorm : {RenormScale{1, 0, 0, 0, 0}, RenormScale{}}) {
-      NormOptions options;
+      NormSettings options;
       options.renorm = renorm;
       const Answer a = NormNetwork(file, name).run(NormKind::kRenorm, options, 2);
       EXPECT_TRUE(same_bits(plain.y, a.y));
@@ -160,7 +160,7 @@ TEST(NormSwitches, choose_training_updates_and_statistics_apart) {
   const std::vector<float> before(mean.begin(), mean.end());
   for (const bool update : {true, false}) {
     for (const NormStatistics statistics : {NormStatistics::kBatch, NormStatistics::kRunning}) {
-      NormOptions options;
+      NormSettings options;
       options.update_running = update;
       options.statistics = statistics;
       const Answer a = NormNetwork(file, name).run(NormKind::kBatch, options, 2);
@@ -180,7 +180,7 @@ TEST(NormSwitches, choose_training_updates_and_statistics_apart) {
 
 TEST(NormSwitches, all_turned_leave_a_frozen_norm_an_affine_map_of_constants) {
   GraphBuilder b(Mode::kTrain);
-  NormOptions frozen;
+  NormSettings frozen;
   frozen.train_affine = frozen.update_running = false;
   frozen.statistics = NormStatistics::kRunning;
   ValueId x = b.linear("fc1", b.input({4}), {.out_features = 3});
@@ -197,7 +197,7 @@ TEST(NormSwitches, all_turned_leave_a_frozen_norm_an_affine_map_of_constants) {
 TEST(Cumulative, running_statistics_are_the_plain_average_of_the_batches) {
   const GoldenFile file("op_norm_kinds");
   NormNetwork network(file, "ghost_image");
-  NormOptions options;
+  NormSettings options;
   options.cumulative = true;
   const Answer first = network.run(NormKind::kBatch, options, 2);
   // The first batch alone: 0.1 of it was added to 0.9 of the start in the answer of an exponential average.
@@ -223,7 +223,7 @@ void expect_refused(F&& f, const std::string& says) {
 }
 
 TEST(NormKinds, refuse_what_would_normalize_single_values_or_divide_unevenly) {
-  const auto build = [](NormKind kind, const NormOptions& options, const Shape& shape) {
+  const auto build = [](NormKind kind, const NormSettings& options, const Shape& shape) {
     GraphBuilder b(Mode::kTrain);
     b.set_name("y", b.norm("norm", b.input(shape), kind, options));
     return b.take();

@@ -106,7 +106,7 @@ Network inference_network(const ModelSpec& spec) { return build_network(spec, Mo
 // What the norms of the model mean, for readers of the file that do not parse the architecture.
 // Keys may be added: readers compare those that they know.
 Json conventions_of(const ModelSpec& spec, const std::string& running_statistics) {
-  const NormOptions& o = spec.norm_options;
+  const NormSettings& o = spec.norm_options;
   return {{"kind", norm_kind_names()[static_cast<size_t>(spec.norm)]},
           {"eps", o.eps},
           {"new_batch_weight", o.new_batch_weight},

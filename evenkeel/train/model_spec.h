@@ -58,7 +58,7 @@ struct LayerSpec {
   bool operator==(const LayerSpec&) const = default;
 };
 
-// Which norms turn which of the three switches of NormOptions: names of norm layers, where * stands for any text and ? for one character.
+// Which norms turn which of the three switches of NormSettings: names of norm layers, where * stands for any text and ? for one character.
 struct NormSwitches {
   std::vector<std::string> freeze;          // all three
   std::vector<std::string> freeze_affine;   // gamma and beta stay as they are
@@ -79,7 +79,7 @@ struct ModelSpec {
   NormKind norm = NormKind::kBatch;
   NormPlacement placement = NormPlacement::kBefore;
   Activation activation{ActivationKind::kRelu};
-  NormOptions norm_options;
+  NormSettings norm_options;
   NormSwitches norm_switches;
   Init init = Init::kTorchDefault;
   double init_sigma = 0.01;

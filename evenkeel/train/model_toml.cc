@@ -348,7 +348,7 @@ int64_t read_classes(TableReader& reader, int64_t data) {
   return classes;
 }
 
-void read_norm_options(TableReader& reader, NormOptions* options) {
+void read_norm_options(TableReader& reader, NormSettings* options) {
   const auto positive = [](double value) { return value > 0; };
   reader.read("eps", &options->eps, "positive", positive);
   reader.read("new_batch_weight", &options->new_batch_weight,
@@ -552,7 +552,7 @@ ModelSpec read_model_toml(const std::string& path, const Shape& input, int64_t c
 }
 
 std::string to_toml(const ModelSpec& spec) {
-  const NormOptions& norm = spec.norm_options;
+  const NormSettings& norm = spec.norm_options;
   TableWriter out;
   out.line("name", toml_string(spec.name));
   std::string input;

@@ -292,7 +292,7 @@ std::vector<int64_t> calibration_examples(const ModelSpec& spec, const data::Dat
   return order;
 }
 
-ChannelStatistics statistics_of(const NormMoments& moments) {
+ChannelStatistics statistics_of(const InputMoments& moments) {
   ChannelStatistics s{moments.name, 1, {}, {}};
   for (const Moments& channel : moments.channels) {
     s.mean.push_back(channel.mean);
@@ -369,7 +369,7 @@ std::vector<NormDistance> distances(const ModelSpec& spec, const std::vector<Cha
 }
 
 std::string statistics_text(const Model& model) {
-  const NormOptions& o = model.spec.norm_options;
+  const NormSettings& o = model.spec.norm_options;
   std::string text = fmt::format("{}, {}", model.running_statistics, o.biased ? "biased" : "unbiased");
   const bool average = model.running_statistics == name_of(RunningStatistics::kEma);
   if (average)

@@ -37,12 +37,12 @@ struct ChannelStatistics {
 std::vector<ChannelStatistics> running_statistics_of(const ModelSpec& spec, const ParameterStore& store);
 
 // The moments of all values that came into a norm, per channel.
-struct NormMoments {
+struct InputMoments {
   std::string name;
   std::vector<Moments> channels;
 };
 // As statistics with the population's variance: what normalization by a batch divides by.
-ChannelStatistics statistics_of(const NormMoments& moments);
+ChannelStatistics statistics_of(const InputMoments& moments);
 
 struct StatisticsSettings {
   RunningStatistics kind = RunningStatistics::kPopulation;
