@@ -154,8 +154,11 @@ class Mpi(CommandLine):
         self.assertIn("rank 1 on", self.one_error(done.stderr))
 
     def test_a_launcher_of_another_mpi_is_told_from_a_plain_run(self):
-        done = self.refuse(5, "train", "--dry-run", env={"PMI_SIZE": "4", "PMI_RANK": "0"}, says=["4 ranks", "PMI_SIZE", "finds 1"])
-        self.assertNotIn("rank 0", done.stderr)
+        for launcher in ({"PMI_SIZE": "4", "PMI_RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "4"},
+                         {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}):
+            done = self.refuse(5, "train", "--dry-run", env=launcher, says=["4 ranks", next(iter(launcher)), "finds 1"])
+            self.assertNotIn("rank 0", done.stderr)
+            self.assertNotIn("signal", done.stderr)
         self.succeed("--version", env={"PMI_SIZE": "4", "EVENKEEL_RANKS": "1"})
 
     # --- training ---

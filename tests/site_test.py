@@ -129,6 +129,13 @@ class Site(unittest.TestCase):
             shown = [int(level) for level in re.findall(r"<h([1-6])[ >]", page.partition('role="main"')[2])]
             self.assertEqual(shown, wanted, file.name)
 
+    def test_contents_of_a_page_name_all_its_sections_in_order(self):
+        for file in sorted((ROOT / "docs").glob("*.md")):
+            text = re.sub(r"^```.*?^```$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+            contents = re.findall(r"^\d+\. \[(.*)\]\(#.*\)$", text, re.MULTILINE)
+            if contents:
+                self.assertEqual(contents, re.findall(r"^## (.*)$", text, re.MULTILINE), file.name)
+
     def test_lists_are_lists(self):
         for file in sorted(self.site.glob("*.html")):
             page = re.sub(r"<pre.*?</pre>", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -434,7 +434,7 @@ std::vector<std::string> hosts_of(Session& s, int ranks) {
   return hosts;
 }
 
-MpiRank* everybody = nullptr;
+MpiRank* everybody = nullptr;  // never destroyed, for leave()
 
 // At the program's end. A rank that is done waits for the others, as MPI wants it: for as long as a collective would.
 void leave() {
@@ -454,7 +454,7 @@ void leave() {
   everybody->abort(kExitSystem);
 }
 
-std::unique_ptr<MpiRank> begin(const Launch& launch) {
+MpiRank& begin(const Launch& launch) {
   Session& s = session();
   int begun = 0;
   MPI_Initialized(&begun);
@@ -477,8 +477,7 @@ std::unique_ptr<MpiRank> begin(const Launch& launch) {
   connect_with_watchers(s, ranks);
   std::vector<int> members;
   for (int r = 0; r < ranks; ++r) members.push_back(r);
-  auto comm = std::make_unique<MpiRank>(s, s.world, std::move(members));
-  everybody = comm.get();
+  everybody = std::make_unique<MpiRank>(s, s.world, std::move(members)).release();
   std::atexit(leave);
   if (level < MPI_THREAD_FUNNELED)
     throw BackendError(
@@ -486,7 +485,7 @@ std::unique_ptr<MpiRank> begin(const Launch& launch) {
                     short_name_of_library()));
   if (launch.ranks > 1 && ranks != launch.ranks)
     throw BackendError(other_mpi_message(launch, ranks, short_name_of_library()));
-  return comm;
+  return *everybody;
 }
 
 }  // namespace
@@ -496,13 +495,12 @@ std::string mpi_library() { return short_name_of_library(); }
 
 namespace internal {
 Comm& ranks_of_launcher() {
-  // Never destroyed, for leave().
   static Comm& ranks = [&]() -> Comm& {
     int begun = 0;
     MPI_Initialized(&begun);
     const Launch launch = launch_of_process();
     if (begun == 0 && launch.alone()) return *one_rank().release();
-    return *begin(launch).release();
+    return begin(launch);
   }();
   return ranks;
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/text.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/data/folder.h"
@@ -38,24 +39,30 @@ Shape example_shape_of(const NpyArray& array, const std::string& path, Layout la
 }
 
 using Names = std::array<std::string_view, 4>;  // examples and labels, and those of the test set or ""
-constexpr std::array<Names, 8> kKnownNames = {{{"x_train", "y_train", "x_test", "y_test"},
-                                               {"train_images", "train_labels", "test_images", "test_labels"},
-                                               {"x", "y", "", ""},
-                                               {"X", "y", "", ""},
-                                               {"images", "labels", "", ""},
-                                               {"data", "labels", "", ""},
-                                               {"data", "target", "", ""},
-                                               {"arr_0", "arr_1", "", ""}}};
+constexpr std::array<Names, 12> kKnownNames = {{{"x_train", "y_train", "x_test", "y_test"},
+                                                {"X_train", "y_train", "X_test", "y_test"},
+                                                {"train_images", "train_labels", "test_images", "test_labels"},
+                                                {"x_train", "y_train", "", ""},
+                                                {"X_train", "y_train", "", ""},
+                                                {"train_images", "train_labels", "", ""},
+                                                {"x", "y", "", ""},
+                                                {"X", "y", "", ""},
+                                                {"images", "labels", "", ""},
+                                                {"data", "labels", "", ""},
+                                                {"data", "target", "", ""},
+                                                {"arr_0", "arr_1", "", ""}}};
 // Beside a training and a test set.
 using Pair = std::array<std::string_view, 2>;
-constexpr std::array<Pair, 6> kValidationNames = {{{"x_val", "y_val"},
+constexpr std::array<Pair, 8> kValidationNames = {{{"x_val", "y_val"},
+                                                   {"X_val", "y_val"},
+                                                   {"X_valid", "y_valid"},
                                                    {"x_valid", "y_valid"},
                                                    {"x_validation", "y_validation"},
                                                    {"val_images", "val_labels"},
                                                    {"valid_images", "valid_labels"},
                                                    {"validation_images", "validation_labels"}}};
-constexpr std::array<std::string_view, 7> kExampleNames = {"x",     "X",      "images",     "data",
-                                                           "arr_0", "x_test", "test_images"};
+constexpr std::array<std::string_view, 8> kExampleNames = {"x",     "X",      "images", "data",
+                                                           "arr_0", "x_test", "X_test", "test_images"};
 
 const ZipMember* find_array(const ZipFile& zip, std::string_view name) {
   for (const ZipMember& member : zip.members()) {
@@ -193,14 +200,25 @@ void require_like_train(const Dataset& set, const Dataset& train, const std::str
 // The validation set that stands beside training and test set, or nullptr.
 const Pair* validation_in(const ZipFile& zip) {
   for (const Pair& names : kValidationNames) {
+    if (find_array(zip, names[0]) != nullptr && find_array(zip, names[1]) != nullptr) return &names;
+  }
+  for (const Pair& names : kValidationNames) {
     const bool has_x = find_array(zip, names[0]) != nullptr, has_y = find_array(zip, names[1]) != nullptr;
-    if (has_x && has_y) return &names;
     if (has_x || has_y) {
       throw UsageError(fmt::format("{}: found {} but no {}, expected both or none", zip.name(), names[has_x ? 0 : 1],
                                    names[has_x ? 1 : 0]));
     }
   }
   return nullptr;
+}
+
+// True where something stands beside a training set: then all of that is expected to be known.
+bool has_more_sets(const ZipFile& zip) {
+  const auto is_more = [](const ZipMember& member) {
+    const std::string name = lower(member.name);
+    return name.find("test") != name.npos || name.find("val") != name.npos;
+  };
+  return std::any_of(zip.members().begin(), zip.members().end(), is_more);
 }
 
 // "x and y; x_train, y_train, x_test and y_test; ..."
@@ -229,6 +247,7 @@ Splits read_npz(const std::string& path, const LoadOptions& options) {
   for (const Names& names : kKnownNames) {
     if (!has(names[0]) || !has(names[1])) continue;
     const bool one_pair = names[2].empty();
+    if (one_pair && names[0].find("train") != names[0].npos && has_more_sets(zip)) continue;
     const Pair* validation = one_pair ? nullptr : validation_in(zip);
     Pair test = {names[2], names[3]};
     if (!one_pair && (!has(test[0]) || !has(test[1]))) {

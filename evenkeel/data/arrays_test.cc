@@ -74,6 +74,26 @@ TEST(Npz, a_validation_set_of_its_own_is_kept) {
   EXPECT_SAYS(message_of<FormatError>([&] { load(with("x_val.npy", "y_val.npy", "\1\2")); }), "y_val has 3 classes");
 }
 
+TEST(Npz, names_are_those_of_scikit_learn_too_and_endings_may_be_capitals) {
+  const TemporaryFolder folder;
+  const std::string y = labels(std::string("\0\1\2", 3)), z = labels(std::string("\1\0", 2));
+  const Splits splits = load(folder.write(
+      "D.NPZ", zip({{"X_train.npy", images(3)}, {"y_train.npy", y}, {"X_test.npy", images(2)}, {"y_test.npy", z}})));
+  EXPECT_EQ(splits.train.count, 3);
+  EXPECT_EQ(splits.test.labels, (std::vector<int32_t>{1, 0}));
+}
+
+TEST(Npz, a_training_set_alone_is_split_but_not_beside_half_of_a_test_set) {
+  const TemporaryFolder folder;
+  const std::string y = labels(std::string("\0\1\0\1\0\1\0\1\0\1", 10));
+  for (const char* x : {"x_train.npy", "X_train.npy"}) {
+    EXPECT_EQ(load(folder.write("d.npz", zip({{x, images(10)}, {"y_train.npy", y}}))).test.count, 2) << x;
+    const std::string half =
+        folder.write("h.npz", zip({{x, images(10)}, {"y_train.npy", y}, {"x_test.npy", images(2)}}));
+    EXPECT_SAYS(message_of<UsageError>([&] { load(half); }), "expected those of one of these lists");
+  }
+}
+
 TEST(Npz, predict_says_which_of_the_training_and_the_test_set_it_takes) {
   const TemporaryFolder folder;
   const std::string both = folder.write("d.npz", zip({{"x_train.npy", images(3)}, {"x_test.npy", images(2)}}));
@@ -102,9 +122,11 @@ TEST(Npz, other_names_and_numbers_are_refused) {
     return folder.write("d.npz", zip({{x, images(2)}, {y, labels(std::string("\0\1\0", 3))}}));
   };
   EXPECT_SAYS(message_of<UsageError>([&] { load(path("a.npy", "b.npy")); }), "found the arrays a.npy, b.npy");
-  EXPECT_SAYS(message_of<UsageError>([&] { load(path("a.npy", "b.npy")); }),
-              "one of these lists: x_train, y_train, x_test and y_test; train_images, train_labels, test_images and "
-              "test_labels; x and y; X and y; images and labels; data and labels; data and target; arr_0 and arr_1");
+  EXPECT_SAYS(
+      message_of<UsageError>([&] { load(path("a.npy", "b.npy")); }),
+      "one of these lists: x_train, y_train, x_test and y_test; X_train, y_train, X_test and y_test; train_images, "
+      "train_labels, test_images and test_labels; x_train and y_train; X_train and y_train; train_images and "
+      "train_labels; x and y; X and y; images and labels; data and labels; data and target; arr_0 and arr_1");
   EXPECT_SAYS(message_of<FormatError>([&] { load(path("x.npy", "y.npy")); }), "d.npz:x.npy holds 2 examples");
   EXPECT_THROW(load(folder.write("e.npz", "no zip")), FormatError);
   EXPECT_SAYS(message_of<UsageError>([&] { load(folder.write("f.npz", zip({}))); }), "no arrays");

@@ -1,6 +1,7 @@
 #include "evenkeel/data/csv.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -8,6 +9,7 @@
 #include <unordered_map>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/text.h"
 #include "evenkeel/core/utf8.h"
 #include "evenkeel/data/csv_header.h"
 #include "evenkeel/data/csv_lines.h"
@@ -28,6 +30,7 @@ class TableBuilder {
   CsvTable finish();
 
  private:
+  std::string doubt_about_label() const;
   std::string column_text(size_t column) const {
     std::string text = "column " + std::to_string(column + 1);
     if (column < header_.size()) text += " (" + excerpt(header_[column]) + ")";
@@ -263,8 +266,12 @@ float TableBuilder::weight(const Field& field, int64_t line) const {
 
 void TableBuilder::add_label(const Field& field, int64_t line) {
   const std::string text(field.quoted ? std::string_view(field.text) : trimmed(field.text));
-  if (text.empty() || text == "?") {
-    fail(line, label_column_, "the label is missing; fill it in or remove the line");
+  if (text.empty() || (!field.quoted && is_missing(text))) {
+    fail(line, label_column_,
+         "the label is missing" + (text.empty()
+                                       ? "; fill it in or remove the line"
+                                       : " (found " + excerpt(text) +
+                                             "); fill it in or remove the line, or quote it where it names a class"));
   }
   const auto [found, is_new] = label_ids_.try_emplace(text, static_cast<int32_t>(label_texts_.size()));
   if (is_new) {
@@ -350,6 +357,27 @@ void TableBuilder::name_text_classes() {
   relabel(class_of);
 }
 
+// Of a label column that nobody named: the last one, which many tables have the label in, and some have not.
+std::string TableBuilder::doubt_about_label() const {
+  if (!table_.label_column.empty()) return "";
+  const std::string found = name_ + ": the label is taken from " + column_text(label_column_);
+  constexpr std::array<std::string_view, 5> kUsual = {"label", "labels", "class", "target", "y"};
+  const auto is_usual = [&](const std::string& name) {
+    return std::find(kUsual.begin(), kUsual.end(), lower(name)) != kUsual.end();
+  };
+  const auto usual = std::find_if(header_.begin(), header_.end(), is_usual);
+  if (usual != header_.end() && !is_usual(header_[label_column_])) {
+    return found + ", the last one, and there is a column '" + *usual + "'; name the one that is meant: --label " +
+           *usual;
+  }
+  constexpr int64_t kFewRows = 20;
+  if (table_.rows >= kFewRows && 2 * static_cast<int64_t>(label_texts_.size()) > table_.rows) {
+    return found + ", which holds " + std::to_string(label_texts_.size()) + " different values in " +
+           std::to_string(table_.rows) + " rows; if another column is the label, name it with --label";
+  }
+  return "";
+}
+
 CsvTable TableBuilder::finish() {
   const int64_t rows = table_.rows + absent_rows_;
   if (promised_rows_ >= 0 && promised_rows_ != rows) {
@@ -372,6 +400,9 @@ CsvTable TableBuilder::finish() {
     table_.doubt += name_ + ": " + column_text(*index_column_) +
                     " has no name and counts the rows from 0, as the index of pandas, and is a feature here; remove "
                     "it: to_csv(..., index=False)";
+  }
+  if (const std::string doubt = doubt_about_label(); !doubt.empty()) {
+    table_.doubt += table_.doubt.empty() ? doubt : "; " + doubt;
   }
 
   std::vector<int64_t> integers;

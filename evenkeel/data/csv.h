@@ -30,7 +30,8 @@ struct CsvTable {
   std::vector<std::string> class_names;    // sorted: by value when all labels are integers, else as text
   std::vector<std::string> feature_names;  // empty when there is no header
   std::vector<int64_t> lines;              // the line of each row in the file, from 1
-  std::string doubt = {};  // a sentence about a column that rounding to 32 bits spoils (rounding.h); "": there is none
+  std::string doubt =
+      {};  // what is odd about a column: rounding to 32 bits spoils it (rounding.h), it is an index or no label; "": nothing
   std::string label_column, weight_column;  // of the options those that were taken, as they say them; "": the default
 };
 

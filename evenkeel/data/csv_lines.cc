@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/numbers.h"
 
 namespace evenkeel::data {
 
@@ -33,6 +34,7 @@ std::optional<double> as_number(std::string_view text) {
 }
 
 std::optional<int64_t> as_integer(std::string_view text) {
+  if (const auto written = number_from<int64_t>(std::string(trimmed(text)))) return written;
   const auto value = as_number(text);
   if (!value || !(std::abs(*value) <= 0x1p53) || std::floor(*value) != *value) return {};
   return static_cast<int64_t>(*value);

@@ -23,7 +23,7 @@ std::string_view trimmed(std::string_view text);
 
 // The whole text as a number with a point, whatever the locale. "nan" and "inf" count as numbers here.
 std::optional<double> as_number(std::string_view text);
-// A whole number of at most 2^53 in magnitude: beyond that doubles skip integers, and two labels could become one.
+// A whole number: of 64 bits where it is written as one, else (1e3, 2.0) of at most 2^53 in magnitude, beyond which doubles skip integers.
 std::optional<int64_t> as_integer(std::string_view text);
 // "3,5": a number but for its decimal comma.
 bool has_decimal_comma(std::string_view text);

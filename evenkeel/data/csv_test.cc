@@ -139,6 +139,35 @@ TEST(Csv, names_line_and_column_of_what_is_wrong) {
               "UTF-16");
 }
 
+TEST(Csv, a_word_for_missing_is_no_label_unless_it_is_quoted) {
+  for (const char* word : {"NA", "NaN", "NULL", "None", " ? "}) {
+    EXPECT_SAYS(refusal("1,2,0\n3,4," + std::string(word) + "\n"), "line 2, column 3: the label is missing (found ");
+  }
+  EXPECT_EQ(parse("1,2,\"None\"\n3,4,some\n").class_names, (Names{"None", "some"}));
+}
+
+TEST(Csv, large_whole_numbers_stay_different_labels) {
+  EXPECT_EQ(parse("1,2,9007199254740993\n3,4,9007199254740992\n5,6,12345678901234567\n").class_names,
+            (Names{"9007199254740992", "9007199254740993", "12345678901234567"}));
+}
+
+TEST(Csv, a_label_that_nobody_named_is_doubted) {
+  const std::string kaggle = "Label,p0,p1\n0,5,6\n1,7,8\n";
+  EXPECT_SAYS(
+      parse(kaggle).doubt,
+      "from column 3 ('p1'), the last one, and there is a column 'Label'; name the one that is meant: --label Label");
+  EXPECT_EQ(parse(kaggle, "Label").doubt, "");
+  EXPECT_EQ(parse(kaggle, "p1").doubt, "");
+  EXPECT_EQ(parse("y,p0,label\n0,5,6\n1,7,8\n").doubt, "");
+  std::string rows = "a,b,c\n", classes = rows;
+  for (int i = 0; i < 24; ++i) {
+    rows += "1,2," + std::to_string(i % 13) + "\n";
+    classes += "1,2," + std::to_string(i % 12) + "\n";
+  }
+  EXPECT_SAYS(parse(rows).doubt, "holds 13 different values in 24 rows");
+  EXPECT_EQ(parse(classes).doubt, "");
+}
+
 TEST(Csv, an_index_of_pandas_is_doubted) {
   const std::string doubt = parse(",a,kind\n0,5,x\n1,6,y\n2,7,x\n").doubt;
   EXPECT_SAYS(doubt, "column 1 ('column 1') has no name and counts the rows from 0");

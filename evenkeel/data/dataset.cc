@@ -14,6 +14,7 @@
 #include "evenkeel/core/in_memory.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/rng.h"
+#include "evenkeel/core/text.h"
 #include "evenkeel/data/arrays.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/csv.h"
@@ -203,7 +204,7 @@ std::string letters_of(const std::string& name) {
 
 bool has_ending(const std::string& path, std::initializer_list<std::string_view> endings) {
   return std::any_of(endings.begin(), endings.end(), [&](std::string_view ending) {
-    return path.ends_with(ending) || path.ends_with(std::string(ending) + ".gz");
+    return lower(path).ends_with(ending) || lower(path).ends_with(std::string(ending) + ".gz");
   });
 }
 
@@ -230,7 +231,7 @@ Splits load_all(const std::string& spec, const LoadOptions& options) {
     const size_t comma = at + between.size() - 1;
     return split_off_test(read_npy_pair(spec, spec.substr(0, comma), spec.substr(comma + 1), options), options);
   }
-  if (spec.ends_with(".npz")) return with_test(read_npz(spec, options), options);
+  if (lower(spec).ends_with(".npz")) return with_test(read_npz(spec, options), options);
   if (has_ending(spec, {".bin"})) return split_off_test(load_cifar_file(spec), options);
   if (has_ending(spec, {".csv", ".tsv"})) return load_csv(spec, options);
   if (has_ending(spec, {".npy"}) && options.labels_optional)

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/text.h"
 #include "evenkeel/data/arrays.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/csv.h"
@@ -150,7 +151,7 @@ Examples read_examples(const std::string& path, const Wanted& wanted) {
   const Bytes file = is_gzip(packed) ? unpack(packed, path, kUnpackLimit) : packed;
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   const auto named = [&](const char* ending) {
-    return path.ends_with(ending) || path.ends_with(std::string(ending) + ".gz");
+    return lower(path).ends_with(ending) || lower(path).ends_with(std::string(ending) + ".gz");
   };
   if (text.starts_with("\x93NUMPY") || named(".npy")) return read_array(parse_npy(file, path), path, wanted);
   if (is_zip(file) || named(".npz")) return read_npz(file, path, wanted);

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/text.h"
 #include "evenkeel/data/jpeg.h"
 #include "evenkeel/data/png.h"
 
@@ -13,9 +14,7 @@ namespace evenkeel::data {
 bool is_picture(std::span<const std::byte> file) { return is_png(file) || is_jpeg(file); }
 
 bool has_picture_name(const std::string& path) {
-  std::string name = path;
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  const std::string name = lower(path);
   return name.ends_with(".png") || name.ends_with(".jpg") || name.ends_with(".jpeg");
 }
 

@@ -207,6 +207,11 @@ using Op =
                  SgdUpdate, AdamUpdate, RmspropUpdate, Cast, AverageWeights, EntropyLoss, EntropyGradient>;
 const char* name_of(const Op& op);
 
+template <class... T>
+bool is_any(const Op& op) {
+  return (std::holds_alternative<T>(op) || ...);
+}
+
 // True for the operations that change parameters, buffers or states.
 bool is_update(const Op& op);
 

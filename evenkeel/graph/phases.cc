@@ -8,11 +8,6 @@
 namespace evenkeel {
 namespace {
 
-template <class... T>
-bool is_any(const Op& op) {
-  return (std::holds_alternative<T>(op) || ...);
-}
-
 // Runs last, in the order of the graph, whatever it depends on.
 bool is_commit(const Op& op) { return is_update(op) || is_any<CheckFinite, ClipByNorm>(op); }
 

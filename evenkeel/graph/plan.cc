@@ -15,11 +15,6 @@ constexpr size_t kAlignment = 64;
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-template <class... T>
-bool is_any(const Op& op) {
-  return (std::holds_alternative<T>(op) || ...);
-}
-
 // Something that needs memory from one point of time to another, both included.
 struct Tenant {
   size_t id = 0, bytes = 0;

@@ -6,11 +6,6 @@
 namespace evenkeel {
 namespace {
 
-template <class... T>
-bool is_any(const Op& op) {
-  return (std::holds_alternative<T>(op) || ...);
-}
-
 // Their images have one type.
 bool is_product_or_norm(const Op& op) {
   return is_any<Conv, ConvGradInput, ConvGradWeight, MomentsOf, GhostMoments, ScaleOfExample, Normalize,

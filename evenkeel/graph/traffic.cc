@@ -7,11 +7,6 @@
 namespace evenkeel {
 namespace {
 
-template <class... T>
-bool is_any(const Op& op) {
-  return (std::holds_alternative<T>(op) || ...);
-}
-
 // What a node gives to others: results of so many bytes, one for each leaf of `rows` examples or for each node of the tree over them.
 struct Given {
   size_t bytes = 0;

@@ -17,7 +17,7 @@ using kernels::NormLayout;
 using kernels::NormScale;
 using kernels::NormShape;
 
-int64_t space_of(const Shape& shape) {
+int64_t positions_of(const Shape& shape) {
   int64_t s = 1;
   for (size_t i = 2; i < shape.size(); ++i) s *= shape[i];
   return s;
@@ -84,7 +84,7 @@ void lower_batch_normalization(Builder& b) {
   const onnx::Node& node = b.node();
   const Value& x = b.in(0);
   if (x.shape.empty() || x.kind != Kind::kFloat) b.wrong("expected an array of floats");
-  if (node.integer("spatial", 1) == 0 && space_of(x.shape) > 1) b.unsupported("spatial = 0 (a norm per position)");
+  if (node.integer("spatial", 1) == 0 && positions_of(x.shape) > 1) b.unsupported("spatial = 0 (a norm per position)");
   const int64_t c = x.shape.size() >= 2 ? x.shape[1] : 1;
   for (size_t i = 1; i <= 4; ++i) {
     if (b.in(i).count() != c || b.in(i).kind != Kind::kFloat) {
@@ -97,7 +97,7 @@ void lower_batch_normalization(Builder& b) {
   const Layout layout = x.layout;
   work->shape = {.n = x.shape[0],
                  .c = c,
-                 .s = space_of(x.shape),
+                 .s = positions_of(x.shape),
                  .layout = layout == Layout::kChannelsLast ? NormLayout::kChannelsLast : NormLayout::kChannelsFirst};
   if (x.count() == 0) b.unsupported("an empty input");
   work->eps = static_cast<double>(node.number("epsilon", 1e-5f));
@@ -197,7 +197,7 @@ void lower_instance_normalization(Builder& b) {
   b.require_rank(0, 3, 6);
   const Shape& x = b.in(0).shape;
   require_parameters(b, x[1]);
-  RowNorm n{.rows = x[0] * x[1], .length = space_of(x)};
+  RowNorm n{.rows = x[0] * x[1], .length = positions_of(x)};
   n.eps = static_cast<double>(b.node().number("epsilon", 1e-5f));
   n.channels = x[1];
   row_step(b, n, optional_input(b, 1), optional_input(b, 2));
@@ -222,7 +222,7 @@ void lower_group_normalization(Builder& b) {
   const int64_t groups = b.node().integer("num_groups", 1);
   if (groups < 1 || x[1] % groups != 0) b.wrong(fmt::format("{} channels in {} groups", x[1], groups));
   const bool per_group = b.in(1).count() == groups && groups != x[1];
-  RowNorm n{.rows = x[0] * groups, .length = x[1] / groups * space_of(x)};
+  RowNorm n{.rows = x[0] * groups, .length = x[1] / groups * positions_of(x)};
   n.eps = static_cast<double>(b.node().number("epsilon", 1e-5f));
   n.channels_per_row = per_group ? 1 : x[1] / groups;
   n.channels = per_group ? groups : x[1];
@@ -238,7 +238,7 @@ void lower_lrn(Builder& b) {
   const double alpha = static_cast<double>(node.number("alpha", 1e-4f)),
                beta = static_cast<double>(node.number("beta", 0.75f)),
                bias = static_cast<double>(node.number("bias", 1));
-  const int64_t size = node.integer("size", 1), s = space_of(x), c = x[1];
+  const int64_t size = node.integer("size", 1), s = positions_of(x), c = x[1];
   if (size < 1) b.wrong(fmt::format("size: expected at least 1, found {}", size));
   const Buffer from = b.read(0, Layout::kPlain), to = b.write(0, x, b.in(0).type);
   b.step({from}, {to}, [=, n = x[0], threads = b.threads()](const Frame& f) {

@@ -3,14 +3,14 @@
 #include <fmt/format.h>
 
 #include <bit>
-#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <set>
 #include <span>
 
+#include "evenkeel/core/clock.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/core/hash.h"
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/model_io/atomic_file.h"
@@ -23,26 +23,6 @@ namespace fs = std::filesystem;
 
 constexpr int kTrialsVersion = 1;
 constexpr int64_t kLeastTraining = 256, kLeastTest = 64;
-
-double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// FNV-1a over 64-bit words.
-class Fingerprint {
- public:
-  void mix(uint64_t word) { hash_ = (hash_ ^ word) * 0x100000001b3u; }
-  void mix(std::span<const std::byte> bytes) {
-    mix(bytes.size());
-    for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
-      uint64_t word = 0;
-      std::memcpy(&word, bytes.data() + at, std::min(sizeof(word), bytes.size() - at));
-      mix(word);
-    }
-  }
-  std::string text() const { return fmt::format("{:016x}", hash_); }
-
- private:
-  uint64_t hash_ = 0xcbf29ce484222325u;
-};
 
 std::string text_of(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -175,23 +155,23 @@ std::optional<std::string> why_unsuitable(const Experiment& experiment, const La
 }
 
 std::string fingerprint_of(const data::Splits& splits) {
-  Fingerprint print;
+  Hash hash;
   for (const data::Dataset* split : {&splits.train, &splits.validation, &splits.test}) {
-    print.mix(static_cast<uint64_t>(split->count));
-    for (const int64_t size : split->example_shape) print.mix(static_cast<uint64_t>(size));
-    for (const int32_t label : split->labels) print.mix(static_cast<uint64_t>(label));
-    for (const float weight : split->weights) print.mix(std::bit_cast<uint32_t>(weight));
-    print.mix({split->values.raw(), split->values.bytes()});
+    hash.mix(static_cast<uint64_t>(split->count));
+    for (const int64_t size : split->example_shape) hash.mix(static_cast<uint64_t>(size));
+    for (const int32_t label : split->labels) hash.mix(static_cast<uint64_t>(label));
+    for (const float weight : split->weights) hash.mix(std::bit_cast<uint32_t>(weight));
+    hash.mix(split->values.bytes());
+    hash.mix(split->values.raw(), split->values.bytes());
   }
-  for (const std::string& name : splits.train.class_names) print.mix(std::as_bytes(std::span(name)));
-  return print.text();
+  for (const std::string& name : splits.train.class_names) hash.mix(name);
+  return fmt::format("{:016x}", hash.value());
 }
 
 std::string fingerprint_of(const ModelSpec& spec) {
-  Fingerprint print;
-  const std::string toml = to_toml(spec);
-  print.mix(std::as_bytes(std::span(toml)));
-  return print.text();
+  Hash hash;
+  hash.mix(to_toml(spec));
+  return fmt::format("{:016x}", hash.value());
 }
 
 Lab::Lab(std::string folder, std::map<std::string, std::string> words, LabObserver observer)

@@ -389,6 +389,11 @@ std::string file_name_part(const std::string& title) {
 
 }  // namespace
 
+void add_chart(Section& section, Chart chart) {
+  std::erase_if(chart.series, [](const Series& s) { return s.x.empty(); });
+  if (!chart.series.empty()) section.items.emplace_back(std::move(chart));
+}
+
 std::string html_of(const Page& page) {
   Writer writer;
   std::string sections;

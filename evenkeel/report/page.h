@@ -67,6 +67,9 @@ struct Section {
   std::string title = {};
   std::vector<Item> items = {};
 };
+// Without the series that have no points; a chart of none is not added.
+void add_chart(Section& section, Chart chart);
+
 struct Page {
   std::string title = {}, subtitle = {};
   std::vector<Section> sections = {};

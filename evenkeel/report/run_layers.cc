@@ -72,11 +72,6 @@ Series one_of(const std::string& name, const History& history, PercentilesOf of,
   return s;
 }
 
-void add_chart(Section& section, Chart chart) {
-  std::erase_if(chart.series, [](const Series& s) { return s.x.empty(); });
-  if (!chart.series.empty()) section.items.emplace_back(std::move(chart));
-}
-
 // A logarithmic axis where there is something to show on it: half of the values at least are above 0.
 bool suits_log(const std::vector<Series>& all) {
   size_t above = 0, count = 0;

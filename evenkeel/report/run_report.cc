@@ -233,10 +233,6 @@ void add_series(Chart& chart, Series series) {
   if (!series.x.empty()) chart.series.push_back(std::move(series));
 }
 
-void add_chart(Section& section, Chart chart) {
-  if (!chart.series.empty()) section.items.emplace_back(std::move(chart));
-}
-
 double loss_of(const StepRecord& step) { return step.loss; }
 
 constexpr EpochValue kTrainLoss = [](const EpochRecord& e) { return std::optional<double>(e.train_loss); };

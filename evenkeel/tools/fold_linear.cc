@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "evenkeel/core/text.h"
+
 namespace evenkeel::tools {
 namespace {
 
@@ -24,12 +26,7 @@ bool is_product(const onnx::Node& node) {
                                  node.op_type == "MatMul");
 }
 
-std::string word_of_product(const onnx::Node& node) {
-  std::string word = node.op_type;
-  std::transform(word.begin(), word.end(), word.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-  return word;
-}
+std::string word_of_product(const onnx::Node& node) { return lower(node.op_type); }
 
 bool Product::scale_and_shift_outputs(const Affine& affine) {
   weights.scale_outputs(affine.scale);

@@ -17,7 +17,6 @@ namespace {
 constexpr int64_t kMaxChannels = int64_t{1} << 24;
 constexpr int64_t kMaxExtent = int64_t{1} << 16;
 constexpr int64_t kMaxWindow = int64_t{1} << 12;
-constexpr int kMaxDepth = 16;         // residuals inside residuals
 constexpr int64_t kMaxLayers = 5000;  // names are compared pairwise
 
 const std::vector<std::string>& layer_types() {
@@ -344,8 +343,9 @@ class NetworkBuilder {
 
   ValueId residual(const Resolved& r, ValueId x, int depth) {
     const LayerSpec& l = r.layer;
-    if (depth >= kMaxDepth)
-      throw UsageError("layer '" + r.name + "': residual blocks nest at most " + std::to_string(kMaxDepth) + " deep");
+    if (depth >= kMostNestedResiduals)
+      throw UsageError("layer '" + r.name + "': residual blocks nest at most " + std::to_string(kMostNestedResiduals) +
+                       " deep");
     if (l.body.empty())
       throw UsageError("residual '" + r.name + "': it has no body; give it layers as [[layer.body]] tables");
     const ValueId body = layers(l.body, r.name + ".", x, depth + 1);

@@ -28,9 +28,9 @@ struct EvalResult {
   int64_t examples = 0;
   double loss = 0, accuracy = 0;  // weighted means over the examples whose label is known; 0 when there is none
   int64_t labelled = 0;
-  std::vector<int32_t> predictions;  // class per example
-  std::vector<float> probabilities;  // [examples][classes], row-major
-  std::vector<int64_t> confusion;    // [true class][predicted class], row-major
+  std::vector<int32_t> predictions;   // class per example
+  std::vector<float> probabilities;   // [examples][classes], row-major
+  std::vector<int64_t> confusion;     // [true class][predicted class], row-major
   std::vector<InputMoments> moments;  // statistics of the batch: of all that came into every norm, over all batches
 };
 

@@ -18,6 +18,8 @@ const std::vector<std::string>& norm_kind_names();
 // True where the norm takes a constant of every channel away, so that a bias in front of it changes nothing.
 inline bool removes_bias(NormKind kind) { return has_running_statistics(kind) || kind == NormKind::kInstance; }
 
+constexpr int kMostNestedResiduals = 16;  // residual blocks inside residual blocks
+
 enum class NormPlacement { kBefore, kAfter };  // of the activation
 
 // One layer. Which fields count depends on `type`:

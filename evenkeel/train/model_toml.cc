@@ -29,7 +29,6 @@ constexpr void parser_expects(bool truth) {
 namespace evenkeel {
 namespace {
 
-constexpr int kMaxDepth = 16;  // residuals inside residuals, as in build_network.cc
 constexpr int64_t kMaxInteger = int64_t{1} << 24;
 
 // The words of an enumeration, in its order.
@@ -300,7 +299,8 @@ std::vector<LayerSpec> read_layers(TableReader& reader, const std::string& key, 
   const toml::array* array = node->as_array();
   if (array == nullptr)
     reader.fail(*node, "'" + key + "' must be a list of tables, written as " + example + " in double brackets");
-  if (depth > kMaxDepth) reader.fail(*node, "residual blocks nest at most " + std::to_string(kMaxDepth) + " deep");
+  if (depth > kMostNestedResiduals)
+    reader.fail(*node, "residual blocks nest at most " + std::to_string(kMostNestedResiduals) + " deep");
   std::vector<LayerSpec> layers;
   const std::string no_table = "an element of '" + key + "' is not a table; write it as " + example;
   for (const toml::node& element : *array) {

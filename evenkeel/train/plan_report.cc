@@ -12,11 +12,6 @@
 namespace evenkeel {
 namespace {
 
-template <class... T>
-bool is_any(const Op& op) {
-  return (std::holds_alternative<T>(op) || ...);
-}
-
 // --- names ---
 
 // Names of layers with a word for what is done to them: "conv2", "conv2.dx", "conv2.dw".

@@ -8,14 +8,7 @@
 #include "evenkeel/model_io/atomic_file.h"
 
 namespace evenkeel {
-namespace {
-
-template <class... T>
-bool is_any(const Op& op) {
-  return (std::holds_alternative<T>(op) || ...);
-}
-
-}  // namespace
+namespace {}  // namespace
 
 bool is_product(const Op& op) {
   return is_any<Conv, ConvGradInput, ConvGradWeight, Gemm, GemmGradInput, GemmGradWeight>(op);

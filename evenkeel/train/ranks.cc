@@ -1,33 +1,17 @@
 #include "evenkeel/train/ranks.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 #include <span>
 #include <type_traits>
 
 #include <fmt/format.h>
 
+#include "evenkeel/core/hash.h"
 #include "evenkeel/version.h"
 
 namespace evenkeel {
 namespace {
-
-class Hash {  // FNV-1a over 64-bit words
- public:
-  void mix(const void* data, size_t bytes) {
-    const auto* from = static_cast<const std::byte*>(data);
-    for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) {
-      uint64_t word = 0;
-      std::memcpy(&word, from + i, std::min(sizeof word, bytes - i));
-      hash_ = (hash_ ^ word) * 0x100000001b3u;
-    }
-  }
-  uint64_t value() const { return hash_; }
-
- private:
-  uint64_t hash_ = 0xcbf29ce484222325u;
-};
 
 constexpr const char* kSameOptions = "give all ranks the same options";
 
@@ -106,7 +90,7 @@ std::vector<RankTerm> terms_of(const TrainSettings& settings) {
 
 std::vector<RankTerm> terms_of(const RunIdentity& identity) {
   Hash network;
-  network.mix(identity.network.data(), identity.network.size());
+  network.mix(identity.network);
   const char* const copy = "copy the same files to all machines";
   return {{"data", identity.data, copy}, {"a network of fingerprint", fmt::format("{:016x}", network.value()), copy}};
 }
@@ -115,7 +99,7 @@ void require_same_terms(Comm& comm, const std::vector<RankTerm>& terms) {
   if (comm.size() == 1) return;
   const std::string mine = packed(terms);
   Hash hash;
-  hash.mix(mine.data(), mine.size());
+  hash.mix(mine);
   const std::vector<uint64_t> hashes = gather(comm, hash.value());
   if (std::all_of(hashes.begin(), hashes.end(), [&](uint64_t h) { return h == hashes[0]; })) return;
   const std::vector<std::string> all = gather_strings(comm, mine), hosts = gather_strings(comm, comm.host());

@@ -1,17 +1,15 @@
 #include "evenkeel/train/run_files.h"
 
-#include <chrono>
 #include <filesystem>
 #include <numeric>
 
 #include <fmt/format.h>
 
+#include "evenkeel/core/clock.h"
 #include "evenkeel/train/ranks.h"
 
 namespace evenkeel {
 namespace {
-
-double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // The numbers of a checkpoint index the batches and the examples of an epoch: they must be those of a step of this run.
 void require_place_in_run(const TrainState& s, const BatchCut& cut, int64_t epochs, const std::string& path) {

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "evenkeel/core/hash.h"
 #include "evenkeel/core/utf8.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/data/splits.h"
@@ -83,22 +84,18 @@ RunInput load_input(const TrainSettings& settings, int threads) {
 }
 
 RunIdentity identity_of(const data::Splits& splits, const Model& model) {
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over 64-bit words
-  const auto mix = [&](uint64_t word) { hash = (hash ^ word) * 0x100000001b3u; };
+  Hash hash;
   for (const data::Dataset* split : {&splits.train, &splits.validation, &splits.test}) {
-    mix(static_cast<uint64_t>(split->count));
-    for (const int32_t label : split->labels) mix(static_cast<uint64_t>(label));
-    for (const float weight : split->weights) mix(std::bit_cast<uint32_t>(weight));
+    hash.mix(static_cast<uint64_t>(split->count));
+    for (const int32_t label : split->labels) hash.mix(static_cast<uint64_t>(label));
+    for (const float weight : split->weights) hash.mix(std::bit_cast<uint32_t>(weight));
   }
-  for (const double value : model.standardization.mean) mix(std::bit_cast<uint64_t>(value));
-  for (const double value : model.standardization.std) mix(std::bit_cast<uint64_t>(value));
-  for (const std::string& name : model.class_names) {
-    for (const char c : name) mix(static_cast<uint64_t>(static_cast<unsigned char>(c)));
-    mix(0);
-  }
+  for (const double value : model.standardization.mean) hash.mix(std::bit_cast<uint64_t>(value));
+  for (const double value : model.standardization.std) hash.mix(std::bit_cast<uint64_t>(value));
+  for (const std::string& name : model.class_names) hash.mix(name);
   return {model.training, to_toml(model.spec),
           fmt::format("{} + {} + {} examples, {:016x}", splits.train.count, splits.validation.count, splits.test.count,
-                      hash)};
+                      hash.value())};
 }
 
 }  // namespace evenkeel

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "evenkeel/core/clock.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/engine/onednn.h"
 #include "evenkeel/model_io/atomic_file.h"
@@ -26,8 +27,6 @@
 
 namespace evenkeel {
 namespace {
-
-double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 int threads_of(const TrainSettings& settings, const Comm& comm) {
   if (settings.threads > 0) return settings.threads;
