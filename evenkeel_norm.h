@@ -26,8 +26,8 @@
 //   functions.
 //
 // What makes the binary interface stable: values of enums are fixed and stand in int32_t; structs begin with
-// struct_size, to be set to their sizeof, and only grow at their end; a member that is 0 means its default, so set all
-// others to 0 (`= {...}` does). A library refuses a struct of a newer one only if a member that it does not know is set
+// struct_size, to be set to their sizeof, and only grow at their end; a member that is 0 means its default or none,
+// but for eps, which must be given, and slope, which is then 0; so set all others to 0 (`= {...}` does). A library refuses a struct of a newer one only if a member that it does not know is set
 // (EK_NOT_SUPPORTED).
 #ifndef EVENKEEL_NORM_C_H
 #define EVENKEEL_NORM_C_H
@@ -259,7 +259,7 @@ typedef struct ek_norm_backward_arguments {
 // positive. Assigns what is given of dx, dresidual, dgamma and dbeta, at least one. EK_USAGE also for a residual and a
 // mask at once, a dresidual of another activation than identity without either, and one value per channel without
 // frozen_statistics. EK_NOT_SUPPORTED for a mask with another activation than relu and leaky_relu. options may be null. With weights w, and m = sum w:
-//   dx = gamma * rstd * (g - w * (dbeta + (x - mean) * rstd * dgamma) / m)
+//   dx = gamma * rstd * (g - w * (dbeta + (x - mean) * rstd * dgamma) / m), or gamma * rstd * g with frozen_statistics
 // where dbeta and dgamma are sums over values of weight above 0 (whose weight in the loss is in dy), dx = dresidual = 0 at the others.
 // EK_NOT_SUPPORTED also for a mask with weights of positions.
 EK_NORM_API ek_status ek_norm_backward(const ek_norm_descriptor* descriptor,

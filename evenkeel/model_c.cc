@@ -80,12 +80,21 @@ T& not_null(T* pointer, const char* name) {
 
 // --- structs ----------------------------------------------------------------------------------------------------------
 
+// Up to the last member that the first version of a struct had: its least size, however it grows.
+template <class Struct>
+constexpr size_t kFirstSize = 0;
+template <>
+constexpr size_t kFirstSize<ek_model_options> = offsetof(ek_model_options, architecture) + sizeof(const char*);
+template <>
+constexpr size_t kFirstSize<ek_context_options> = offsetof(ek_context_options, input_shapes) +
+                                                  sizeof(const int64_t* const*);
+
 // The caller's struct as this library knows it: members that it is too small for are 0. Null: all 0.
 template <class Struct>
 Struct read(const Struct* given) {
-  static_assert(std::is_trivially_copyable_v<Struct> && offsetof(Struct, struct_size) == 0);
-  constexpr size_t kLeast = sizeof(Struct);  // of the first version
-  constexpr size_t kMost = 4096;             // no struct will be so large: a struct_size above was not set
+  static_assert(std::is_trivially_copyable_v<Struct> && offsetof(Struct, struct_size) == 0 && kFirstSize<Struct> > 0);
+  constexpr size_t kLeast = kFirstSize<Struct>;
+  constexpr size_t kMost = 4096;  // no struct will be so large: a struct_size above was not set
   Struct known{};
   if (given == nullptr) return known;
   size_t size = 0;

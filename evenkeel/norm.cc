@@ -204,8 +204,8 @@ class Call {
     add("mask", bits.data(), expected, !std::is_const_v<T>);
   }
 
-  // Weights of the examples or of their positions, or none.
-  kernels::NormWeights weights(std::span<const float> values) {
+  // Weights of the examples or of their positions, or none. of_batch: the batch's statistics are taken by them, and need a variance.
+  kernels::NormWeights weights(std::span<const float> values, bool of_batch = true) {
     if (values.empty()) return {};
     const auto examples = static_cast<size_t>(shape_.n), positions = static_cast<size_t>(shape_.n * shape_.s);
     if (values.data() == nullptr || (values.size() != examples && values.size() != positions)) {
@@ -219,7 +219,7 @@ class Call {
     if (descriptor_.type != NormType::kF32 && descriptor_.type != NormType::kF64) {
       throw BackendError(std::string("there are no weights for data of ") + type_name() + "; expected fp32 or fp64");
     }
-    require_weights(values);
+    require_weights(values, of_batch);
     add("weights", values.data(), values.size(), false);
     return {values.data(), values.size() != examples};
   }
@@ -249,7 +249,7 @@ class Call {
     throw UsageError(std::string(name) + " is of doubles, but the data are " + type_name() + "; expected floats");
   }
 
-  void require_weights(std::span<const float> values) const {
+  void require_weights(std::span<const float> values, bool of_batch) const {
     size_t present = 0;
     for (size_t i = 0; i < values.size(); ++i) {
       if (!(values[i] >= 0) || !std::isfinite(values[i])) {
@@ -265,7 +265,7 @@ class Call {
           ": the batch is fully masked and has no statistics; expected at least two above 0: "
           "leave the batch out, or normalize by given statistics (norm_inference)");
     }
-    if (present == 1 && (shape_.s == 1 || values.size() != static_cast<size_t>(shape_.n))) {
+    if (of_batch && present == 1 && (shape_.s == 1 || values.size() != static_cast<size_t>(shape_.n))) {
       throw UsageError(
           "only one weight is above 0, which leaves one value per channel, and its variance is 0 whatever it is; "
           "expected "
@@ -554,7 +554,7 @@ void backward(const NormDescriptor& descriptor, const NormBackwardArguments& a, 
       a.dgamma.f32 != nullptr || a.dgamma.f64 != nullptr || a.dbeta.f32 != nullptr || a.dbeta.f64 != nullptr;
   if (!dx && dresidual) throw UsageError("dresidual is wanted without dx; expected both, or dx alone");
   if (!dx && !parameters) throw UsageError("nothing is wanted; expected at least one of dx, dgamma and dbeta");
-  const kernels::NormWeights weights = call.weights(a.weights);
+  const kernels::NormWeights weights = call.weights(a.weights, a.batch_statistics);
   const bool weighted = weights.values != nullptr;
   if (weights.per_position && gate.mask != nullptr)
     throw BackendError("there is no mask with weights of positions; give the residual");

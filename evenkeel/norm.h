@@ -225,7 +225,7 @@ struct NormBackwardArguments {
 // positive. Assigns what is given of dx, dresidual, dgamma and dbeta, at least one. Also throws for a residual and a
 // mask at once, a dresidual of another activation than kIdentity without either, and one value per channel with
 // batch_statistics. With weights w, and m = sum w:
-//   dx = gamma * rstd * (g - w * (dbeta + (x - mean) * rstd * dgamma) / m)
+//   dx = gamma * rstd * (g - w * (dbeta + (x - mean) * rstd * dgamma) / m), or gamma * rstd * g with batch_statistics = false
 // where dbeta and dgamma are sums over values of weight above 0 (whose weight in the loss is in dy), dx = dresidual = 0 at the others.
 EK_API void norm_backward(const NormDescriptor& descriptor, const NormBackwardArguments& arguments,
                           const NormOptions& options = {});

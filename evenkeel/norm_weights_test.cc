@@ -159,6 +159,28 @@ TEST(NormWeights, refuses_what_is_no_weight_and_writes_nothing) {
   }
 }
 
+// Constant statistics need no variance of the batch: with one weight above 0 each gradient is that of its value.
+TEST(NormWeights, one_weight_is_enough_for_frozen_statistics) {
+  Sequences k;
+  std::iota(k.x.begin(), k.x.end(), 1.0f);
+  norm_training_forward(k.d, k.forward(), k.options);  // fills the scale
+  k.weights.assign(6, 0.0f);
+  k.weights[2] = 4;
+  NormBackwardArguments frozen = k.backward();
+  frozen.batch_statistics = false;
+  norm_backward(k.d, frozen, k.options);
+  for (size_t i = 0; i < k.dx.size(); ++i) {
+    const size_t c = i % 2;  // channels last: the third position of the first sequence is at 4 and 5
+    const double rstd = k.scale[c].rstd;
+    EXPECT_FLOAT_EQ(k.dx[i], i / 2 == 2 ? static_cast<float>(k.gamma[c] * rstd * k.dy[i]) : 0.0f) << i;
+    if (i / 2 == 2) {
+      EXPECT_FLOAT_EQ(k.dgamma[c], static_cast<float>(rstd * k.dy[i] * (k.x[i] - k.scale[c].mean)));
+    }
+  }
+  frozen.batch_statistics = true;
+  expect_refused([&] { norm_backward(k.d, frozen, k.options); }, kExitUsage, "only one weight is above 0");
+}
+
 TEST(NormWeights, a_denormal_weight_is_absence) {
   Sequences k, denormal;
   std::replace(denormal.weights.begin(), denormal.weights.end(), 0.0f, 1e-40f);  // where x is NaN

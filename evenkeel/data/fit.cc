@@ -77,7 +77,11 @@ bool whole_numbers_are_pixels(double largest, const std::optional<ValueRange>& t
 void require_scale(const std::string& name, std::span<const uint8_t> bytes, double divisor,
                    const std::optional<ValueRange>& trained) {
   if (!trained || bytes.empty()) return;
-  compare(name, range_of_values(bytes), {trained->min * divisor, trained->max * divisor});
+  const ValueRange found = range_of_values(bytes);
+  // Bytes of 0 and 1 may be masks that somebody forgot to multiply, or a picture as good as black, in which 1 is rare.
+  constexpr int64_t kRare = 50;
+  if (found.max <= 1 && kRare * std::count(bytes.begin(), bytes.end(), 1) < static_cast<int64_t>(bytes.size())) return;
+  compare(name, found, {trained->min * divisor, trained->max * divisor});
 }
 
 void fit_to(Dataset& dataset, const std::optional<ValueRange>& trained) {

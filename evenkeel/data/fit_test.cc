@@ -61,6 +61,9 @@ TEST(Fit, pictures_that_are_only_bright_or_dark_or_black_are_taken) {
   EXPECT_TRUE(bytes_fit({0, 2}, 255, ValueRange{0, 1}));
   EXPECT_TRUE(bytes_fit({0, 255}, 1, ValueRange{0, 250}));
   EXPECT_SAYS(message_of<UsageError>([] { bytes_fit({0, 1}, 255, ValueRange{0, 1}); }), "0 to 1");
+  std::vector<uint8_t> dark(784);  // as good as black, and no mask of 0 and 1
+  dark[100] = 1;
+  EXPECT_TRUE(bytes_fit(dark, 255, ValueRange{0, 1}));
 }
 
 TEST(Fit, features_of_tables_are_not_compared_unless_they_are_pixels) {

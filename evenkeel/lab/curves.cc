@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <chrono>
 
+#include <fmt/format.h>
+
 #include "evenkeel/core/error.h"
+#include "evenkeel/train/statistics.h"
 
 namespace evenkeel::lab {
 
@@ -20,8 +23,14 @@ void follow_network(std::vector<LayerSpec>& layers) {
 }  // namespace
 
 ModelSpec normalized_by(ModelSpec spec, NormKind kind) {
-  spec.norm = kind;
+  spec.norm = NormKind::kBatch;
   follow_network(spec.layers);
+  if (kind != NormKind::kNone && norm_layers(spec).empty()) {
+    throw UsageError(fmt::format(
+        "network '{}' has no place for a norm, which this experiment compares with none; give another model",
+        spec.name));
+  }
+  spec.norm = kind;
   return spec;
 }
 

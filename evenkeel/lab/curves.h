@@ -13,7 +13,8 @@ namespace evenkeel::lab {
 
 // The network asked for, or `cnn` for images and `mlp` for tables.
 ModelSpec usual_network(const LabSetup& setup);
-// The network with that norm in place of its own, in every layer that has one; kNone: without any.
+// The network with that norm in place of its own, in every layer that has one; kNone: without any. Throws UsageError where
+// there is to be one and no layer has it.
 ModelSpec normalized_by(ModelSpec spec, NormKind kind);
 
 struct CurveSettings {

@@ -189,9 +189,13 @@ Lab::Lab(std::string folder, std::map<std::string, std::string> words, LabObserv
     throw FormatError(
         fmt::format("'{}' does not say what the folder's trials are of; give another folder by --out", path.string()));
   }
-  std::set<std::string> names;
-  for (const auto& [name, value] : own.items()) names.insert(name);
-  for (const auto& [name, value] : held->items()) names.insert(name);
+  std::set<std::string> sorted;
+  for (const auto& [name, value] : own.items()) sorted.insert(name);
+  for (const auto& [name, value] : held->items()) sorted.insert(name);
+  // What the data are called does not matter, what they hold does; that follows from how much is taken, which is the clearer thing to say.
+  const bool contents = sorted.erase("data") + sorted.erase("data contents") > 0;
+  std::vector<std::string> names(sorted.begin(), sorted.end());
+  if (contents) names.emplace_back("data contents");
   const auto word_of = [](const Json& json, const std::string& name) {
     return json.contains(name) && json[name].is_string() ? json[name].get<std::string>() : "";
   };

@@ -358,6 +358,10 @@ TEST(LabExperiments, that_do_not_suit_a_network_say_so_before_anything_is_run) {
   };
   const std::string layers = "[[layer]]\ntype = \"linear\"\nout = 16\n[[layer]]\ntype = \"linear\"\n";
   EXPECT_TRUE(unsuitable("norm_groups = 4\n" + layers).empty());
+  // Without a layer in front of the last one there is no place for a norm.
+  const auto none = unsuitable("[[layer]]\ntype = \"linear\"\n");
+  for (const char* name : {"speed", "learning-rate", "landscape", "placement", "small-batch"})
+    EXPECT_THAT(none.at(name), HasSubstr("no place for a norm")) << name;
   // Group norm as it comes makes 16 groups of 16 features.
   const auto single = unsuitable(layers);
   EXPECT_EQ(single.size(), 1u);

@@ -60,17 +60,26 @@ std::vector<double> accuracies(const LabSetup& setup, const Results& results, co
 }
 
 struct Range {
-  double decades = 0, highest = 0;  // 0: no rate is usable
+  double decades = 0;  // from the first to the last, as far as those between are usable, too
+  double highest = 0;  // 0: no rate is usable
 };
 Range usable(const std::vector<double>& rates, const std::vector<double>& accuracies, double bar,
              double decades_of_one) {
   Range range;
+  int64_t steps = -1;  // of the grid: one less than there are points
   for (size_t i = 0; i < rates.size(); ++i) {
     if (!at_least(accuracies[i], bar)) continue;
-    range.decades += decades_of_one;
+    ++steps;
     range.highest = rates[i];
   }
+  range.decades = static_cast<double>(std::max<int64_t>(steps, 0)) * decades_of_one;
   return range;
+}
+
+std::string words_of(double decades, double highest) {
+  if (highest == 0) return "no rate is usable";
+  if (decades == 0) return fmt::format("one rate is usable, {:g}", highest);
+  return fmt::format("{:g} decades of rates are usable, up to {:g}", decades, highest);
 }
 
 Outcome conclude(const LabSetup& setup, const Results& results) {
@@ -112,11 +121,9 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
                     : is_higher || is_wider ? Verdict::kHoldsInPart
                                             : Verdict::kDoesNotHold;
   outcome.answer = fmt::format(
-      "With the norm {:g} decades of rates are usable, up to {:g}; without it {:g}, up to {:g}. {} of {} runs came to "
-      "values that "
-      "are not finite with the norm, {} without it.",
-      batch.decades.median(), batch.highest.median(), none.decades.median(), none.highest.median(), batch.diverged,
-      static_cast<int64_t>(rates.size()) * setup.seeds, none.diverged);
+      "With the norm {}; without it {}. {} of {} runs came to values that are not finite with the norm, {} without it.",
+      words_of(batch.decades.median(), batch.highest.median()), words_of(none.decades.median(), none.highest.median()),
+      batch.diverged, static_cast<int64_t>(rates.size()) * setup.seeds, none.diverged);
   report::Series bar{.name = "usable from here", .x = {rates.front(), rates.back()}, .dashed = true};
   bar.y.assign(2, median_of(bars));
   outcome.charts = {{.title = "Accuracy by learning rate",

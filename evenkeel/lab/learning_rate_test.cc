@@ -59,7 +59,13 @@ TEST(LearningRateExperiment, a_point_of_the_full_grid_is_three_times_as_high) {
 TEST(LearningRateExperiment, the_figures_are_those_of_the_ranges) {
   const Outcome outcome = outcome_of(results_of({0.1, 0.3, 0.6, 0.8, 0.1, 0.1}, {0.1, 0.3, 0.76, 0.8, 0.78, 0.3}));
   EXPECT_NEAR(outcome.figures.at(0).median(), 10, 1e-9);  // 1 over 0.1
-  EXPECT_EQ(outcome.figures.at(1).median(), 2);           // 3 decades less 1
+  EXPECT_EQ(outcome.figures.at(1).median(), 2);           // 2 decades less 0
+  EXPECT_EQ(outcome.figures.at(2).median(), 0);           // one rate spans nothing
+  EXPECT_EQ(outcome.figures.at(3).median(), 2);           // from 0.01 to 1
+  EXPECT_NE(
+      outcome.answer.find("With the norm 2 decades of rates are usable, up to 1; without it one rate is usable, 0.1."),
+      std::string::npos)
+      << outcome.answer;
   EXPECT_EQ(outcome.charts.at(0).series.at(1).y.at(4), 0.78);
   EXPECT_NEAR(outcome.charts.at(0).series.at(2).y.at(0), 0.75, 1e-9);
   EXPECT_NE(outcome.answer.find("0 of 6 runs came to values that are not finite with the norm, 3 without it"),

@@ -235,6 +235,7 @@ struct Comparison {
   double target = 0;
   Figure steps = {}, seconds = {};  // without over with
   bool bound = false;               // a run without the norm missed the target: more than was measured
+  bool missed_without = true;       // no run without the norm came to the target
   std::vector<report::Chart> charts = {};
   std::vector<std::vector<std::string>> rows = {};
 };
@@ -267,6 +268,7 @@ Comparison compare(const LabSetup& setup, const Subject& subject, const Results&
       const std::optional<Reached> there = reached(curve, c.target);
       missed += there ? 0 : 1;
       c.bound = c.bound || (!there && norm == "none");
+      c.missed_without = c.missed_without && (!there || norm != "none");
       // No division by the 0 steps of a target that needs no training. Steps that were not taken cost as much as those that were.
       sides.back().push_back(
           there ? Reached{std::max(there->steps, 1.0), std::max(there->seconds, 1e-3)}
@@ -296,6 +298,21 @@ Comparison compare(const LabSetup& setup, const Subject& subject, const Results&
       {.name = "target", .x = {0, static_cast<double>(subject.steps)}, .y = {c.target, c.target}, .dashed = true});
   c.charts = {curves, grid};
   return c;
+}
+
+// "2 times fewer steps", "1.5 times as many seconds". ratio: without over with.
+std::string times(double ratio, const char* what) {
+  return ratio >= 1 ? fmt::format("{:.3g} times fewer {}", ratio, what)
+                    : fmt::format("{:.3g} times as many {}", 1 / ratio, what);
+}
+
+std::string answer_of(const Comparison& c) {
+  const std::string target = fmt::format("{}: {:.3g} %", c.network, 100 * c.target);
+  if (c.steps.median() == 0 && c.missed_without) return target + " is reached neither with the norm nor without it. ";
+  if (c.steps.median() == 0) return target + " is not reached with the norm. ";
+  return fmt::format("{} is reached in {}{} and {} with the norm. ", target,
+                     c.bound && c.steps.median() >= 1 ? "at least " : "", times(c.steps.median(), "steps"),
+                     times(c.seconds.median(), "seconds"));
 }
 
 // What a typical sigmoid of the last hidden layer sees, with the norm and without it: charts and figures. Returns whether its median wanders
@@ -354,9 +371,7 @@ Outcome conclude(const LabSetup& setup, const Results& results) {
     twice += at_least(c.steps.median(), kTwice) ? 1 : 0;
     sooner += c.steps.median() > 1 ? 1 : 0;
     cheaper += c.seconds.median() > 1 ? 1 : 0;
-    outcome.answer += fmt::format(
-        "{}: {:.3g} % is reached in {}{:.3g} times fewer steps and {:.3g} times fewer seconds with the norm. ",
-        c.network, 100 * c.target, c.bound ? "at least " : "", c.steps.median(), c.seconds.median());
+    outcome.answer += answer_of(c);
     outcome.figures.push_back(c.steps);
     outcome.figures.push_back(c.seconds);
     outcome.charts.insert(outcome.charts.end(), c.charts.begin(), c.charts.end());

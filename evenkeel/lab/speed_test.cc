@@ -94,6 +94,10 @@ TEST(SpeedExperiment, ratios_count_runs_that_miss_the_target) {
   EXPECT_EQ(outcome.figures.at(2).median(), 0);
   EXPECT_EQ(outcome.answer.find("net: 80 % is reached in at least 100 times fewer"), 0u) << outcome.answer;
   EXPECT_EQ(outcome.tables.at(0).rows.at(3).at(3), "not reached");
+  EXPECT_NE(outcome.answer.find("times fewer seconds with the norm. "), std::string::npos) << outcome.answer;
+  EXPECT_EQ(outcome.answer.find(" 0 times"), std::string::npos) << outcome.answer;
+  results["network/none/seed=1"] = curve(kNever, 1e-3);
+  EXPECT_NE(outcome_of(results).answer.find("is reached neither with the norm nor without it."), std::string::npos);
 }
 
 TEST(SpeedExperiment, the_best_rate_takes_the_fewest_steps_to_the_target) {
