@@ -22,20 +22,6 @@ class Resume(CommandLine):
         """A run of 240 steps, with all that is random, and checkpoints as often as can be."""
         return self.train_words(out, "--augment", "crop1,flip", "--checkpoint-every", "0.01", *more, epochs=40)
 
-    def start(self, words):
-        return subprocess.Popen(self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
-                                env=self.environment())
-
-    def wait_for_steps(self, process, out, steps):
-        """Until the log has so many steps; false when the run ended before."""
-        log = pathlib.Path(out) / "log.jsonl"
-        end = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < end and process.poll() is None:
-            if log.exists() and log.read_bytes().count(b"\n") > steps:
-                return True
-            time.sleep(0.002)
-        return False
-
     def uninterrupted(self):
         if type(self).whole is None:
             out = self.shared / "whole"

@@ -216,7 +216,11 @@ class Commands(CommandLine):
                      "--validation", "0.2", "--out", out)
         self.assertEqual(self.json_of("eval", out)["examples"], 18)  # a fifth of 90: label, seed and split are those of training
         self.assertEqual(self.json_of("eval", out, "--split", "validation")["examples"], 14)
-        self.assertEqual(self.json_of("eval", out, "--data", self.table, "--label", -1)["examples"], 18)
+        self.assertEqual(self.json_of("eval", out, "--data", self.table, "--label", -1, "--predictions", "p.csv")["examples"], 18)
+        lines = self.table.read_text().splitlines()
+        rows = list(csv.DictReader(io.StringIO((self.folder / "p.csv").read_text())))
+        self.assertEqual([lines[int(row["line"]) - 1].split(",")[-1] for row in rows], [row["label"] for row in rows])
+        self.assertEqual(len({row["line"] for row in rows}), 18)
 
     def test_predict_agrees_on_png_npy_and_csv(self):
         images, labels = pictures(4, 9)

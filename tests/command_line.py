@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import zlib
 
@@ -182,6 +183,20 @@ class CommandLine(unittest.TestCase):
             self.succeed(*self.train_words(out, epochs=5))
             type(self).model = out / "model.safetensors"
         return type(self).model
+
+    def start(self, words):
+        return subprocess.Popen(self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
+                                env=self.environment())
+
+    def wait_for_steps(self, process, out, steps):
+        """Until the log has so many steps; false when the run ended before."""
+        log = pathlib.Path(out) / "log.jsonl"
+        end = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end and process.poll() is None:
+            if log.exists() and log.read_bytes().count(b"\n") > steps:
+                return True
+            time.sleep(0.002)
+        return False
 
     def on_terminal(self, *words, **env):
         """What a terminal of 80 columns gets on standard error."""

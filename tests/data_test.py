@@ -161,6 +161,7 @@ class Data(CommandLine):
             self.refuse(2, *self.train_words("run", "--label", "foo", data=data), says="the label column 'foo' is asked for")
         for data in ("t.csv", self.data, "pictures"):
             self.refuse(2, *self.train_words("run", "--layout", "nhwc", data=data), says="--layout is asked for")
+            self.refuse(2, "data", "info", data, "--layout", "nhwc", says="--layout is asked for")
         self.succeed(*self.train_words("npz", data=path, epochs=1))
         self.refuse(2, "eval", "npz", "--label", "q", says="the label column 'q' is asked for")
 

@@ -66,9 +66,18 @@ class MicroBatch(CommandLine):
                              "tensors and settings: the micro-batch is no part of the run")
 
     def test_a_run_is_resumed_with_another_micro_batch(self):
-        out = self.folder / "run"
-        self.succeed(*self.train_words(out, "--micro-batch", 8, "--max-steps", 3))
-        self.succeed(*self.train_words(out, "--micro-batch", 16, "--max-steps", 3, "--resume"))
+        plain, out = self.folder / "plain", self.folder / "run"
+        words = ["--checkpoint-every", "0.01"]
+        self.succeed(*self.train_words(plain, *words, epochs=40))
+        process = self.start(self.train_words(out, *words, "--micro-batch", 8, epochs=40))
+        self.assertTrue(self.wait_for_steps(process, out, 20))
+        process.kill()
+        process.communicate()
+        self.assertLess(len(losses(out)), len(losses(plain)), "the run ended before it could be killed")
+        done = self.succeed(*self.train_words(out, *words, "--micro-batch", 16, "--resume", epochs=40))
+        self.assertIn("resuming", done.stderr)
+        self.assertEqual(losses(out), losses(plain))
+        self.assertEqual(safetensors(out / "model.safetensors"), safetensors(plain / "model.safetensors"))
 
     def test_a_spilled_run_has_the_same_bits_in_less_memory(self):
         kept, spilled, disk = self.folder / "kept", self.folder / "spilled", self.folder / "disk"

@@ -27,13 +27,16 @@ std::string csv_field(const std::string& text) {
 
 void write_predictions(const std::string& path, const data::Dataset& dataset, const Model& model,
                        const EvalResult& result) {
-  std::string text = "example,label,predicted,probability\n";
+  const bool has_lines =
+      !dataset.source_lines.empty();  // a table's examples are shuffled, and lines of weight 0 left out
+  std::string text = fmt::format("example,label,predicted,probability{}\n", has_lines ? ",line" : "");
   const auto classes = static_cast<size_t>(model.spec.classes);
   for (size_t i = 0; i < result.predictions.size(); ++i) {
     const int32_t label = dataset.labels[i], predicted = result.predictions[i];
-    text += fmt::format("{},{},{},{}\n", i, label < 0 ? "" : csv_field(class_name(model.class_names, label)),
+    text += fmt::format("{},{},{},{}{}\n", i, label < 0 ? "" : csv_field(class_name(model.class_names, label)),
                         csv_field(class_name(model.class_names, predicted)),
-                        result.probabilities[i * classes + static_cast<size_t>(predicted)]);
+                        result.probabilities[i * classes + static_cast<size_t>(predicted)],
+                        has_lines ? fmt::format(",{}", dataset.source_lines[i]) : "");
   }
   write_file_atomically(path, text);
 }

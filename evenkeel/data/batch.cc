@@ -11,6 +11,7 @@
 #include "evenkeel/core/interrupt.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/core/rng.h"
+#include "evenkeel/data/fit.h"
 
 namespace evenkeel::data {
 namespace {
@@ -222,6 +223,7 @@ BatchReader::BatchReader(const Dataset& dataset, const Standardization& standard
     throw UsageError("blur3 reflects the border, which needs images of at least 2x2; those of " + dataset.name +
                      " are " + to_string(dataset.example_shape));
   }
+  if (corrupts && holds_float_pixels(dataset)) corrupt_scale_ = 255;
   const auto entries = static_cast<int64_t>(standardization.mean.size());
   if (entries != channels_ || standardization.std.size() != standardization.mean.size()) {
     throw UsageError("the standardization has " + std::to_string(entries) + " means, but the examples of " +
@@ -285,7 +287,7 @@ void BatchReader::read_by_table(int64_t index, const Placement& place, float* x)
   }
 }
 
-// Assigns x = the example as floats (bytes / 255), corrupted.
+// Assigns x = the example as floats (bytes / 255, floats as they are), corrupted.
 void BatchReader::corrupt_into(int64_t index, float* x) const {
   const int64_t plane = height_ * width_;
   const auto each_plane = [&](const auto& pixel_of) {
@@ -310,7 +312,10 @@ void BatchReader::corrupt_into(int64_t index, float* x) const {
     each_plane([p](int64_t k) { return static_cast<double>(p[k]) / 255; });
   } else {
     const float* p = dataset_->values.values<float>().data() + index * example_size_;
-    each_plane([p](int64_t k) { return static_cast<double>(p[k]); });
+    const double scale = corrupt_scale_;
+    each_plane([p, scale](int64_t k) { return static_cast<double>(p[k]) / scale; });
+    if (scale == 1) return;
+    for (int64_t k = 0; k < example_size_; ++k) x[k] = static_cast<float>(static_cast<double>(x[k]) * scale);
   }
 }
 

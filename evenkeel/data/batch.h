@@ -82,6 +82,7 @@ class BatchReader {
   Standardization standardization_;
   Augment augment_;
   Corrupt corrupt_;
+  double corrupt_scale_ = 1;  // what floats are divided by before they are corrupted, and multiplied by after it
   uint64_t seed_;
   int64_t channels_, height_, width_, example_size_;  // tables: features, 1, 1
   bool by_table_;                                     // bytes, and every pixel changes alone

@@ -240,6 +240,11 @@ TEST(BatchReader, corruptions_of_single_pixels_follow_their_formulas) {
         EXPECT_NEAR(x[k], expected, 4e-7) << text;  // two roundings of values below 2
       }
     }
+    // Floats from 0 to 255 are changed in the same way, and stay on their scale.
+    Dataset pixels = as_floats(bytes);
+    for (float& v : pixels.values.values<float>()) v *= 255;
+    const auto x = read(BatchReader(pixels, {{51}, {127.5}}, {}, parse_corrupt(text)), all(3));
+    for (size_t k = 0; k < x.size(); ++k) EXPECT_NEAR(x[k], (formula(values[k] / 255.0) - .2) / .5, 1e-6) << text;
   }
 }
 

@@ -40,30 +40,6 @@ bool is_folder(const std::string& path) {
   return fs::is_directory(path, error);
 }
 
-// The examples at `indices`, in that order.
-Dataset take(const Dataset& all, std::span<const int64_t> indices) {
-  Dataset part;
-  part.name = all.name;
-  part.example_shape = all.example_shape;
-  part.class_names = all.class_names;
-  part.feature_names = all.feature_names;
-  part.count = static_cast<int64_t>(indices.size());
-  Shape shape = all.example_shape;
-  shape.insert(shape.begin(), part.count);
-  part.values = Tensor(all.values.dtype(), shape);
-  part.labels.reserve(indices.size());
-  const size_t bytes = all.count > 0 ? all.values.bytes() / static_cast<size_t>(all.count) : 0;
-  std::byte* out = part.values.raw();
-  for (const int64_t index : indices) {
-    const auto i = static_cast<size_t>(index);
-    if (bytes > 0) std::memcpy(out, all.values.raw() + i * bytes, bytes);
-    out += bytes;
-    part.labels.push_back(all.labels[i]);
-    if (!all.weights.empty()) part.weights.push_back(all.weights[i]);
-  }
-  return part;
-}
-
 // A random part of 0 .. count-1 and the rest, both ascending. `stream` keeps the two kinds of split apart.
 struct Partition {
   std::vector<int64_t> part, rest;
@@ -101,8 +77,8 @@ Splits split_off_test(Dataset all, const LoadOptions& options) {
                      " example, expected at least 2: it is split into train and test");
   }
   const Partition parts = partition(all.count, kTestFraction, options.seed, kTestSplit);
-  splits.test = take(all, parts.part);
-  splits.train = take(all, parts.rest);
+  splits.test = examples_at(all, parts.part);
+  splits.train = examples_at(all, parts.rest);
   return splits;
 }
 
@@ -149,6 +125,7 @@ Splits load_csv(const std::string& path, const LoadOptions& options) {
   std::copy(table.values.begin(), table.values.end(), all.values.values<float>().begin());
   all.labels = table.labels;
   all.weights = table.weights;
+  all.source_lines = table.lines;
   all.class_names = table.class_names;
   all.feature_names = table.feature_names;
   if (!table.doubt.empty()) all.notes.push_back(table.doubt);
@@ -242,8 +219,12 @@ Splits load_all(const std::string& spec, const LoadOptions& options) {
   refuse(spec);
 }
 
-// Options of tables, for data that are none.
+// Options of tables for data that are none, and of arrays.
 void refuse_idle(const std::string& spec, const LoadOptions& options) {
+  if (options.preprocess.layout != Layout::kChannelsFirst && !has_stated_layout(spec)) {
+    throw UsageError("--layout is asked for, but " + spec +
+                     " is no NPY or NPZ file: only in those may images be channels last; leave it out");
+  }
   if (is_table(spec)) return;
   for (const auto& [what, column] : {std::pair{"label", &options.label_column}, {"weight", &options.weight_column}}) {
     if (column->empty()) continue;
@@ -296,8 +277,8 @@ bool same_source(const std::string& a, const std::string& b) {
 }
 
 bool is_table(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".csv", ".tsv"}); }
-
 bool has_stated_layout(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".npy", ".npz"}); }
+
 
 void split_off_validation(Splits& splits, double fraction, uint64_t seed) {
   if (splits.validation.count > 0) {
@@ -306,7 +287,7 @@ void split_off_validation(Splits& splits, double fraction, uint64_t seed) {
                      std::to_string(splits.validation.count) + " examples; leave --validation out");
   }
   if (fraction == 0) {
-    splits.validation = take(splits.train, {});
+    splits.validation = examples_at(splits.train, {});
     return;
   }
   if (splits.train.count < 2) {
@@ -314,8 +295,8 @@ void split_off_validation(Splits& splits, double fraction, uint64_t seed) {
                      " training example, too few to take a validation set from");
   }
   const Partition parts = partition(splits.train.count, fraction, seed, kValidationSplit);
-  splits.validation = take(splits.train, parts.part);
-  splits.train = take(splits.train, parts.rest);
+  splits.validation = examples_at(splits.train, parts.part);
+  splits.train = examples_at(splits.train, parts.rest);
 }
 
 Splits load(const std::string& spec, const LoadOptions& options) {
@@ -399,7 +380,8 @@ Dataset examples_at(const Dataset& dataset, std::span<const int64_t> indices) {
                .labels = chosen(dataset.labels),
                .class_names = dataset.class_names,
                .feature_names = dataset.feature_names,
-               .example_names = chosen(dataset.example_names)};
+               .example_names = chosen(dataset.example_names),
+               .source_lines = chosen(dataset.source_lines)};
   const size_t row = indices.empty() ? 0 : part.values.bytes() / indices.size();
   for (size_t i = 0; i < indices.size(); ++i) {
     EK_ASSERT(indices[i] >= 0 && indices[i] < dataset.count);

@@ -27,6 +27,7 @@ struct Dataset {
   std::vector<std::string> class_names;    // one per class; the number itself where no name is known
   std::vector<std::string> feature_names;  // tables with a header: one per feature; else empty
   std::vector<std::string> example_names;  // load_examples only: "seven.png", "rows.csv:3"; else empty
+  std::vector<int64_t> source_lines = {};  // tables: the line of each in its file, from 1; else empty
   std::vector<std::string> notes =
       {};  // sentences about what is doubtful in the file, of a set as it was read; load moves them to Splits
 

@@ -99,6 +99,11 @@ void fit_to(Dataset& dataset, const std::optional<ValueRange>& trained) {
   dataset.values = std::move(floats);
 }
 
+bool holds_float_pixels(const Dataset& dataset) {
+  if (!dataset.is_image() || dataset.count == 0 || dataset.values.dtype() != DType::kF32) return false;
+  return is_pixels(range_of_values(dataset.values.values<float>()));
+}
+
 void require_channels_first(const std::string& name, const Shape& shape) {
   if (shape.size() != 4) return;
   const auto channels = [](int64_t extent) { return extent == 1 || extent == 3 || extent == 4; };

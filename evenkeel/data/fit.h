@@ -34,6 +34,9 @@ void require_scale(const std::string& name, std::span<const uint8_t> bytes, doub
 // Both of the above for a data set; images of bytes become floats (not divided) where the model was trained on 0..255.
 void fit_to(Dataset& dataset, const std::optional<ValueRange>& trained);
 
+// True for images of floats from 0 to about 255.
+bool holds_float_pixels(const Dataset& dataset);
+
 // Throws UsageError when `shape`, of an array of rank 4 taken as [n, channels, height, width], looks like [n, height, width, channels].
 void require_channels_first(const std::string& name, const Shape& shape);
 

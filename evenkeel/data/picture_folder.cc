@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <exception>
 #include <filesystem>
@@ -13,6 +14,7 @@
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/core/text.h"
 #include "evenkeel/core/utf8.h"
 #include "evenkeel/data/bytes.h"
 #include "evenkeel/data/folder.h"
@@ -44,16 +46,47 @@ std::vector<std::string> picture_names(const std::string& path, bool quietly = f
   return names;
 }
 
+// Pictures of kinds that are not read: somebody may believe that they are.
+bool is_other_picture(const std::string& name) {
+  constexpr std::array<std::string_view, 10> kEndings = {".bmp", ".gif", ".webp", ".tif",  ".tiff",
+                                                         ".ppm", ".pgm", ".heic", ".avif", ".jp2"};
+  const std::string small = lower(name);
+  return std::any_of(kEndings.begin(), kEndings.end(),
+                     [&](std::string_view ending) { return small.ends_with(ending); });
+}
+
+// What is not taken.
+struct LeftOut {
+  std::vector<std::string> pictures, folders;
+
+  std::vector<std::string> notes() const {
+    std::vector<std::string> all;
+    const auto others = [](size_t count) { return count == 1 ? "" : fmt::format(" and {} more", count - 1); };
+    if (!pictures.empty())
+      all.push_back(fmt::format("left out, not PNG or JPEG: {}{}", pictures[0], others(pictures.size())));
+    if (!folders.empty())
+      all.push_back(
+          fmt::format("no class, because there is no picture in it: {}{}", folders[0], others(folders.size())));
+    return all;
+  }
+};
+
 // Class name -> its pictures. Folders without pictures are no classes.
 using Classes = std::map<std::string, std::vector<std::string>>;
 
-Classes classes_in(const std::string& path) {
+Classes classes_in(const std::string& path, LeftOut& left_out) {
   Classes classes;
   for (const std::string& name : names_in(path, true)) {
     const std::string folder = join(path, name);
-    std::vector<std::string> files = picture_names(folder);
-    for (std::string& file : files) file = join(folder, file);
-    if (files.empty()) continue;
+    std::vector<std::string> files;
+    for (const std::string& file : names_in(folder, false)) {
+      if (has_picture_name(file)) files.push_back(join(folder, file));
+      if (is_other_picture(file)) left_out.pictures.push_back(join(folder, file));
+    }
+    if (files.empty()) {
+      left_out.folders.push_back(folder);
+      continue;
+    }
     if (!is_utf8(name)) {
       throw UsageError(fmt::format("{}: the folder {} names a class, and its name is not UTF-8; rename it",
                                    with_bytes_written_out(path), with_bytes_written_out(name)));
@@ -165,16 +198,18 @@ Splits load_picture_folder(const std::string& path, const LoadOptions& options) 
   std::string test_path = split ? first_with_classes(path, {"test"}) : "";
   std::string validation_path = split ? first_with_classes(path, {"val", "valid", "validation"}) : "";
   if (test_path.empty()) std::swap(test_path, validation_path);  // two sets are train and test
-  const Classes classes = classes_in(train_path);
+  LeftOut left_out;
+  const Classes classes = classes_in(train_path, left_out);
   std::vector<std::string> names;
   for (const auto& [name, files] : classes) names.push_back(name);
   const Files train = files_of(classes, names, train_path);
   Files test, validation;
-  if (!test_path.empty()) test = files_of(classes_in(test_path), names, test_path);
-  if (!validation_path.empty()) validation = files_of(classes_in(validation_path), names, validation_path);
+  if (!test_path.empty()) test = files_of(classes_in(test_path, left_out), names, test_path);
+  if (!validation_path.empty()) validation = files_of(classes_in(validation_path, left_out), names, validation_path);
   const Shape shape = shape_of({&train, &test, &validation}, options);
   Splits splits;
   splits.train = decode(train, shape, path, names);
+  splits.train.notes = left_out.notes();
   if (!test.paths.empty()) splits.test = decode(test, shape, path, names);
   if (!validation.paths.empty()) splits.validation = decode(validation, shape, path, names);
   return splits;

@@ -39,6 +39,22 @@ TEST(PictureFolder, classes_are_folders_and_examples_stand_in_the_order_of_names
   EXPECT_EQ(values[4], 1);
   EXPECT_EQ(values[8], 2);
   EXPECT_EQ(splits.test.count, 0);
+  ASSERT_EQ(splits.train.notes.size(), 1u);
+  EXPECT_SAYS(splits.train.notes[0], "no class, because there is no picture in it: " + folder.path() + "/empty");
+}
+
+TEST(PictureFolder, pictures_of_other_kinds_are_left_out_with_a_note) {
+  const TemporaryFolder folder;
+  put(folder, "train/a/1.png", grey_png(1));
+  put(folder, "train/a/2.BMP", "");
+  put(folder, "train/b/1.png", grey_png(2));
+  put(folder, "test/a/1.png", grey_png(1));
+  put(folder, "test/a/2.webp", "");
+  put(folder, "test/b/Thumbs.db", "");
+  const Splits splits = load(folder.path());
+  ASSERT_EQ(splits.notes.size(), 2u);
+  EXPECT_EQ(splits.notes[0], "left out, not PNG or JPEG: " + folder.path() + "/train/a/2.BMP and 1 more");
+  EXPECT_EQ(splits.notes[1], "no class, because there is no picture in it: " + folder.path() + "/test/b");
 }
 
 TEST(PictureFolder, one_picture_in_colour_makes_all_of_them_so_unless_the_model_wants_grey) {

@@ -346,7 +346,8 @@ Plan planned(const Graph& graph, const PlanOptions& options) {
   plan.shard_unit = shard_unit_of(plan.graph);
   for (PhaseNodes& nodes : phased.phases) {
     Phase phase{std::move(nodes)};
-    phase.tile = options.tile > 0 ? options.tile : tile_examples(example_bytes(plan.graph, phase));
+    phase.tile = options.tile > 0 ? std::min(options.tile, std::max<int64_t>(options.batch, 1))
+                                  : tile_examples(example_bytes(plan.graph, phase));
     if (options.micro_batch > 0) phase.tile = std::min(phase.tile, options.micro_batch);
     phase.chunk = round_up(phase.tile, kBlockExamples);
     if (options.deterministic) plan.shard_unit = std::lcm(plan.shard_unit, phase.chunk);

@@ -137,8 +137,9 @@ TEST(SpeedExperiment, learns_what_can_be_learned) {
     }
     EXPECT_GT(inputs["swing"], 0);
   }
-  // gamma is 1 and beta 0 before the first step: about half of the values lie on either side of 0.
-  EXPECT_NEAR(results.at("sigmoid/batch/seed=1")["inputs"]["median"][0].get<double>(), 0, 1.5);
+  // gamma is 1 and beta 0 before the first step, so the mean of the training examples is 0 and their deviation 1. The clouds lie two and two
+  // on either side of most units: the median of the test examples may stand within one of them.
+  EXPECT_NEAR(results.at("sigmoid/batch/seed=1")["inputs"]["median"][0].get<double>(), 0, 0.2);
 }
 
 }  // namespace

@@ -43,10 +43,6 @@ RunInput load_input(const TrainSettings& settings, int threads) {
     input.from = load_model(settings.from);
     read_as_trained(*input.from, settings.data, load);
   }
-  if (load.preprocess.layout != data::Layout::kChannelsFirst && !data::has_stated_layout(settings.data)) {
-    throw UsageError("--layout is asked for, but " + settings.data +
-                     " is no NPY or NPZ file: only in those may images be channels last; leave it out");
-  }
   splits = settings.make_splits ? settings.make_splits() : data::load(settings.data, load);
   data::require_learnable(splits.train);
   if (settings.overfit > 0) {
