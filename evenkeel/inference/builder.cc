@@ -505,10 +505,15 @@ void Builder::require_rank(size_t input, size_t at_least, size_t at_most) const 
   }
 }
 
-Buffer Builder::plain_buffer(const std::string& name) {
+Buffer Builder::readable_buffer(const std::string& name) {
   const auto value = values_.find(name);
   if (value == values_.end()) throw UsageError(fmt::format("the model makes no value '{}'", name));
-  return in_layout(value->second, Layout::kPlain);
+  const Buffer from = in_layout(value->second, Layout::kPlain);
+  if (std::find(inputs_.begin(), inputs_.end(), from) == inputs_.end()) return from;
+  const size_t bytes = buffers_[static_cast<size_t>(from)].bytes;
+  const Buffer to = new_buffer(bytes);
+  step({from}, {to}, [=](const Frame& f) { std::memcpy(f.at(to), f.at(from), bytes); });
+  return to;
 }
 
 }  // namespace evenkeel::inference
