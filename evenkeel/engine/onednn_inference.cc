@@ -53,8 +53,6 @@ algorithm algorithm_of(MapKind kind) {
       return algorithm::eltwise_gelu_tanh;
     case MapKind::kHardSwish:
       return algorithm::eltwise_hardswish;
-    case MapKind::kSoftplus:
-      return algorithm::eltwise_soft_relu;
     case MapKind::kSwish:
       return algorithm::eltwise_swish;
     case MapKind::kExp:

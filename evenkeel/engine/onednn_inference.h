@@ -26,7 +26,6 @@ enum class MapKind {
   kGelu,  // by erf
   kGeluTanh,
   kHardSwish,  // x * min(max(x + 3, 0), 6) / 6
-  kSoftplus,   // log(1 + exp(x))
   kSwish,      // x * sigmoid(alpha * x)
   kExp,
   kLog,

@@ -102,7 +102,6 @@ std::vector<Map> maps_of(const Builder& b, const onnx::Node& node) {
   if (op == "Tanh") return {{MapKind::kTanh}};
   if (op == "HardSwish") return {{MapKind::kHardSwish}};
   if (op == "Gelu") return {{node.text("approximate", "none") == "tanh" ? MapKind::kGeluTanh : MapKind::kGelu}};
-  if (op == "Softplus") return {{MapKind::kSoftplus}};
   if (op == "Exp") return {{MapKind::kExp}};
   if (op == "Neg") return {{MapKind::kLinear, -1, 0}};
   if (op == "Sqrt") return {{MapKind::kSqrt}};
@@ -148,6 +147,9 @@ void lower_map(Builder& b) {
   if (op == "Erf") return loop_step<float>(b, [](float v) { return std::erf(v); });
   if (op == "Sign") return loop_step<float>(b, [](float v) { return v > 0 ? 1.f : v < 0 ? -1.f : v; });
   if (op == "Softsign") return loop_step<float>(b, [](float v) { return v / (1 + std::abs(v)); });
+  // oneDNN's soft_relu has an absolute error of 2e-6, and is negative where the result is smaller.
+  if (op == "Softplus")
+    return loop_step<float>(b, [](float v) { return v > 0 ? v + std::log1p(std::exp(-v)) : std::log1p(std::exp(v)); });
   if (op == "Selu") {
     const float alpha = b.node().number("alpha", 1.67326319f), gamma = b.node().number("gamma", 1.05070102f);
     return loop_step<float>(b, [=](float v) { return v > 0 ? gamma * v : gamma * alpha * std::expm1(v); });
