@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/inference/ops.h"
+#include "evenkeel/inference/whole.h"
 #include "evenkeel/inference/window.h"
 
 namespace evenkeel::inference {
@@ -120,12 +122,11 @@ std::vector<Map> chain_tail(const Builder& b) {
 void lower_map(Builder& b) {
   const std::string& op = b.node().op_type;
   if (b.in(0).kind == Kind::kInteger) {
+    const Narrowing narrow(b.in(0).type);
     if (op == "Relu") return loop_step<int64_t>(b, [](int64_t v) { return std::max<int64_t>(v, 0); });
-    if (op == "Neg")
-      return loop_step<int64_t>(b, [](int64_t v) { return static_cast<int64_t>(-static_cast<uint64_t>(v)); });
+    if (op == "Neg") return loop_step<int64_t>(b, [=](int64_t v) { return narrow(-static_cast<uint64_t>(v)); });
     if (op == "Abs")
-      return loop_step<int64_t>(b,
-                                [](int64_t v) { return v < 0 ? static_cast<int64_t>(-static_cast<uint64_t>(v)) : v; });
+      return loop_step<int64_t>(b, [=](int64_t v) { return v < 0 ? narrow(-static_cast<uint64_t>(v)) : v; });
     if (op == "Not") return loop_step<int64_t>(b, [](int64_t v) { return v == 0 ? int64_t{1} : int64_t{0}; });
     if (op == "Clip") {
       const auto bound = [&](size_t i, int64_t otherwise) {
@@ -191,22 +192,21 @@ void broadcast_step(Builder& b, ElementType type, F f) {
   });
 }
 
-int64_t wrapped(uint64_t v) { return static_cast<int64_t>(v); }
-
 void integer_binary(Builder& b) {
   const std::string& op = b.node().op_type;
   const ElementType type = b.in(0).type;
+  const Narrowing narrow(type);
   const auto u = [](int64_t v) { return static_cast<uint64_t>(v); };
   if (op == "Add")
-    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return wrapped(u(x) + u(y)); });
+    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return narrow(u(x) + u(y)); });
   if (op == "Sub")
-    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return wrapped(u(x) - u(y)); });
+    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return narrow(u(x) - u(y)); });
   if (op == "Mul")
-    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return wrapped(u(x) * u(y)); });
+    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return narrow(u(x) * u(y)); });
   if (op == "Div") {
     return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) {
       if (y == 0) return int64_t{0};
-      return y == -1 ? wrapped(-u(x)) : x / y;
+      return y == -1 ? narrow(-u(x)) : x / y;
     });
   }
   if (op == "Mod") {
@@ -338,6 +338,7 @@ void lower_extremum(Builder& b) {
   if (whole && op == "Mean") b.unsupported("whole numbers");
   const Buffer to = b.write(0, wide, b.in(0).type);
   const Shape own = strides_of(wide, Layout::kPlain);
+  const Narrowing narrow(b.in(0).type);
   const auto fold = [=, n = element_count(wide)](const Frame& frame, auto example) {
     using T = decltype(example);
     T* out = reinterpret_cast<T*>(frame.at(to));
@@ -353,8 +354,10 @@ void lower_extremum(Builder& b) {
           value = std::max(value, next);
         else if (op == "Min")
           value = std::min(value, next);
+        else if constexpr (std::is_same_v<T, int64_t>)
+          value = narrow(static_cast<uint64_t>(value) + static_cast<uint64_t>(next));
         else
-          value = static_cast<T>(value + next);
+          value += next;
       }
       out[i] = op == "Mean" ? static_cast<T>(value / static_cast<T>(reads.size())) : value;
     }
@@ -438,40 +441,6 @@ void lower_prelu(Builder& b) {
 
 namespace {
 
-// A whole number of `bits` bits, as casts wrap it around.
-int64_t narrowed(int64_t v, int bits, bool is_signed) {
-  const auto u = static_cast<uint64_t>(v) << (64 - bits);
-  return is_signed ? static_cast<int64_t>(u) >> (64 - bits) : static_cast<int64_t>(u >> (64 - bits));
-}
-
-int64_t whole_of(float v) {
-  if (std::isnan(v)) return 0;
-  if (v >= 9.2e18f) return std::numeric_limits<int64_t>::max();
-  if (v <= -9.2e18f) return std::numeric_limits<int64_t>::min();
-  return static_cast<int64_t>(v);
-}
-
-std::function<int64_t(int64_t)> narrowing(ElementType type) {
-  switch (type) {
-    case ElementType::kBool:
-      return [](int64_t v) { return v != 0 ? int64_t{1} : int64_t{0}; };
-    case ElementType::kInt8:
-      return [](int64_t v) { return narrowed(v, 8, true); };
-    case ElementType::kUint8:
-      return [](int64_t v) { return narrowed(v, 8, false); };
-    case ElementType::kInt16:
-      return [](int64_t v) { return narrowed(v, 16, true); };
-    case ElementType::kUint16:
-      return [](int64_t v) { return narrowed(v, 16, false); };
-    case ElementType::kInt32:
-      return [](int64_t v) { return narrowed(v, 32, true); };
-    case ElementType::kUint32:
-      return [](int64_t v) { return narrowed(v, 32, false); };
-    default:
-      return [](int64_t v) { return v; };
-  }
-}
-
 template <class From, class To, class F>
 void cast_step(Builder& b, ElementType type, F f) {
   const Value& x = b.in(0);
@@ -490,10 +459,11 @@ void lower_cast(Builder& b) {
   const auto type = b.node().op_type == "CastLike" ? b.in(1).type : static_cast<ElementType>(b.node().integer("to", 0));
   const Kind from = b.in(0).kind, to = kind_of(type);
   if (to == Kind::kInteger) {
-    const auto narrow = narrowing(type);
-    if (from == Kind::kInteger) return cast_step<int64_t, int64_t>(b, type, narrow);
+    const Narrowing narrow(type);
+    if (from == Kind::kInteger) return cast_step<int64_t, int64_t>(b, type, [=](int64_t v) { return narrow(v); });
     const bool truth = type == ElementType::kBool;
-    return cast_step<float, int64_t>(b, type, [=](float v) { return truth ? int64_t{v != 0} : narrow(whole_of(v)); });
+    return cast_step<float, int64_t>(
+        b, type, [=](float v) { return truth ? int64_t{v != 0} : narrow(whole_of(static_cast<double>(v))); });
   }
   const auto rounded = [type](float v) {
     if (type != ElementType::kFloat16 && type != ElementType::kBfloat16) return v;

@@ -11,6 +11,7 @@
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/inference/copy.h"
 #include "evenkeel/inference/ops.h"
+#include "evenkeel/inference/whole.h"
 
 namespace evenkeel::inference {
 namespace {
@@ -290,7 +291,7 @@ void lower_pad(Builder& b) {
   const std::string mode = node.text("mode", "constant");
   if (mode == "constant") {
     float value = node.number("value", 0);
-    int64_t whole = static_cast<int64_t>(value);
+    int64_t whole = whole_of(static_cast<double>(value));
     if (b.has(2) && b.in(2).count() == 1) {
       value = b.floats(2)[0];
       if (b.in(2).kind == Kind::kInteger) whole = b.integers(2)[0];

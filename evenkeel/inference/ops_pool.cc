@@ -8,6 +8,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/inference/ops.h"
+#include "evenkeel/inference/whole.h"
 #include "evenkeel/inference/window.h"
 
 namespace evenkeel::inference {
@@ -98,36 +99,74 @@ int64_t offset_of(int64_t index, const Shape& extents, const Shape& strides) {
   return offset;
 }
 
-template <class T>
-void reduce_step(Builder& b, const Reduction& r, Buffer from, Buffer to) {
-  const std::string op = b.node().op_type;
+// out[row] = fold(at, length): at(i) is element i of the row.
+template <class T, class Fold>
+void reduce_step(Builder& b, const Reduction& r, Buffer from, Buffer to, Fold fold) {
   b.step({from}, {to}, [=, threads = b.threads()](const Frame& f) {
     const T* in = reinterpret_cast<const T*>(f.at(from));
     T* out = reinterpret_cast<T*>(f.at(to));
     parallel_for(r.rows, r.rows * r.length < (1 << 14) ? 1 : threads, [&](int64_t row, int) {
       const T* base = in + offset_of(row, r.kept, r.kept_strides);
-      double sum = op == "ReduceProd" ? 1 : 0;
-      T extreme = base[0];
-      for (int64_t i = 0; i < r.length; ++i) {
-        const T v = base[offset_of(i, r.reduced, r.reduced_strides)];
-        const auto d = static_cast<double>(v);
-        if (op == "ReduceMax")
-          extreme = std::max(extreme, v);
-        else if (op == "ReduceMin")
-          extreme = std::min(extreme, v);
-        else if (op == "ReduceProd")
-          sum *= d;
-        else if (op == "ReduceL1")
-          sum += std::abs(d);
-        else if (op == "ReduceL2" || op == "ReduceSumSquare")
-          sum += d * d;
-        else
-          sum += d;
-      }
-      if (op == "ReduceMean") sum /= static_cast<double>(r.length);
-      if (op == "ReduceL2") sum = std::sqrt(sum);
-      out[row] = op == "ReduceMax" || op == "ReduceMin" ? extreme : static_cast<T>(sum);
+      out[row] = fold([&](int64_t i) { return base[offset_of(i, r.reduced, r.reduced_strides)]; }, r.length);
     });
+  });
+}
+
+void reduce_floats(Builder& b, const Reduction& r, Buffer from, Buffer to) {
+  const std::string op = b.node().op_type;
+  if (op == "ReduceMax" || op == "ReduceMin") {
+    const bool is_max = op == "ReduceMax";
+    return reduce_step<float>(b, r, from, to, [=](const auto& at, int64_t length) {
+      float extreme = at(0);
+      for (int64_t i = 1; i < length; ++i) extreme = is_max ? std::max(extreme, at(i)) : std::min(extreme, at(i));
+      return extreme;
+    });
+  }
+  reduce_step<float>(b, r, from, to, [=](const auto& at, int64_t length) {
+    double sum = op == "ReduceProd" ? 1 : 0;
+    for (int64_t i = 0; i < length; ++i) {
+      const auto v = static_cast<double>(at(i));
+      if (op == "ReduceProd")
+        sum *= v;
+      else if (op == "ReduceL1")
+        sum += std::abs(v);
+      else if (op == "ReduceL2" || op == "ReduceSumSquare")
+        sum += v * v;
+      else
+        sum += v;
+    }
+    if (op == "ReduceMean") sum /= static_cast<double>(length);
+    return static_cast<float>(op == "ReduceL2" ? std::sqrt(sum) : sum);
+  });
+}
+
+// Sums and products wrap around as the type does; a mean and the root of a sum of squares lose what is behind the point.
+void reduce_whole(Builder& b, const Reduction& r, Buffer from, Buffer to) {
+  const std::string op = b.node().op_type;
+  const Narrowing narrow(b.in(0).type);
+  reduce_step<int64_t>(b, r, from, to, [=](const auto& at, int64_t length) {
+    uint64_t sum = op == "ReduceProd" ? 1 : 0;
+    int64_t extreme = at(0);
+    double squares = 0;
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t v = at(i);
+      const auto u = static_cast<uint64_t>(v);
+      if (op == "ReduceMax")
+        extreme = std::max(extreme, v);
+      else if (op == "ReduceMin")
+        extreme = std::min(extreme, v);
+      else if (op == "ReduceProd")
+        sum *= u;
+      else if (op == "ReduceL1")
+        sum += v < 0 ? -u : u;
+      else if (op == "ReduceL2")
+        squares += static_cast<double>(v) * static_cast<double>(v);
+      else
+        sum += op == "ReduceSumSquare" ? u * u : u;
+    }
+    if (op == "ReduceMax" || op == "ReduceMin") return extreme;
+    if (op == "ReduceL2") return narrow(whole_of(std::sqrt(squares)));
+    return op == "ReduceMean" ? narrow(static_cast<int64_t>(sum) / length) : narrow(sum);
   });
 }
 
@@ -167,7 +206,7 @@ void lower_reduce(Builder& b) {
   }
   if (r.length == 0) b.unsupported("an empty reduction");
   const Buffer from = b.read_as_is(0), to = b.write(0, y, x.type);
-  x.kind == Kind::kFloat ? reduce_step<float>(b, r, from, to) : reduce_step<int64_t>(b, r, from, to);
+  x.kind == Kind::kFloat ? reduce_floats(b, r, from, to) : reduce_whole(b, r, from, to);
 }
 
 // ArgMax, ArgMin: the index of the first extreme along an axis.
