@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "evenkeel/core/error.h"
 #include "evenkeel/inference/session.h"
 #include "evenkeel/model_io/onnx_testing.h"
 
@@ -18,6 +19,8 @@ using onnx::ElementType;
 using onnx::info;
 using onnx::Node;
 using onnx::node;
+using testing::ElementsAre;
+using testing::HasSubstr;
 
 // A model of the nodes, from x to y.
 onnx::Model from_x_to_y(std::vector<Node> nodes, const Shape& x) {
@@ -141,6 +144,124 @@ TEST(Operators, a_difference_of_bytes_is_a_byte_also_as_a_float) {
   Program p = run({bytes, twice, node("Sub", {"b", "t"}, {"d"}), floats}, {2}, {10, 200});
   EXPECT_EQ(p.output("y")[0], 246);
   EXPECT_EQ(p.output("y")[1], 56);
+}
+
+// --- numbers in files that mean harm: what overflowed is for the sanitizers, the sentence for all builds --------------------
+constexpr int64_t kHuge = int64_t{1} << 40, kFar = std::numeric_limits<int64_t>::max();
+
+// x is of shape `x`; constants of whole numbers by name. The message with which the model is refused, or "shape [..]" of its output.
+std::string bound(Node n, const Shape& x, const std::map<std::string, std::vector<int64_t>>& constants = {},
+                  const std::map<std::string, Shape>& weights = {}) {
+  onnx::Model m = from_x_to_y({std::move(n)}, Shape(x.size(), -1));
+  for (const auto& [name, values] : constants) {
+    m.graph.set_initializer(
+        onnx::make_tensor(name, {static_cast<int64_t>(values.size())}, std::span<const int64_t>(values)));
+  }
+  for (const auto& [name, shape] : weights)
+    onnx::add(m, name, shape, std::vector<float>(static_cast<size_t>(element_count(shape)), 1));
+  try {
+    Program p(m, {.inputs = {{"x", x}}, .threads = 1});
+    return "shape " + to_string(p.shape_of("y"));
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+TEST(HostileNumbers, extents_beside_a_0_are_bounded_too) {
+  EXPECT_THAT(bound(node("Flatten", {"x"}, {"y"}), {0, kHuge, kHuge, 5}), HasSubstr("is too large"));
+  EXPECT_THAT(bound(node("Transpose", {"x"}, {"y"}), {kHuge, kHuge, 5, 0}), HasSubstr("is too large"));
+  Node reshape = node("Reshape", {"x", "s"}, {"y"});
+  reshape.set("allowzero", int64_t{1});
+  EXPECT_THAT(bound(reshape, {0}, {{"s", {0, kHuge, kHuge}}}), HasSubstr("more than can be held"));
+  EXPECT_THAT(bound(node("ConstantOfShape", {"s"}, {"y"}), {1}, {{"s", {0, kHuge, kHuge}}}),
+              HasSubstr("more than can be held"));
+  EXPECT_THAT(bound(node("Add", {"x", "w"}, {"y"}), {1}, {}, {{"w", {0, kHuge, 3}}}),
+              HasSubstr("tensor 'w' has the shape [0, 1099511627776, 3], more than can be held"));
+  EXPECT_EQ(bound(node("Flatten", {"x"}, {"y"}), {0, 1000, 1000, 5}), "shape [0, 5000000]");
+}
+
+TEST(HostileNumbers, of_transposed_convolutions) {
+  for (const int64_t extent : {std::numeric_limits<int64_t>::min(), int64_t{0}, kFar, kHuge}) {
+    Node n = node("ConvTranspose", {"x", "w"}, {"y"});
+    n.set("output_shape", std::vector<int64_t>{extent, 5});
+    EXPECT_THAT(bound(n, {1, 2, 4, 4}, {}, {{"w", {2, 3, 2, 2}}}), HasSubstr("output_shape: expected 1 to 2^24"))
+        << extent;
+  }
+  Node wide = node("ConvTranspose", {"x", "w"}, {"y"});
+  wide.set("strides", std::vector<int64_t>{1 << 24, 1 << 24});
+  EXPECT_THAT(bound(wide, {1, 2, 400, 400}, {}, {{"w", {2, 3, 2, 2}}}), HasSubstr("more than can be held"));
+}
+
+TEST(HostileNumbers, of_groups) {
+  Node conv = node("Conv", {"x", "w"}, {"y"}), norm = node("GroupNormalization", {"x", "g", "b"}, {"y"});
+  conv.set("group", int64_t{1} << 62);  // times 4: 0
+  norm.set("num_groups", int64_t{1} << 62);
+  EXPECT_THAT(bound(conv, {1, 0, 4, 4}, {}, {{"w", {4, 4, 1, 1}}}), HasSubstr("do not fit an input"));
+  EXPECT_THAT(bound(norm, {4, 0, 4}, {}, {{"g", {0}}, {"b", {0}}}), HasSubstr("0 channels in"));
+}
+
+TEST(HostileNumbers, of_windows_and_products) {
+  Node pool = node("MaxPool", {"x"}, {"y"}), conv = node("Conv", {"x", "w"}, {"y"});
+  const std::vector<int64_t> wide(4, 1 << 23);
+  pool.set("kernel_shape", std::vector<int64_t>{(1 << 23) + 1, (1 << 23) + 1});
+  pool.set("pads", wide);
+  conv.set("pads", wide);
+  EXPECT_THAT(bound(conv, {1, 1, 4, 4}, {}, {{"w", {1, 1, 2, 2}}}), HasSubstr("more than can be held"));
+  EXPECT_THAT(bound(pool, {1, 1, 4, 4}), HasSubstr("more than can be held"));
+}
+
+TEST(HostileNumbers, of_parts_that_add_up_to_it_only_after_they_overflow) {
+  EXPECT_THAT(bound(node("Split", {"x", "s"}, {"y", "", ""}), {4}, {{"s", {kFar, kFar, 6}}}), HasSubstr("parts of"));
+  EXPECT_EQ(bound(node("Split", {"x", "s"}, {"y", "", ""}), {4}, {{"s", {3, 0, 1}}}), "shape [3]");
+}
+
+TEST(HostileNumbers, of_steps_and_paddings) {
+  Node slice = node("Slice", {"x", "s", "e", "a", "t"}, {"y"});
+  const Shape x = {0, int64_t{1} << 33, 2};
+  for (const int64_t step : {kHuge, kFar, -kHuge, std::numeric_limits<int64_t>::min()}) {
+    EXPECT_EQ(bound(slice, x, {{"s", {0}}, {"e", {9}}, {"a", {0}}, {"t", {step}}}), "shape [0, 8589934592, 2]");
+  }
+  EXPECT_EQ(bound(slice, {5}, {{"s", {0}}, {"e", {9}}, {"a", {0}}, {"t", {kFar}}}), "shape [1]");
+  EXPECT_EQ(bound(slice, {5}, {{"s", {4}}, {"e", {-9}}, {"a", {0}}, {"t", {-kFar}}}), "shape [1]");
+  const int64_t far = int64_t{1} << 32;
+  EXPECT_EQ(bound(node("Pad", {"x", "p"}, {"y"}), x, {{"p", {-far, 0, 0, far, 0, 0}}}), "shape [0, 8589934592, 2]");
+  EXPECT_EQ(bound(node("Pad", {"x", "p"}, {"y"}), {5}, {{"p", {-7, 9}}}), "shape [7]");
+}
+
+TEST(HostileNumbers, of_blocks) {
+  Node blocks = node("SpaceToDepth", {"x"}, {"y"});
+  for (const int64_t size : {int64_t{1} << 16, int64_t{1} << 14}) {
+    blocks.set("blocksize", size);
+    EXPECT_EQ(bound(blocks, {1, int64_t{1} << 34, 0, 0}).rfind("shape", 0), std::string::npos) << size;
+  }
+}
+
+TEST(HostileNumbers, of_ranges) {
+  const auto whole_range = [](int64_t start, int64_t limit, int64_t delta) {
+    return bound(node("Range", {"a", "b", "c"}, {"y"}), {1}, {{"a", {start}}, {"b", {limit}}, {"c", {delta}}});
+  };
+  EXPECT_EQ(whole_range(-kFar - 1, kFar, int64_t{1} << 62), "shape [4]");
+  EXPECT_EQ(whole_range(kFar, -kFar - 1, -kFar - 1), "shape [2]");
+  EXPECT_EQ(whole_range(0, 7, 3), "shape [3]");
+  EXPECT_EQ(whole_range(7, 0, -7), "shape [1]");
+  EXPECT_EQ(whole_range(3, 3, 1), "shape [0]");
+  EXPECT_EQ(whole_range(3, 4, -1), "shape [0]");
+  for (const auto& [limit, delta] : {std::pair{kFar, int64_t{1}}, {3, 0}, {-3, 0}})
+    EXPECT_THAT(whole_range(0, limit, delta), HasSubstr("a range without end")) << limit << ", " << delta;
+  const auto range = [](float start, float limit, float delta) {
+    onnx::Model m = from_x_to_y({node("Range", {"a", "b", "c"}, {"y"})}, {1});
+    for (const auto& [name, value] : {std::pair{"a", start}, {"b", limit}, {"c", delta}})
+      onnx::add(m, name, {}, {value});
+    Program p(m, {.inputs = {{"x", {1}}}, .threads = 1});
+    p.run({{"x", &start}});
+    const auto y = p.output("y");
+    return std::vector<float>(y.begin(), y.end());
+  };
+  EXPECT_THAT(range(1, 2, 0.5f), ElementsAre(1, 1.5f));
+  EXPECT_THAT(range(2, 1, 0.5f), ElementsAre());
+  for (const float limit : {0.0f, 1.0f, 2.0f}) EXPECT_THROW(range(1, limit, 0), FormatError) << limit;
+  EXPECT_THROW(range(0, std::numeric_limits<float>::infinity(), 1), FormatError);
+  EXPECT_THROW(range(std::nanf(""), 1, 1), FormatError);
 }
 
 }  // namespace

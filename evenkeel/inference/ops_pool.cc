@@ -40,6 +40,7 @@ void lower_pool(Builder& b) {
   const Shape space = window_extents(b, space_of(x.shape), window, ceil_mode);
   Shape y = {x.shape[0], x.shape[1]};
   y.insert(y.end(), space.begin(), space.end());
+  b.require_holdable(y);
   const bool with_padding = !is_max && node.integer("count_include_pad", 0) != 0;
   for (size_t i = 0; i < space.size(); ++i) {
     // A last window that hangs over the edge (ceil_mode), or one that is never used: oneDNN wants the padding that it implies.
