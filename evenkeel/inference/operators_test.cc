@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -144,6 +145,88 @@ TEST(Operators, a_difference_of_bytes_is_a_byte_also_as_a_float) {
   Program p = run({bytes, twice, node("Sub", {"b", "t"}, {"d"}), floats}, {2}, {10, 200});
   EXPECT_EQ(p.output("y")[0], 246);
   EXPECT_EQ(p.output("y")[1], 56);
+}
+
+// --- NaN ----------------------------------------------------------------------------------------------------------------
+const float kNan = std::numeric_limits<float>::quiet_NaN();
+
+std::vector<float> y_of(std::vector<Node> nodes, const Shape& shape, const std::vector<float>& x) {
+  Program p = run(std::move(nodes), shape, x);
+  const auto y = p.output("y");
+  return {y.begin(), y.end()};
+}
+
+TEST(Operators, a_largest_and_a_smallest_value_are_nan_where_one_is) {
+  const std::vector<float> x = {1, kNan, 2, 5, 4, 6, kNan, 0, 0, 7, 8, kNan};
+  for (const char* op : {"ReduceMax", "ReduceMin"}) {
+    Node rows = node(op, {"x"}, {"y"});
+    rows.set("axes", std::vector<int64_t>{1});
+    std::vector<float> y = y_of({rows}, {4, 3}, x);
+    EXPECT_TRUE(std::isnan(y[0]) && std::isnan(y[2]) && std::isnan(y[3])) << op;
+    EXPECT_EQ(y[1], std::string(op) == "ReduceMax" ? 6 : 4);
+    Node space = node(op, {"x"}, {"y"});  // where a pool would do, which loses NaN
+    space.set("axes", std::vector<int64_t>{2, 3});
+    y = y_of({space}, {1, 2, 2, 3}, x);
+    EXPECT_TRUE(std::isnan(y[0]) && std::isnan(y[1])) << op;
+  }
+}
+
+TEST(Operators, the_larger_and_the_smaller_of_arrays_are_nan_where_one_is) {
+  const std::vector<float> x = {1, kNan, 3, 4};
+  for (const bool larger : {true, false}) {
+    for (const auto& inputs : std::vector<std::vector<std::string>>{
+             {"x", "two"}, {"two", "x"}, {"x", "row"}, {"row", "x"}, {"x", "two", "row"}, {"column", "x"}}) {
+      onnx::Model m = from_x_to_y({node(larger ? "Max" : "Min", inputs, {"y"})}, {1, 4});
+      onnx::add(m, "two", {}, {2});
+      onnx::add(m, "row", {1, 4}, {2, 2, 2, kNan});
+      onnx::add(m, "column", {2, 1}, {2, 2});
+      Program p(m, {.inputs = {{"x", {1, 4}}}, .threads = 1});
+      p.run({{"x", x.data()}});
+      const auto y = p.output("y");
+      EXPECT_EQ(y[0], larger ? 2 : 1);
+      EXPECT_TRUE(std::isnan(y[1]));
+      EXPECT_EQ(y[2], larger ? 3 : 2);
+      const bool row = std::find(inputs.begin(), inputs.end(), "row") != inputs.end();
+      EXPECT_EQ(std::isnan(y[3]), row);
+      if (!row) {
+        EXPECT_EQ(y[3], larger ? 4 : 2);
+      }
+    }
+  }
+}
+
+TEST(Operators, the_place_of_an_extreme_is_that_of_the_first_nan) {
+  const std::vector<float> x = {1, kNan, 9, kNan, 5, 5, 2, 2};
+  for (const char* op : {"ArgMax", "ArgMin"}) {
+    Node arg = node(op, {"x"}, {"y"});
+    arg.set("axis", int64_t{1});
+    const float low = std::string(op) == "ArgMax" ? 0 : 2;
+    EXPECT_THAT(y_of({arg}, {2, 4}, x), ElementsAre(1, low)) << op;
+    arg.set("select_last_index", int64_t{1});
+    EXPECT_THAT(y_of({arg}, {2, 4}, x), ElementsAre(3, low + 1)) << op;
+  }
+}
+
+TEST(Operators, reductions_of_what_lies_channels_last_are_those_of_what_lies_plain) {
+  const Shape shape = {2, 3, 4, 5};
+  const std::vector<float> x = onnx::normal(120, 3);
+  for (const std::vector<int64_t>& axes :
+       std::vector<std::vector<int64_t>>{{2, 3}, {1}, {0, 2}, {1, 2, 3}, {0, 1, 2, 3}}) {
+    for (const char* op : {"ReduceMax", "ReduceL1"}) {
+      Node reduce = node(op, {"c"}, {"y"});
+      reduce.set("axes", axes);
+      std::vector<std::vector<float>> found;
+      for (const bool last : {true, false}) {
+        onnx::Model m = from_x_to_y({node(last ? "Conv" : "Identity", {"x"}, {"c"}), reduce}, shape);
+        if (last) m.graph.nodes[0].inputs.emplace_back("same");
+        onnx::add(m, "same", {3, 3, 1, 1}, {1, 0, 0, 0, 1, 0, 0, 0, 1});
+        Program p(m, {.inputs = {{"x", shape}}, .threads = 1});
+        p.run({{"x", x.data()}});
+        found.emplace_back(p.output("y").begin(), p.output("y").end());
+      }
+      EXPECT_EQ(found[0], found[1]) << op << to_string(axes);
+    }
+  }
 }
 
 // --- numbers in files that mean harm: what overflowed is for the sanitizers, the sentence for all builds --------------------

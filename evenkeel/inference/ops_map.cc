@@ -315,16 +315,49 @@ void lower_binary(Builder& b) {
   float_binary(b);
 }
 
+namespace {
+
+// Max or Min of two arrays of one shape, or of an array and a single number. oneDNN's maximum and minimum lose NaN.
+bool extreme_of_two(Builder& b, bool larger) {
+  const size_t second = b.in(0).count() == 1 ? 0 : 1, first = 1 - second;
+  const Value &x = b.in(first), &y = b.in(second);
+  const bool single = y.count() == 1 && y.shape.size() <= x.shape.size();
+  if (!single && x.shape != y.shape) return false;
+  const Buffer from = b.read_as_is(first), by = single ? b.read_as_is(second) : b.read(second, x.layout);
+  const Buffer to = b.write(0, x.shape, x.type, x.layout);
+  b.step({from, by}, {to}, [=, count = x.count(), threads = b.threads()](const Frame& f) {
+    const float *in = f.floats(from), *other = f.floats(by);
+    float* out = f.floats(to);
+    parallel_for((count + kChunk - 1) / kChunk, threads, [&](int64_t chunk, int) {
+      const int64_t begin = chunk * kChunk, end = std::min(count, begin + kChunk);
+      const auto each = [&](auto take) {
+        const float one = other[0];
+        if (single) {
+          for (int64_t i = begin; i < end; ++i) out[i] = take(in[i], one);
+        } else {
+          for (int64_t i = begin; i < end; ++i) out[i] = take(in[i], other[i]);
+        }
+      };
+      larger ? each([](float v, float w) { return extreme_of(true, v, w); })
+             : each([](float v, float w) { return extreme_of(false, v, w); });
+    });
+  });
+  return true;
+}
+
+}  // namespace
+
 // Max, Min, Sum, Mean of any number of arrays.
 void lower_extremum(Builder& b) {
   const std::string op = b.node().op_type;
   const size_t count = b.node().inputs.size();
   if (count == 1) return b.pass(0, 0);
-  if (count == 2 && b.in(0).kind == Kind::kFloat && b.in(1).kind == Kind::kFloat && op != "Mean") {
-    const BinaryKind kind = op == "Max" ? BinaryKind::kMax : op == "Min" ? BinaryKind::kMin : BinaryKind::kAdd;
+  const bool two_floats = count == 2 && b.in(0).kind == Kind::kFloat && b.in(1).kind == Kind::kFloat;
+  if (two_floats && op == "Sum") {
     const bool wider = b.in(1).count() > b.in(0).count() || b.in(1).shape.size() > b.in(0).shape.size();
-    if (onednn_binary(b, kind, wider ? 1 : 0, wider ? 0 : 1)) return;
+    if (onednn_binary(b, BinaryKind::kAdd, wider ? 1 : 0, wider ? 0 : 1)) return;
   }
+  if (two_floats && op != "Mean" && extreme_of_two(b, op == "Max")) return;
   Shape wide = b.in(0).shape;
   for (size_t i = 1; i < count; ++i) wide = broadcast_shape(b, wide, b.in(i).shape);
   std::vector<Buffer> reads;
@@ -350,10 +383,8 @@ void lower_extremum(Builder& b) {
         const T next = reinterpret_cast<const T*>(frame.at(reads[k]))[at];
         if (k == 0)
           value = next;
-        else if (op == "Max")
-          value = std::max(value, next);
-        else if (op == "Min")
-          value = std::min(value, next);
+        else if (op == "Max" || op == "Min")
+          value = extreme_of(op == "Max", value, next);
         else if constexpr (std::is_same_v<T, int64_t>)
           value = narrow(static_cast<uint64_t>(value) + static_cast<uint64_t>(next));
         else

@@ -55,7 +55,7 @@ void lower_pool(Builder& b) {
 
 namespace {
 
-// The mean or the largest over all of space: a pool with one window.
+// The mean or the largest over all of space: a pool with one window, whose largest value is not NaN where there is another.
 bool pool_all(Builder& b, bool is_max, const Shape& y) {
   const Value& x = b.in(0);
   if (x.kind != Kind::kFloat || x.shape.size() < 3 || x.shape.size() > 5 || x.count() == 0) return false;
@@ -108,7 +108,12 @@ void reduce_step(Builder& b, const Reduction& r, Buffer from, Buffer to, Fold fo
     T* out = reinterpret_cast<T*>(f.at(to));
     parallel_for(r.rows, r.rows * r.length < (1 << 14) ? 1 : threads, [&](int64_t row, int) {
       const T* base = in + offset_of(row, r.kept, r.kept_strides);
-      out[row] = fold([&](int64_t i) { return base[offset_of(i, r.reduced, r.reduced_strides)]; }, r.length);
+      if (r.reduced.size() == 1) {
+        const int64_t stride = r.reduced_strides[0];
+        out[row] = fold([=](int64_t i) { return base[i * stride]; }, r.length);
+      } else {
+        out[row] = fold([&](int64_t i) { return base[offset_of(i, r.reduced, r.reduced_strides)]; }, r.length);
+      }
     });
   });
 }
@@ -119,7 +124,7 @@ void reduce_floats(Builder& b, const Reduction& r, Buffer from, Buffer to) {
     const bool is_max = op == "ReduceMax";
     return reduce_step<float>(b, r, from, to, [=](const auto& at, int64_t length) {
       float extreme = at(0);
-      for (int64_t i = 1; i < length; ++i) extreme = is_max ? std::max(extreme, at(i)) : std::min(extreme, at(i));
+      for (int64_t i = 1; i < length; ++i) extreme = extreme_of(is_max, extreme, at(i));
       return extreme;
     });
   }
@@ -195,22 +200,27 @@ void lower_reduce(Builder& b) {
   }
   const bool all_space =
       x.shape.size() >= 3 && over.size() == x.shape.size() - 2 && !over.contains(0) && !over.contains(1);
-  const bool is_mean = node.op_type == "ReduceMean", is_max = node.op_type == "ReduceMax";
-  if (all_space && (is_mean || is_max) && pool_all(b, is_max, y)) return;
+  if (all_space && node.op_type == "ReduceMean" && pool_all(b, false, y)) return;
   Reduction r;
   const Shape strides = strides_of(x.shape, x.layout);
   for (size_t i = 0; i < x.shape.size(); ++i) {
     const bool reduced = over.contains(i);
-    (reduced ? r.reduced : r.kept).push_back(x.shape[i]);
-    (reduced ? r.reduced_strides : r.kept_strides).push_back(strides[i]);
     (reduced ? r.length : r.rows) *= x.shape[i];
+    Shape &extents = reduced ? r.reduced : r.kept, &steps = reduced ? r.reduced_strides : r.kept_strides;
+    if (!steps.empty() && steps.back() == x.shape[i] * strides[i]) {  // one after the other in memory: one extent
+      extents.back() *= x.shape[i];
+      steps.back() = strides[i];
+    } else {
+      extents.push_back(x.shape[i]);
+      steps.push_back(strides[i]);
+    }
   }
   if (r.length == 0) b.unsupported("an empty reduction");
   const Buffer from = b.read_as_is(0), to = b.write(0, y, x.type);
   x.kind == Kind::kFloat ? reduce_floats(b, r, from, to) : reduce_whole(b, r, from, to);
 }
 
-// ArgMax, ArgMin: the index of the first extreme along an axis.
+// ArgMax, ArgMin: the index of the first extreme along an axis, or of the last; NaN is beyond all numbers.
 void lower_arg(Builder& b) {
   const Value& x = b.in(0);
   if (x.kind != Kind::kFloat) b.unsupported("whole numbers");
@@ -232,7 +242,9 @@ void lower_arg(Builder& b) {
       int64_t best = 0;
       for (int64_t i = 1; i < n; ++i) {
         const float v = row[i * inner], at = row[best * inner];
-        if ((is_max ? v > at : v < at) || (last && v == at)) best = i;
+        const bool same = v == at || (std::isnan(v) && std::isnan(at));
+        const bool beyond = std::isnan(v) || (is_max ? v > at : v < at);
+        if (same ? last : beyond && !std::isnan(at)) best = i;
       }
       f.integers(to)[o] = best;
     }
