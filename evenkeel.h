@@ -121,11 +121,12 @@ EK_C_API ek_status ek_context_input(const ek_context* context, size_t index, ek_
 EK_C_API ek_status ek_context_output(const ek_context* context, size_t index, ek_port* port);
 
 // Runs once and allocates nothing of ours (oneDNN inside asks for a few kilobytes). inputs: one array per input, packed, row-major (images: channels first), of the port's type; read only.
-// outputs: likewise, assigned; a null entry is an output that is not wanted. With output_count 0 outputs may be null, and the results are read
+// outputs: likewise, assigned; a null entry is an output that is not wanted. They are written when all is computed, and may be the memory of
+// inputs, but not of each other. With output_count 0 outputs may be null, and the results are read
 // by ek_context_result. EK_USAGE also for other counts than those of the model.
 EK_C_API ek_status ek_context_run(ek_context* context, const void* const* inputs, size_t input_count,
                                   void* const* outputs, size_t output_count);
-// An output of the last run, valid until the next. data: assigned.
+// An output of the last run, in memory of the context: valid until the next, whatever becomes of the inputs. data: assigned.
 EK_C_API ek_status ek_context_result(const ek_context* context, size_t index, const void** data);
 
 #ifdef __cplusplus

@@ -170,7 +170,8 @@ void require_sane(const std::string& input, const std::vector<int64_t>& shape) {
   constexpr int64_t kMostElements = int64_t{1} << 34;
   int64_t count = 1;
   for (const int64_t extent : shape) {
-    if (extent < 0 || __builtin_mul_overflow(count, extent, &count) || count > kMostElements) {
+    // Extents beside a 0 count, too: strides are products of them.
+    if (extent < 0 || __builtin_mul_overflow(count, std::max<int64_t>(extent, 1), &count) || count > kMostElements) {
       throw UsageError("input '" + input +
                        "': expected extents of at least 0, 2^34 elements at most, found the shape " + to_string(shape));
     }

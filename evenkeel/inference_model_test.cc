@@ -249,6 +249,37 @@ TEST(InferenceContext, takes_inputs_of_the_types_that_the_model_declares_and_ass
   EXPECT_THAT(message_of<std::runtime_error>([&] { context.run(sum, sum); }), HasSubstr("float32"));
 }
 
+// Values that are the input itself, under another shape or name or in two outputs.
+std::string same_again() {
+  onnx::Node flat = node("Flatten", {"x"}, {"flat"});
+  return content_of(
+      {flat, node("Identity", {"x"}, {"copy"}), node("Relu", {"x"}, {"relu"})},
+      {value("x", onnx::ElementType::kFloat, {-1, 2, 2})},
+      {value("relu", onnx::ElementType::kFloat, {-1, 2, 2}), value("copy", onnx::ElementType::kFloat, {-1, 2, 2}),
+       value("flat", onnx::ElementType::kFloat, {-1, 4}), value("x", onnx::ElementType::kFloat, {-1, 2, 2})});
+}
+
+TEST(InferenceContext, keeps_its_results_when_the_caller_uses_the_memory_of_the_input_again) {
+  InferenceContext context(InferenceModel(bytes_of(same_again()), "m"), 1, 1);
+  std::vector<float> x = {-1, 2, -3, 4};
+  context.run(x.data());
+  x.assign(4, 9);
+  for (size_t i = 1; i < 4; ++i) EXPECT_THAT(context.output(i), ElementsAre(-1, 2, -3, 4)) << i;
+}
+
+TEST(InferenceContext, writes_results_over_inputs_when_all_is_computed) {
+  InferenceContext context(InferenceModel(bytes_of(same_again()), "m"), 1, 1);
+  std::vector<float> x = {-1, 2, -3, 4}, copy(4), flat(4), itself(4);
+  const void* const inputs[] = {x.data()};
+  void* const outputs[] = {x.data(), copy.data(), flat.data(), itself.data()};
+  context.run(inputs, outputs);
+  EXPECT_THAT(x, ElementsAre(0, 2, 0, 4));
+  for (const auto& found : {copy, flat, itself}) EXPECT_THAT(found, ElementsAre(-1, 2, -3, 4));
+  if (counts_allocations()) {
+    EXPECT_EQ(allocations_during([&] { context.run(inputs, outputs); }).ours, 0);
+  }
+}
+
 TEST(InferenceContext, allocates_nothing_in_a_run) {
   if (!counts_allocations()) GTEST_SKIP() << "a sanitizer allocates: allocations are counted in the release build";
   const std::string content = resnet20(), types = mixed();

@@ -110,12 +110,14 @@ class EK_API InferenceContext {
 
   // Runs once and allocates nothing of ours (oneDNN inside asks for a few kilobytes). inputs: in the order of inputs(), packed, row-major (images: channels first), of the port's type; read
   // only. outputs: in the order of outputs(), assigned likewise; a null pointer is an output that is not wanted, and none at all leaves them to
-  // be read by output(). Throws std::runtime_error for another number of pointers and for an input that is null.
+  // be read by output(). They are written when all is computed, and may be the memory of inputs, but not of each other.
+  // Throws std::runtime_error for another number of pointers and for an input that is null.
   void run(std::span<const void* const> inputs, std::span<void* const> outputs = {});
-  // One float32 input and the first output, float32; null: not wanted.
+  // One float32 input and the first output, float32; null: not wanted. They may be the same memory.
   void run(const float* input, float* output = nullptr);
 
-  // Output `index` of the last run, valid until the next one. Throws std::runtime_error where it is of another type, or not there.
+  // Output `index` of the last run, in memory of the context: valid until the next one, whatever becomes of the inputs. Throws
+  // std::runtime_error where it is of another type, or not there.
   std::span<const float> output(size_t index = 0) const;
   std::span<const int64_t> integers(size_t index = 0) const;
 

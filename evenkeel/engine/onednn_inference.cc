@@ -53,8 +53,6 @@ algorithm algorithm_of(MapKind kind) {
       return algorithm::eltwise_gelu_tanh;
     case MapKind::kHardSwish:
       return algorithm::eltwise_hardswish;
-    case MapKind::kSoftplus:
-      return algorithm::eltwise_soft_relu;
     case MapKind::kSwish:
       return algorithm::eltwise_swish;
     case MapKind::kExp:
@@ -282,7 +280,7 @@ std::unique_ptr<Operation> map(int64_t count, const Map& f, const Context& conte
 std::unique_ptr<Operation> binary(BinaryKind kind, const Shape& a, const Shape& b, const Context& context) {
   return guarded(context, [&] {
     constexpr algorithm kHow[] = {algorithm::binary_add, algorithm::binary_sub, algorithm::binary_mul,
-                                  algorithm::binary_div, algorithm::binary_max, algorithm::binary_min};
+                                  algorithm::binary_div};
     const dnnl::binary::desc desc(kHow[static_cast<size_t>(kind)], plain(a), plain(b), plain(a));
     const dnnl::binary::primitive_desc pd(desc, attributes_of({}, plain(a)), cpu_engine());
     auto op = std::make_unique<Bound>(dnnl::binary(pd), pd.scratchpad_desc(), context.threads);

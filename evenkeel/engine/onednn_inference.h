@@ -26,7 +26,6 @@ enum class MapKind {
   kGelu,  // by erf
   kGeluTanh,
   kHardSwish,  // x * min(max(x + 3, 0), 6) / 6
-  kSoftplus,   // log(1 + exp(x))
   kSwish,      // x * sigmoid(alpha * x)
   kExp,
   kLog,
@@ -87,7 +86,7 @@ std::unique_ptr<Operation> product(const Shape& a, const Shape& b, const Shape& 
 // y[i] = f(x[i]), `count` elements in whatever layout. y may be x.
 std::unique_ptr<Operation> map(int64_t count, const Map& f, const Context& context);
 // y = a (op) b: plain, b's extents equal a's or are 1. y may be a.
-enum class BinaryKind { kAdd, kSub, kMul, kDiv, kMax, kMin };
+enum class BinaryKind { kAdd, kSub, kMul, kDiv };
 std::unique_ptr<Operation> binary(BinaryKind kind, const Shape& a, const Shape& b, const Context& context);
 // Along `axis` of a plain array.
 std::unique_ptr<Operation> softmax(const Shape& shape, int64_t axis, bool logarithm, const Context& context);

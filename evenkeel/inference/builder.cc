@@ -23,6 +23,14 @@ constexpr int64_t kMostElements = int64_t{1} << 34;
 constexpr size_t kMostConstantBytes = size_t{4} << 30;
 constexpr size_t kMostExtents = 32;
 
+// Whether the product of the extents can be held, also of those in front of and behind a 0: strides are products of a part of them.
+bool is_holdable(const Shape& shape) {
+  int64_t count = 1;
+  return std::none_of(shape.begin(), shape.end(), [&](int64_t extent) {
+    return extent < 0 || __builtin_mul_overflow(count, std::max<int64_t>(extent, 1), &count) || count > kMostElements;
+  });
+}
+
 bool is_channels_last_rank(const Shape& shape) { return shape.size() >= 3 && shape.size() <= 5; }
 
 // True when both layouts of this shape are the same memory: one channel, or one position.
@@ -131,6 +139,10 @@ void Builder::add_initializers() {
   for (const onnx::TensorValue& tensor : model_.graph.initializers) {
     if (onnx::size_bytes(tensor.type) == 0) continue;  // whoever reads it will say so
     require_extents(tensor.dims);
+    if (!is_holdable(tensor.dims)) {
+      throw FormatError(
+          fmt::format("tensor '{}' has the shape {}, more than can be held", tensor.name, to_string(tensor.dims)));
+    }
     Value value{.type = tensor.type, .kind = kind_of(tensor.type), .shape = tensor.dims, .constant = true};
     value.buffer = new_buffer(static_cast<size_t>(tensor.count()) * element_bytes(value.kind));
     std::byte* to = keep_constant(value.buffer);
@@ -160,7 +172,7 @@ void Builder::add_inputs() {
                                    to_string(port.shape), to_string(shape)));
     }
     Value value{.type = port.type, .kind = kind_of(port.type), .shape = shape};
-    if (element_count(shape) > kMostElements)
+    if (!is_holdable(shape))
       throw UsageError(fmt::format("input '{}' of shape {} is too large", port.name, to_string(shape)));
     value.buffer = new_buffer(static_cast<size_t>(value.count()) * element_bytes(value.kind));
     inputs_.push_back(value.buffer);
@@ -404,13 +416,10 @@ void Builder::require_extents(const Shape& shape) const {
 
 void Builder::require_holdable(const Shape& shape) const {
   require_extents(shape);
-  int64_t count = 1;
-  for (const int64_t extent : shape) {
-    if (extent < 0) wrong(fmt::format("its output would have the shape {}", to_string(shape)));
-    if (__builtin_mul_overflow(count, extent, &count) || count > kMostElements) {
-      wrong(fmt::format("its output would have the shape {}, more than can be held", to_string(shape)));
-    }
-  }
+  if (is_holdable(shape)) return;
+  const bool negative = std::any_of(shape.begin(), shape.end(), [](int64_t extent) { return extent < 0; });
+  wrong(
+      fmt::format("its output would have the shape {}{}", to_string(shape), negative ? "" : ", more than can be held"));
 }
 
 Buffer Builder::write(size_t output, const Shape& shape, ElementType type, Layout layout) {
@@ -442,7 +451,7 @@ void Builder::known(size_t output, const Shape& shape, const std::vector<int64_t
 void Builder::alias(size_t output, size_t input, const Shape& shape) {
   const Buffer buffer = read(input, Layout::kPlain);
   const Value& x = in(input);
-  require_extents(shape);
+  require_holdable(shape);
   if (element_count(shape) != x.count()) {
     wrong(fmt::format("cannot see {} elements of shape {} as {}", x.count(), to_string(x.shape), to_string(shape)));
   }
@@ -505,10 +514,15 @@ void Builder::require_rank(size_t input, size_t at_least, size_t at_most) const 
   }
 }
 
-Buffer Builder::plain_buffer(const std::string& name) {
+Buffer Builder::readable_buffer(const std::string& name) {
   const auto value = values_.find(name);
   if (value == values_.end()) throw UsageError(fmt::format("the model makes no value '{}'", name));
-  return in_layout(value->second, Layout::kPlain);
+  const Buffer from = in_layout(value->second, Layout::kPlain);
+  if (std::find(inputs_.begin(), inputs_.end(), from) == inputs_.end()) return from;
+  const size_t bytes = buffers_[static_cast<size_t>(from)].bytes;
+  const Buffer to = new_buffer(bytes);
+  step({from}, {to}, [=](const Frame& f) { std::memcpy(f.at(to), f.at(from), bytes); });
+  return to;
 }
 
 }  // namespace evenkeel::inference

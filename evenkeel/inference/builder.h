@@ -128,8 +128,9 @@ class Builder {
 
   // --- the result ---
   const Value* find(std::string_view name) const;
-  // The value as a plain buffer, for whoever reads it after the run.
-  Buffer plain_buffer(const std::string& name);
+  // The value as a plain buffer, for whoever reads it after the run: a copy where it is an input under its own or another name, whose memory is
+  // the caller's.
+  Buffer readable_buffer(const std::string& name);
   std::vector<Step>& steps() { return steps_; }
   std::vector<BufferInfo>& buffers() { return buffers_; }
   std::vector<AlignedBytes> take_constants() { return std::move(constants_); }

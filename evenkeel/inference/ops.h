@@ -62,4 +62,11 @@ Shape broadcast_shape(const Builder& b, const Shape& x, const Shape& y);
 // Strides of `shape` (plain) seen as `wide`: 0 where it repeats.
 Shape broadcast_strides(const Shape& shape, const Shape& wide);
 
+// The larger or the smaller of two; NaN where one is, as PyTorch and NumPy have it.
+template <class T>
+T extreme_of(bool larger, T a, T b) {
+  if (larger) return a != a || b <= a ? a : b;
+  return a != a || b >= a ? a : b;
+}
+
 }  // namespace evenkeel::inference

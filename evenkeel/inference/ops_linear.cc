@@ -101,13 +101,14 @@ ConvForm conv_form(const Builder& b) {
     b.wrong(fmt::format("weights of shape {} for an input of shape {}", to_string(w), to_string(x)));
   ConvForm form{.window = window_of(b, space_of(x), space_of(w)), .y = {}};
   const int64_t group = form.window.group;
-  if (group < 1 || x[1] % group != 0 || w[1] * group != x[1] || w[0] % group != 0 || w[0] < 1 ||
+  if (group < 1 || group > x[1] || x[1] % group != 0 || w[1] * group != x[1] || w[0] % group != 0 || w[0] < 1 ||
       form.window.kernel != space_of(w)) {
     b.wrong(fmt::format("weights of shape {} in {} groups do not fit an input of shape {}", to_string(w), group,
                         to_string(x)));
   }
   form.y = window_extents(b, space_of(x), form.window);
   form.y.insert(form.y.begin(), {x[0], w[0]});
+  b.require_holdable(form.y);
   return form;
 }
 
@@ -157,18 +158,18 @@ void lower_conv_transpose(Builder& b) {
   require_sane(b, "dilations", window.dilations, d, 1);
   require_sane(b, "pads", pads, 2 * d, 0);
   require_sane(b, "output_padding", extra, d, 0);
-  if (window.kernel != space_of(w) || window.group < 1 || x[1] % window.group != 0) {
+  if (window.kernel != space_of(w) || window.group < 1 || window.group > x[1] || x[1] % window.group != 0) {
     b.wrong(fmt::format("weights of shape {} in {} groups do not fit an input of shape {}", to_string(w), window.group,
                         to_string(x)));
   }
   if (asked.size() == d + 2) asked.erase(asked.begin(), asked.begin() + 2);
+  if (!asked.empty()) require_sane(b, "output_shape", asked, d, 1);
   Shape y = {x[0], w[1] * window.group};
   for (size_t i = 0; i < d; ++i) {
     const int64_t full = (x[i + 2] - 1) * window.strides[i] + dilated(window, i) + extra[i];
     int64_t begin = pads[i], end = pads[i + d];
     const bool same = automatic == "SAME_UPPER" || automatic == "SAME_LOWER";
     if (same || !asked.empty()) {
-      if (!asked.empty() && asked.size() != d) b.wrong("output_shape has another number of extents than the input");
       const int64_t total = full - (asked.empty() ? x[i + 2] * window.strides[i] : asked[i]);
       begin = automatic == "SAME_UPPER" ? total / 2 : total - total / 2;
       end = total - begin;
@@ -182,6 +183,7 @@ void lower_conv_transpose(Builder& b) {
     window.pad_end.push_back(end - extra[i]);  // the extra positions lie behind the last window: less is cut off there
     y.push_back(full - begin - end);
   }
+  b.require_holdable(y);
   const std::vector<float> weights = b.floats(1), bias = bias_of(b, 2, y[1]);
   auto operation = dnn::transposed_convolution(x, y, window, weights, bias, {b.threads(), node.label()});
   const Buffer from = b.read(0, Layout::kChannelsLast), to = b.write(0, y, b.in(0).type, Layout::kChannelsLast);
@@ -203,6 +205,7 @@ std::vector<float> transposed(const std::vector<float>& m, int64_t rows, int64_t
 // x [m, k] * constant [k, n] + bias, by packed weights.
 void linear_step(Builder& b, int64_t m, int64_t k, int64_t n, const std::vector<float>& weights_nk,
                  const std::vector<float>& bias, const Shape& y) {
+  b.require_holdable(y);
   const dnn::Tail tail{.maps = chain_tail(b)};
   auto operation = dnn::linear(m, k, n, weights_nk, bias, tail, {b.threads(), b.node().label()});
   const Buffer from = b.read(0, Layout::kPlain), to = b.write(0, y, b.in(0).type);
@@ -305,6 +308,7 @@ void lower_matmul(Builder& b) {
   Shape full = batch;
   full.insert(full.end(), {m, n});
   if (full.size() > 5) b.unsupported(fmt::format("a product of arrays of {} extents", full.size()));
+  b.require_holdable(full);
   auto operation = dnn::product(widened(a), widened(w), full, {b.threads(), b.node().label()});
   const Buffer from = b.read(0, Layout::kPlain), by = b.read(1, Layout::kPlain), to = b.write(0, y, b.in(0).type);
   add_operation(b, std::move(operation), from, by, to);

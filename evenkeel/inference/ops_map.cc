@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/inference/ops.h"
+#include "evenkeel/inference/whole.h"
 #include "evenkeel/inference/window.h"
 
 namespace evenkeel::inference {
@@ -102,7 +104,6 @@ std::vector<Map> maps_of(const Builder& b, const onnx::Node& node) {
   if (op == "Tanh") return {{MapKind::kTanh}};
   if (op == "HardSwish") return {{MapKind::kHardSwish}};
   if (op == "Gelu") return {{node.text("approximate", "none") == "tanh" ? MapKind::kGeluTanh : MapKind::kGelu}};
-  if (op == "Softplus") return {{MapKind::kSoftplus}};
   if (op == "Exp") return {{MapKind::kExp}};
   if (op == "Neg") return {{MapKind::kLinear, -1, 0}};
   if (op == "Sqrt") return {{MapKind::kSqrt}};
@@ -121,12 +122,11 @@ std::vector<Map> chain_tail(const Builder& b) {
 void lower_map(Builder& b) {
   const std::string& op = b.node().op_type;
   if (b.in(0).kind == Kind::kInteger) {
+    const Narrowing narrow(b.in(0).type);
     if (op == "Relu") return loop_step<int64_t>(b, [](int64_t v) { return std::max<int64_t>(v, 0); });
-    if (op == "Neg")
-      return loop_step<int64_t>(b, [](int64_t v) { return static_cast<int64_t>(-static_cast<uint64_t>(v)); });
+    if (op == "Neg") return loop_step<int64_t>(b, [=](int64_t v) { return narrow(-static_cast<uint64_t>(v)); });
     if (op == "Abs")
-      return loop_step<int64_t>(b,
-                                [](int64_t v) { return v < 0 ? static_cast<int64_t>(-static_cast<uint64_t>(v)) : v; });
+      return loop_step<int64_t>(b, [=](int64_t v) { return v < 0 ? narrow(-static_cast<uint64_t>(v)) : v; });
     if (op == "Not") return loop_step<int64_t>(b, [](int64_t v) { return v == 0 ? int64_t{1} : int64_t{0}; });
     if (op == "Clip") {
       const auto bound = [&](size_t i, int64_t otherwise) {
@@ -148,6 +148,9 @@ void lower_map(Builder& b) {
   if (op == "Erf") return loop_step<float>(b, [](float v) { return std::erf(v); });
   if (op == "Sign") return loop_step<float>(b, [](float v) { return v > 0 ? 1.f : v < 0 ? -1.f : v; });
   if (op == "Softsign") return loop_step<float>(b, [](float v) { return v / (1 + std::abs(v)); });
+  // oneDNN's soft_relu has an absolute error of 2e-6, and is negative where the result is smaller.
+  if (op == "Softplus")
+    return loop_step<float>(b, [](float v) { return v > 0 ? v + std::log1p(std::exp(-v)) : std::log1p(std::exp(v)); });
   if (op == "Selu") {
     const float alpha = b.node().number("alpha", 1.67326319f), gamma = b.node().number("gamma", 1.05070102f);
     return loop_step<float>(b, [=](float v) { return v > 0 ? gamma * v : gamma * alpha * std::expm1(v); });
@@ -189,22 +192,21 @@ void broadcast_step(Builder& b, ElementType type, F f) {
   });
 }
 
-int64_t wrapped(uint64_t v) { return static_cast<int64_t>(v); }
-
 void integer_binary(Builder& b) {
   const std::string& op = b.node().op_type;
   const ElementType type = b.in(0).type;
+  const Narrowing narrow(type);
   const auto u = [](int64_t v) { return static_cast<uint64_t>(v); };
   if (op == "Add")
-    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return wrapped(u(x) + u(y)); });
+    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return narrow(u(x) + u(y)); });
   if (op == "Sub")
-    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return wrapped(u(x) - u(y)); });
+    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return narrow(u(x) - u(y)); });
   if (op == "Mul")
-    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return wrapped(u(x) * u(y)); });
+    return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) { return narrow(u(x) * u(y)); });
   if (op == "Div") {
     return broadcast_step<int64_t, int64_t>(b, type, [=](int64_t x, int64_t y) {
       if (y == 0) return int64_t{0};
-      return y == -1 ? wrapped(-u(x)) : x / y;
+      return y == -1 ? narrow(-u(x)) : x / y;
     });
   }
   if (op == "Mod") {
@@ -313,16 +315,49 @@ void lower_binary(Builder& b) {
   float_binary(b);
 }
 
+namespace {
+
+// Max or Min of two arrays of one shape, or of an array and a single number. oneDNN's maximum and minimum lose NaN.
+bool extreme_of_two(Builder& b, bool larger) {
+  const size_t second = b.in(0).count() == 1 ? 0 : 1, first = 1 - second;
+  const Value &x = b.in(first), &y = b.in(second);
+  const bool single = y.count() == 1 && y.shape.size() <= x.shape.size();
+  if (!single && x.shape != y.shape) return false;
+  const Buffer from = b.read_as_is(first), by = single ? b.read_as_is(second) : b.read(second, x.layout);
+  const Buffer to = b.write(0, x.shape, x.type, x.layout);
+  b.step({from, by}, {to}, [=, count = x.count(), threads = b.threads()](const Frame& f) {
+    const float *in = f.floats(from), *other = f.floats(by);
+    float* out = f.floats(to);
+    parallel_for((count + kChunk - 1) / kChunk, threads, [&](int64_t chunk, int) {
+      const int64_t begin = chunk * kChunk, end = std::min(count, begin + kChunk);
+      const auto each = [&](auto take) {
+        const float one = other[0];
+        if (single) {
+          for (int64_t i = begin; i < end; ++i) out[i] = take(in[i], one);
+        } else {
+          for (int64_t i = begin; i < end; ++i) out[i] = take(in[i], other[i]);
+        }
+      };
+      larger ? each([](float v, float w) { return extreme_of(true, v, w); })
+             : each([](float v, float w) { return extreme_of(false, v, w); });
+    });
+  });
+  return true;
+}
+
+}  // namespace
+
 // Max, Min, Sum, Mean of any number of arrays.
 void lower_extremum(Builder& b) {
   const std::string op = b.node().op_type;
   const size_t count = b.node().inputs.size();
   if (count == 1) return b.pass(0, 0);
-  if (count == 2 && b.in(0).kind == Kind::kFloat && b.in(1).kind == Kind::kFloat && op != "Mean") {
-    const BinaryKind kind = op == "Max" ? BinaryKind::kMax : op == "Min" ? BinaryKind::kMin : BinaryKind::kAdd;
+  const bool two_floats = count == 2 && b.in(0).kind == Kind::kFloat && b.in(1).kind == Kind::kFloat;
+  if (two_floats && op == "Sum") {
     const bool wider = b.in(1).count() > b.in(0).count() || b.in(1).shape.size() > b.in(0).shape.size();
-    if (onednn_binary(b, kind, wider ? 1 : 0, wider ? 0 : 1)) return;
+    if (onednn_binary(b, BinaryKind::kAdd, wider ? 1 : 0, wider ? 0 : 1)) return;
   }
+  if (two_floats && op != "Mean" && extreme_of_two(b, op == "Max")) return;
   Shape wide = b.in(0).shape;
   for (size_t i = 1; i < count; ++i) wide = broadcast_shape(b, wide, b.in(i).shape);
   std::vector<Buffer> reads;
@@ -336,6 +371,7 @@ void lower_extremum(Builder& b) {
   if (whole && op == "Mean") b.unsupported("whole numbers");
   const Buffer to = b.write(0, wide, b.in(0).type);
   const Shape own = strides_of(wide, Layout::kPlain);
+  const Narrowing narrow(b.in(0).type);
   const auto fold = [=, n = element_count(wide)](const Frame& frame, auto example) {
     using T = decltype(example);
     T* out = reinterpret_cast<T*>(frame.at(to));
@@ -347,12 +383,12 @@ void lower_extremum(Builder& b) {
         const T next = reinterpret_cast<const T*>(frame.at(reads[k]))[at];
         if (k == 0)
           value = next;
-        else if (op == "Max")
-          value = std::max(value, next);
-        else if (op == "Min")
-          value = std::min(value, next);
+        else if (op == "Max" || op == "Min")
+          value = extreme_of(op == "Max", value, next);
+        else if constexpr (std::is_same_v<T, int64_t>)
+          value = narrow(static_cast<uint64_t>(value) + static_cast<uint64_t>(next));
         else
-          value = static_cast<T>(value + next);
+          value += next;
       }
       out[i] = op == "Mean" ? static_cast<T>(value / static_cast<T>(reads.size())) : value;
     }
@@ -436,40 +472,6 @@ void lower_prelu(Builder& b) {
 
 namespace {
 
-// A whole number of `bits` bits, as casts wrap it around.
-int64_t narrowed(int64_t v, int bits, bool is_signed) {
-  const auto u = static_cast<uint64_t>(v) << (64 - bits);
-  return is_signed ? static_cast<int64_t>(u) >> (64 - bits) : static_cast<int64_t>(u >> (64 - bits));
-}
-
-int64_t whole_of(float v) {
-  if (std::isnan(v)) return 0;
-  if (v >= 9.2e18f) return std::numeric_limits<int64_t>::max();
-  if (v <= -9.2e18f) return std::numeric_limits<int64_t>::min();
-  return static_cast<int64_t>(v);
-}
-
-std::function<int64_t(int64_t)> narrowing(ElementType type) {
-  switch (type) {
-    case ElementType::kBool:
-      return [](int64_t v) { return v != 0 ? int64_t{1} : int64_t{0}; };
-    case ElementType::kInt8:
-      return [](int64_t v) { return narrowed(v, 8, true); };
-    case ElementType::kUint8:
-      return [](int64_t v) { return narrowed(v, 8, false); };
-    case ElementType::kInt16:
-      return [](int64_t v) { return narrowed(v, 16, true); };
-    case ElementType::kUint16:
-      return [](int64_t v) { return narrowed(v, 16, false); };
-    case ElementType::kInt32:
-      return [](int64_t v) { return narrowed(v, 32, true); };
-    case ElementType::kUint32:
-      return [](int64_t v) { return narrowed(v, 32, false); };
-    default:
-      return [](int64_t v) { return v; };
-  }
-}
-
 template <class From, class To, class F>
 void cast_step(Builder& b, ElementType type, F f) {
   const Value& x = b.in(0);
@@ -488,10 +490,11 @@ void lower_cast(Builder& b) {
   const auto type = b.node().op_type == "CastLike" ? b.in(1).type : static_cast<ElementType>(b.node().integer("to", 0));
   const Kind from = b.in(0).kind, to = kind_of(type);
   if (to == Kind::kInteger) {
-    const auto narrow = narrowing(type);
-    if (from == Kind::kInteger) return cast_step<int64_t, int64_t>(b, type, narrow);
+    const Narrowing narrow(type);
+    if (from == Kind::kInteger) return cast_step<int64_t, int64_t>(b, type, [=](int64_t v) { return narrow(v); });
     const bool truth = type == ElementType::kBool;
-    return cast_step<float, int64_t>(b, type, [=](float v) { return truth ? int64_t{v != 0} : narrow(whole_of(v)); });
+    return cast_step<float, int64_t>(
+        b, type, [=](float v) { return truth ? int64_t{v != 0} : narrow(whole_of(static_cast<double>(v))); });
   }
   const auto rounded = [type](float v) {
     if (type != ElementType::kFloat16 && type != ElementType::kBfloat16) return v;

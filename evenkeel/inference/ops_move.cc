@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <set>
 
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/inference/copy.h"
 #include "evenkeel/inference/ops.h"
+#include "evenkeel/inference/whole.h"
 
 namespace evenkeel::inference {
 namespace {
@@ -124,9 +124,14 @@ void lower_split(Builder& b) {
     for (size_t i = 0; i < parts; ++i)
       sizes.push_back(std::clamp<int64_t>(n - static_cast<int64_t>(i) * each, 0, each));
   }
-  if (std::any_of(sizes.begin(), sizes.end(), [](int64_t size) { return size < 0; }))
-    b.wrong(fmt::format("parts of {}", to_string(sizes)));
-  if (sizes.size() != parts || std::accumulate(sizes.begin(), sizes.end(), int64_t{0}) != x.shape[axis]) {
+  // What is left is less by each part: the sum of parts that do not fit may be no number.
+  int64_t left = x.shape[axis];
+  bool fit = sizes.size() == parts;
+  for (const int64_t size : sizes) {
+    fit = fit && size >= 0 && size <= left;
+    if (fit) left -= size;
+  }
+  if (!fit || left != 0) {
     b.wrong(fmt::format("parts of {} along axis {} of {}", to_string(sizes), axis, to_string(x.shape)));
   }
   const Shape strides = strides_of(x.shape, x.layout);
@@ -165,9 +170,9 @@ void lower_slice(Builder& b) {
   for (size_t i = 0; i < starts.size(); ++i) {
     const auto axis = static_cast<size_t>(axis_of(b, axes[i], x.shape.size()));
     if (!taken.insert(axis).second) b.wrong(fmt::format("axis {} twice", axis));
-    const int64_t n = x.shape[axis], step = steps[i];
-    if (step == 0 || step < -(int64_t{1} << 40) || step > (int64_t{1} << 40))
-      b.wrong(fmt::format("a step of {}", step));
+    const int64_t n = x.shape[axis], widest = std::max<int64_t>(n, 1);
+    if (steps[i] == 0) b.wrong("a step of 0");
+    const int64_t step = std::clamp(steps[i], -widest, widest);  // a wider one takes the same: the first alone
     const auto from_front = [&](int64_t v) { return v < 0 ? std::max<int64_t>(v, -n - 1) + n : std::min(v, n); };
     int64_t start = from_front(starts[i]), end = from_front(ends[i]);
     if (step > 0) {
@@ -245,10 +250,10 @@ void pad_constant(Builder& b, const Shape& y, const Shape& begins, float value, 
   box.to_strides = strides_of(y, b.layout_of_output(0));
   for (size_t d = 0; d < y.size(); ++d) {
     // A negative padding cuts off.
-    const int64_t cut = std::max<int64_t>(0, -begins[d]);
+    const int64_t cut = std::clamp<int64_t>(-begins[d], 0, x.shape[d]), skip = std::clamp<int64_t>(begins[d], 0, y[d]);
     box.from_offset += cut * box.from_strides[d];
-    box.to_offset += std::max<int64_t>(0, begins[d]) * box.to_strides[d];
-    box.extents[d] = std::max<int64_t>(0, std::min(x.shape[d] - cut, y[d] - std::max<int64_t>(0, begins[d])));
+    box.to_offset += skip * box.to_strides[d];
+    box.extents[d] = std::min(x.shape[d] - cut, y[d] - skip);
   }
   b.step({x.buffer}, {to},
          [=, simple = simplified(box), count = element_count(y), threads = b.threads()](const Frame& f) {
@@ -290,7 +295,7 @@ void lower_pad(Builder& b) {
   const std::string mode = node.text("mode", "constant");
   if (mode == "constant") {
     float value = node.number("value", 0);
-    int64_t whole = static_cast<int64_t>(value);
+    int64_t whole = whole_of(static_cast<double>(value));
     if (b.has(2) && b.in(2).count() == 1) {
       value = b.floats(2)[0];
       if (b.in(2).kind == Kind::kInteger) whole = b.integers(2)[0];
@@ -312,7 +317,8 @@ void lower_depth_to_space(Builder& b) {
   const Value& x = b.in(0);
   b.require_rank(0, 4, 4);
   const int64_t s = b.node().integer("blocksize", 1), n = x.shape[0], c = x.shape[1], h = x.shape[2], w = x.shape[3];
-  if (s < 1 || s > (1 << 16)) b.wrong(fmt::format("blocksize {}", s));
+  if (s < 1 || s > (1 << 14)) b.wrong(fmt::format("blocksize {}", s));
+  // Channels times s * s are below 2^62: no stride overflows.
   const Buffer from = b.read(0, Layout::kPlain);
   CopyBox box;
   Shape y;

@@ -220,7 +220,7 @@ void lower_group_normalization(Builder& b) {
   b.require_rank(0, 2, 6);
   const Shape& x = b.in(0).shape;
   const int64_t groups = b.node().integer("num_groups", 1);
-  if (groups < 1 || x[1] % groups != 0) b.wrong(fmt::format("{} channels in {} groups", x[1], groups));
+  if (groups < 1 || groups > x[1] || x[1] % groups != 0) b.wrong(fmt::format("{} channels in {} groups", x[1], groups));
   const bool per_group = b.in(1).count() == groups && groups != x[1];
   RowNorm n{.rows = x[0] * groups, .length = x[1] / groups * positions_of(x)};
   n.eps = static_cast<double>(b.node().number("epsilon", 1e-5f));

@@ -8,6 +8,7 @@
 #include "evenkeel/core/error.h"
 #include "evenkeel/core/parallel.h"
 #include "evenkeel/inference/ops.h"
+#include "evenkeel/inference/whole.h"
 #include "evenkeel/inference/window.h"
 
 namespace evenkeel::inference {
@@ -39,6 +40,7 @@ void lower_pool(Builder& b) {
   const Shape space = window_extents(b, space_of(x.shape), window, ceil_mode);
   Shape y = {x.shape[0], x.shape[1]};
   y.insert(y.end(), space.begin(), space.end());
+  b.require_holdable(y);
   const bool with_padding = !is_max && node.integer("count_include_pad", 0) != 0;
   for (size_t i = 0; i < space.size(); ++i) {
     // A last window that hangs over the edge (ceil_mode), or one that is never used: oneDNN wants the padding that it implies.
@@ -53,7 +55,7 @@ void lower_pool(Builder& b) {
 
 namespace {
 
-// The mean or the largest over all of space: a pool with one window.
+// The mean or the largest over all of space: a pool with one window, whose largest value is not NaN where there is another.
 bool pool_all(Builder& b, bool is_max, const Shape& y) {
   const Value& x = b.in(0);
   if (x.kind != Kind::kFloat || x.shape.size() < 3 || x.shape.size() > 5 || x.count() == 0) return false;
@@ -98,36 +100,79 @@ int64_t offset_of(int64_t index, const Shape& extents, const Shape& strides) {
   return offset;
 }
 
-template <class T>
-void reduce_step(Builder& b, const Reduction& r, Buffer from, Buffer to) {
-  const std::string op = b.node().op_type;
+// out[row] = fold(at, length): at(i) is element i of the row.
+template <class T, class Fold>
+void reduce_step(Builder& b, const Reduction& r, Buffer from, Buffer to, Fold fold) {
   b.step({from}, {to}, [=, threads = b.threads()](const Frame& f) {
     const T* in = reinterpret_cast<const T*>(f.at(from));
     T* out = reinterpret_cast<T*>(f.at(to));
     parallel_for(r.rows, r.rows * r.length < (1 << 14) ? 1 : threads, [&](int64_t row, int) {
       const T* base = in + offset_of(row, r.kept, r.kept_strides);
-      double sum = op == "ReduceProd" ? 1 : 0;
-      T extreme = base[0];
-      for (int64_t i = 0; i < r.length; ++i) {
-        const T v = base[offset_of(i, r.reduced, r.reduced_strides)];
-        const auto d = static_cast<double>(v);
-        if (op == "ReduceMax")
-          extreme = std::max(extreme, v);
-        else if (op == "ReduceMin")
-          extreme = std::min(extreme, v);
-        else if (op == "ReduceProd")
-          sum *= d;
-        else if (op == "ReduceL1")
-          sum += std::abs(d);
-        else if (op == "ReduceL2" || op == "ReduceSumSquare")
-          sum += d * d;
-        else
-          sum += d;
+      if (r.reduced.size() == 1) {
+        const int64_t stride = r.reduced_strides[0];
+        out[row] = fold([=](int64_t i) { return base[i * stride]; }, r.length);
+      } else {
+        out[row] = fold([&](int64_t i) { return base[offset_of(i, r.reduced, r.reduced_strides)]; }, r.length);
       }
-      if (op == "ReduceMean") sum /= static_cast<double>(r.length);
-      if (op == "ReduceL2") sum = std::sqrt(sum);
-      out[row] = op == "ReduceMax" || op == "ReduceMin" ? extreme : static_cast<T>(sum);
     });
+  });
+}
+
+void reduce_floats(Builder& b, const Reduction& r, Buffer from, Buffer to) {
+  const std::string op = b.node().op_type;
+  if (op == "ReduceMax" || op == "ReduceMin") {
+    const bool is_max = op == "ReduceMax";
+    return reduce_step<float>(b, r, from, to, [=](const auto& at, int64_t length) {
+      float extreme = at(0);
+      for (int64_t i = 1; i < length; ++i) extreme = extreme_of(is_max, extreme, at(i));
+      return extreme;
+    });
+  }
+  reduce_step<float>(b, r, from, to, [=](const auto& at, int64_t length) {
+    double sum = op == "ReduceProd" ? 1 : 0;
+    for (int64_t i = 0; i < length; ++i) {
+      const auto v = static_cast<double>(at(i));
+      if (op == "ReduceProd")
+        sum *= v;
+      else if (op == "ReduceL1")
+        sum += std::abs(v);
+      else if (op == "ReduceL2" || op == "ReduceSumSquare")
+        sum += v * v;
+      else
+        sum += v;
+    }
+    if (op == "ReduceMean") sum /= static_cast<double>(length);
+    return static_cast<float>(op == "ReduceL2" ? std::sqrt(sum) : sum);
+  });
+}
+
+// Sums and products wrap around as the type does; a mean and the root of a sum of squares lose what is behind the point.
+void reduce_whole(Builder& b, const Reduction& r, Buffer from, Buffer to) {
+  const std::string op = b.node().op_type;
+  const Narrowing narrow(b.in(0).type);
+  reduce_step<int64_t>(b, r, from, to, [=](const auto& at, int64_t length) {
+    uint64_t sum = op == "ReduceProd" ? 1 : 0;
+    int64_t extreme = at(0);
+    double squares = 0;
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t v = at(i);
+      const auto u = static_cast<uint64_t>(v);
+      if (op == "ReduceMax")
+        extreme = std::max(extreme, v);
+      else if (op == "ReduceMin")
+        extreme = std::min(extreme, v);
+      else if (op == "ReduceProd")
+        sum *= u;
+      else if (op == "ReduceL1")
+        sum += v < 0 ? -u : u;
+      else if (op == "ReduceL2")
+        squares += static_cast<double>(v) * static_cast<double>(v);
+      else
+        sum += op == "ReduceSumSquare" ? u * u : u;
+    }
+    if (op == "ReduceMax" || op == "ReduceMin") return extreme;
+    if (op == "ReduceL2") return narrow(whole_of(std::sqrt(squares)));
+    return op == "ReduceMean" ? narrow(static_cast<int64_t>(sum) / length) : narrow(sum);
   });
 }
 
@@ -155,22 +200,27 @@ void lower_reduce(Builder& b) {
   }
   const bool all_space =
       x.shape.size() >= 3 && over.size() == x.shape.size() - 2 && !over.contains(0) && !over.contains(1);
-  const bool is_mean = node.op_type == "ReduceMean", is_max = node.op_type == "ReduceMax";
-  if (all_space && (is_mean || is_max) && pool_all(b, is_max, y)) return;
+  if (all_space && node.op_type == "ReduceMean" && pool_all(b, false, y)) return;
   Reduction r;
   const Shape strides = strides_of(x.shape, x.layout);
   for (size_t i = 0; i < x.shape.size(); ++i) {
     const bool reduced = over.contains(i);
-    (reduced ? r.reduced : r.kept).push_back(x.shape[i]);
-    (reduced ? r.reduced_strides : r.kept_strides).push_back(strides[i]);
     (reduced ? r.length : r.rows) *= x.shape[i];
+    Shape &extents = reduced ? r.reduced : r.kept, &steps = reduced ? r.reduced_strides : r.kept_strides;
+    if (!steps.empty() && steps.back() == x.shape[i] * strides[i]) {  // one after the other in memory: one extent
+      extents.back() *= x.shape[i];
+      steps.back() = strides[i];
+    } else {
+      extents.push_back(x.shape[i]);
+      steps.push_back(strides[i]);
+    }
   }
   if (r.length == 0) b.unsupported("an empty reduction");
   const Buffer from = b.read_as_is(0), to = b.write(0, y, x.type);
-  x.kind == Kind::kFloat ? reduce_step<float>(b, r, from, to) : reduce_step<int64_t>(b, r, from, to);
+  x.kind == Kind::kFloat ? reduce_floats(b, r, from, to) : reduce_whole(b, r, from, to);
 }
 
-// ArgMax, ArgMin: the index of the first extreme along an axis.
+// ArgMax, ArgMin: the index of the first extreme along an axis, or of the last; NaN is beyond all numbers.
 void lower_arg(Builder& b) {
   const Value& x = b.in(0);
   if (x.kind != Kind::kFloat) b.unsupported("whole numbers");
@@ -192,7 +242,9 @@ void lower_arg(Builder& b) {
       int64_t best = 0;
       for (int64_t i = 1; i < n; ++i) {
         const float v = row[i * inner], at = row[best * inner];
-        if ((is_max ? v > at : v < at) || (last && v == at)) best = i;
+        const bool same = v == at || (std::isnan(v) && std::isnan(at));
+        const bool beyond = std::isnan(v) || (is_max ? v > at : v < at);
+        if (same ? last : beyond && !std::isnan(at)) best = i;
       }
       f.integers(to)[o] = best;
     }

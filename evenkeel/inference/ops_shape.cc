@@ -72,6 +72,8 @@ void lower_constant_of_shape(Builder& b) {
   });
 }
 
+constexpr uint64_t kMostOfRange = uint64_t{1} << 28;
+
 void lower_range(Builder& b) {
   const ElementType type = b.in(0).type;
   const auto one = [&](size_t i) { return static_cast<double>(b.floats(i).at(0)); };
@@ -80,19 +82,22 @@ void lower_range(Builder& b) {
   }
   if (kind_of(type) == Kind::kInteger) {
     const int64_t start = b.integers(0)[0], limit = b.integers(1)[0], delta = b.integers(2)[0];
-    const double length =
-        delta == 0 ? -1
-                   : std::ceil((static_cast<double>(limit) - static_cast<double>(start)) / static_cast<double>(delta));
-    if (delta == 0 || length > (1 << 28)) b.wrong("a range without end");
+    if (delta == 0) b.wrong("a range without end");
+    // Start and limit may be 2^64 - 1 apart.
+    const auto u = [](int64_t v) { return static_cast<uint64_t>(v); };
+    const bool up = delta > 0;
+    const uint64_t far = up ? u(limit) - u(start) : u(start) - u(limit), by = up ? u(delta) : -u(delta);
+    const uint64_t length = (up ? start < limit : start > limit) ? (far - 1) / by + 1 : 0;
+    if (length > kMostOfRange) b.wrong("a range without end");
     std::vector<int64_t> values;
-    for (int64_t i = 0; i < static_cast<int64_t>(length); ++i) values.push_back(start + i * delta);
+    for (uint64_t i = 0; i < length; ++i) values.push_back(static_cast<int64_t>(u(start) + i * u(delta)));
     return constant_step(b, {static_cast<int64_t>(values.size())}, type, {}, values);
   }
-  const double start = one(0), limit = one(1), delta = one(2), length = std::ceil((limit - start) / delta);
-  if (!(length < (1 << 28))) b.wrong("a range without end");
+  const double start = one(0), limit = one(1), delta = one(2), steps = std::ceil((limit - start) / delta);
+  if (delta == 0 || !(steps <= static_cast<double>(kMostOfRange))) b.wrong("a range without end");
+  const auto length = static_cast<int64_t>(std::max(steps, 0.0));
   std::vector<float> values;
-  for (int64_t i = 0; i < static_cast<int64_t>(length); ++i)
-    values.push_back(static_cast<float>(start + static_cast<double>(i) * delta));
+  for (int64_t i = 0; i < length; ++i) values.push_back(static_cast<float>(start + static_cast<double>(i) * delta));
   constant_step(b, {static_cast<int64_t>(values.size())}, type, values, {});
 }
 

@@ -132,7 +132,7 @@ Program::Program(const onnx::Model& model, const Options& options) : state_(std:
   std::vector<Buffer> lasting;
   const auto keep = [&](const std::string& name) {
     if (name.empty() || s.outputs.contains(name)) return;
-    const Buffer buffer = builder.plain_buffer(name);
+    const Buffer buffer = builder.readable_buffer(name);
     const Value* value = builder.find(name);
     s.outputs[name] = {.buffer = buffer, .kind = value->kind, .type = value->type, .shape = value->shape, .floats = {}};
     lasting.push_back(buffer);

@@ -65,7 +65,7 @@ class Program {
   void run(const std::map<std::string, const void*>& inputs);
   // The same without a look-up: in the order of input_ports().
   void run_in_order(std::span<const void* const> inputs);
-  // Of the last run: an output or a kept value, converted where it is no float32. Valid until the next run.
+  // Of the last run: an output or a kept value, converted where it is no float32. The program's own memory, valid until the next run.
   std::span<const float> output(const std::string& name);
   // The same of whole numbers and truth values. Throws UsageError when it is of a floating type.
   std::span<const int64_t> integers(const std::string& name);

@@ -14,6 +14,7 @@
 #include "evenkeel/data/batch.h"
 #include "evenkeel/data/fit.h"
 #include "evenkeel/model_io/atomic_file.h"
+#include "evenkeel/model_io/json_depth.h"
 #include "evenkeel/version.h"
 
 namespace evenkeel::lab {
@@ -36,8 +37,9 @@ std::optional<Json> read_json(const std::string& path) {
   std::error_code error;
   if (!fs::exists(path, error)) return std::nullopt;
   const std::vector<std::byte> bytes = read_file(path);
-  return Json::parse(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()), nullptr,
-                     /*allow_exceptions=*/false);
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  require_shallow_json(text, fmt::format("'{}'", path));
+  return Json::parse(text, nullptr, /*allow_exceptions=*/false);
 }
 
 // What an experiment's file holds: trials by their keys, each {"seconds", "result"}.

@@ -141,8 +141,7 @@ void sync_folder(const std::string& folder) {
   }
 }
 
-void write_directly(const std::string& path, std::span<const std::span<const std::byte>> pieces) {
-  const Descriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+void write_directly(const Descriptor& fd, const std::string& path, std::span<const std::span<const std::byte>> pieces) {
   if (!fd.good()) throw_io_error("write", path, errno);
   for (const auto& piece : pieces) write_all(fd.get(), piece, path);
   sync_file(fd.get(), path);
@@ -161,12 +160,41 @@ void write_temporary(const std::string& temporary_path, const std::string& path,
   if (fd.close_now() != 0 && errno != EINTR) throw_io_error("write", path, errno);
 }
 
-// Where `path` leads when it is a symbolic link to something that exists; else `path`.
-std::string follow_link(const std::string& path) {
-  struct stat link {};
-  if (::lstat(path.c_str(), &link) != 0 || !S_ISLNK(link.st_mode)) return path;
-  const std::unique_ptr<char, decltype(&std::free)> target(::realpath(path.c_str(), nullptr), &std::free);
-  return target == nullptr ? path : std::string(target.get());
+std::string real_path(const std::string& path) {
+  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
+  return real == nullptr ? "" : real.get();
+}
+
+// The number of an open file of this process where `path` names one: /dev/stdout, /dev/fd/3, /proc/self/fd/3. -1: it does not.
+int own_descriptor(const std::string& path) {
+  if (path == "/dev/stdout") return STDOUT_FILENO;
+  if (path == "/dev/stderr") return STDERR_FILENO;
+  const std::string name = name_in_folder(path);
+  if (name.empty() || name.size() > 9 || name.find_first_not_of("0123456789") != std::string::npos) return -1;
+  const std::string folder = real_path(folder_of(path));
+  const bool own =
+      folder == "/dev/fd" ||
+      (!folder.empty() && (folder == real_path("/proc/self/fd") || folder == real_path("/proc/thread-self/fd")));
+  return own ? std::atoi(name.c_str()) : -1;
+}
+
+std::string link_target(const std::string& link, const std::string& path) {
+  std::string target(4096, '\0');  // no file system of Linux keeps longer ones
+  const ssize_t length = ::readlink(link.c_str(), target.data(), target.size());
+  if (length < 0) throw_io_error("write", path, errno);
+  target.resize(static_cast<size_t>(length));
+  return target.starts_with('/') ? target : folder_of(link) + "/" + target;
+}
+
+// Where `path` leads through symbolic links, also to a file that is not there yet; stops at a name of an open file.
+std::string follow_links(const std::string& path) {
+  std::string at = path;
+  for (int hops = 0; hops < 40; ++hops) {  // as many as the kernel takes
+    struct stat link {};
+    if (::lstat(at.c_str(), &link) != 0 || !S_ISLNK(link.st_mode) || own_descriptor(at) >= 0) return at;
+    at = link_target(at, path);
+  }
+  throw_io_error("write", path, ELOOP);
 }
 
 size_t read_some(int fd, std::span<std::byte> to, const std::string& path) {
@@ -224,14 +252,19 @@ void write_file_atomically(const std::string& path, std::span<const std::span<co
   if ((exists && S_ISDIR(old.st_mode)) || path.back() == '/') {
     throw UsageError("cannot write " + path + ": it is a folder; give the name of a file in it");
   }
-  if (exists && !S_ISREG(old.st_mode)) return write_directly(path, pieces);
+  const std::string target = follow_links(path);
+  // The open file itself: opened anew, a regular one would be written from its beginning, behind >> too.
+  if (const int own = own_descriptor(target); own >= 0)
+    return write_directly(Descriptor(::fcntl(own, F_DUPFD_CLOEXEC, 0)), path, pieces);
+  if (exists && !S_ISREG(old.st_mode))
+    return write_directly(Descriptor(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY)), path, pieces);
 
-  const std::string target = follow_link(path);
   const std::string folder = folder_of(target);
   const std::string temporary_path = temporary_for(folder, name_in_folder(target));
   Temporary temporary(temporary_path);
-  write_temporary(temporary_path, path, pieces, exists ? &old.st_mode : nullptr);
-  if (::rename(temporary_path.c_str(), target.c_str()) != 0) throw_io_error("write", path, errno);
+  const std::string shown = target == path ? path : path + " (a link to " + target + ")";
+  write_temporary(temporary_path, shown, pieces, exists ? &old.st_mode : nullptr);
+  if (::rename(temporary_path.c_str(), target.c_str()) != 0) throw_io_error("write", shown, errno);
   temporary.keep();
   sync_folder(folder);
 }

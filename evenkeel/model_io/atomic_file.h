@@ -15,8 +15,10 @@
 namespace evenkeel {
 
 // Assigns the concatenation of `pieces` to the file `path`: a temporary file in the same folder,
-// fsync, rename over `path`, fsync of the folder. A symbolic link is followed. A device or a pipe
-// (/dev/stdout) is written directly, never replaced. Throws UsageError when `path` is a folder,
+// fsync, rename over `path`, fsync of the folder. A symbolic link is followed, also to a file that
+// is not there yet. A device or a pipe is written directly, never replaced, and so is an open file
+// of this process (/dev/stdout, /dev/fd/3), whatever it is: at its place, as a shell's > and >> have
+// opened it. Throws UsageError when `path` is a folder,
 // IoError (path, errno text, what to try) otherwise; then the temporary is removed and a file that
 // was there before is as it was. Safe from several threads, also for the same path: the last rename
 // wins.

@@ -1,5 +1,6 @@
 #include "evenkeel/model_io/atomic_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -62,6 +63,71 @@ TEST(AtomicFile, follows_a_symbolic_link) {
   write_file_atomically(folder / "link", "new");
   EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
   EXPECT_EQ(text_of_file(folder / "elsewhere/f"), "new");
+}
+
+TEST(AtomicFile, follows_links_to_a_file_that_is_not_there_yet) {
+  const TestFolder folder;
+  std::filesystem::create_directory(folder / "elsewhere");
+  std::filesystem::create_symlink("elsewhere/second", folder / "first");
+  std::filesystem::create_symlink(folder / "elsewhere/f", folder / "elsewhere/second");
+  write_file_atomically(folder / "first", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "first"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "elsewhere/second"));
+  EXPECT_EQ(text_of_file(folder / "elsewhere/f"), "new");
+  EXPECT_THAT(folder.names(), ElementsAre("elsewhere", "first"));
+}
+
+TEST(AtomicFile, links_that_lead_nowhere_are_io_errors_and_stay) {
+  const TestFolder folder;
+  std::filesystem::create_symlink("round", folder / "round");
+  std::filesystem::create_symlink("missing/f", folder / "away");
+  EXPECT_THAT(message_of<IoError>([&] { write_file_atomically(folder / "round", "x"); }), HasSubstr(folder / "round"));
+  EXPECT_THAT(message_of<IoError>([&] { write_file_atomically(folder / "away", "x"); }),
+              AllOf(HasSubstr((folder / "away") + " (a link to " + (folder / "missing/f") + ")"),
+                    HasSubstr("create the folder it is in first")));
+  EXPECT_THAT(folder.names(), ElementsAre("away", "round"));
+}
+
+// What a shell's >> opened, by every name that it has.
+TEST(AtomicFile, writes_an_open_file_of_this_process_at_its_place) {
+  const TestFolder folder;
+  write_text(folder / "log", "kept;");
+  const int fd = ::open((folder / "log").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  struct stat before {
+  }, after{};
+  ASSERT_EQ(::stat((folder / "log").c_str(), &before), 0);
+  const std::string number = std::to_string(fd);
+  std::filesystem::create_symlink("/dev/fd/" + number, folder / "link");
+  write_file_atomically("/dev/fd/" + number, "a;");
+  write_file_atomically("/proc/self/fd/" + number, "b;");
+  write_file_atomically("/proc/" + std::to_string(::getpid()) + "/fd/" + number, "c;");
+  write_file_atomically(folder / "link", "d;");
+  EXPECT_EQ(text_of_file(folder / "log"), "kept;a;b;c;d;");
+  ASSERT_EQ(::stat((folder / "log").c_str(), &after), 0);
+  EXPECT_EQ(after.st_ino, before.st_ino) << "never replaced";
+  EXPECT_THAT(folder.names(), ElementsAre("link", "log"));
+  ::close(fd);
+  EXPECT_THROW(write_file_atomically("/dev/fd/" + number, "a"), IoError) << "closed";
+}
+
+TEST(AtomicFile, writes_standard_output_whatever_it_is) {
+  const TestFolder folder;
+  const std::string log = folder / "log";
+  write_text(log, "kept;");
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const int fd = ::open(log.c_str(), O_WRONLY | O_APPEND);
+    ::dup2(fd, STDOUT_FILENO);
+    write_file_atomically("/dev/stdout", "a;");
+    write_file_atomically("/dev/stdout", "b;");
+    ::_exit(0);
+  }
+  int status = 1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(text_of_file(log), "kept;a;b;");
 }
 
 TEST(AtomicFile, a_name_without_folder_is_in_the_current_one) {

@@ -5,13 +5,13 @@
 #include <nlohmann/json.hpp>
 
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/json_depth.h"
 
 namespace evenkeel {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kMostDepth = 200;  // of JSON within JSON; a real description has some 10
 constexpr size_t kMostLayers = 100'000;
 
 std::string text_at(const Json& object, const char* key) {
@@ -35,7 +35,7 @@ struct Layer {
 class ConfigReader {
  public:
   void read(const Json& model, int depth) {
-    if (depth > kMostDepth || !model.is_object()) return;
+    if (depth > kMostJsonDepth || !model.is_object()) return;
     const auto config = model.find("config");
     if (config == model.end()) return;
     // A Sequential of Keras before 2.2 has its layers as the config itself.
@@ -81,7 +81,7 @@ class ConfigReader {
  private:
   // Keras 2 writes ["conv2d", 0, 0, {}] for the output of a layer, Keras 3 "keras_history": ["conv2d", 0, 0], both deep inside lists.
   static void find_sources(const Json& json, std::vector<std::string>& sources, int depth) {
-    if (depth > kMostDepth) return;
+    if (depth > kMostJsonDepth) return;
     if (json.is_array() && json.size() >= 3 && json[0].is_string() && json[1].is_number_integer() &&
         json[2].is_number_integer()) {
       const auto name = json[0].get<std::string>();
@@ -96,29 +96,13 @@ class ConfigReader {
   std::vector<Layer> layers_;
 };
 
-// nlohmann's parser recurses when it frees a value: deep nesting is refused first.
-bool is_too_deep(std::string_view json) {
-  int depth = 0;
-  bool in_text = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (in_text) {
-      if (c == '\\') ++i;
-      if (c == '"') in_text = false;
-      continue;
-    }
-    in_text = c == '"';
-    depth += (c == '{' || c == '[') - (c == '}' || c == ']');
-    if (depth > kMostDepth) return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 std::vector<KerasLayer> norms_of_keras_config(std::string_view json, const std::string& name_for_messages) {
-  Json model = is_too_deep(json) ? Json(Json::value_t::discarded) : Json::parse(json, nullptr, false);
-  if (model.is_discarded()) throw FormatError("'" + name_for_messages + "': the description of the model is not JSON");
+  const std::string what = "'" + name_for_messages + "': the description of the model";
+  require_shallow_json(json, what);
+  const Json model = Json::parse(json, nullptr, false);
+  if (model.is_discarded()) throw FormatError(what + " is not JSON");
   ConfigReader reader;
   reader.read(model, 0);
   return reader.norms();

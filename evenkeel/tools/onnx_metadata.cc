@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "evenkeel/model_io/json_depth.h"
+
 namespace evenkeel::tools {
 namespace {
 
@@ -33,6 +35,13 @@ std::string_view words_of(InputUnit unit) {
 std::string_view text_in(const onnx::Model& model, const char* key) {
   const auto found = model.metadata.find(key);
   return found == model.metadata.end() ? std::string_view() : std::string_view(found->second);
+}
+
+// Discarded where it is absent or no JSON: words of others mean nothing.
+Json json_in(const onnx::Model& model, const char* key) {
+  const std::string_view text = text_in(model, key);
+  require_shallow_json(text, fmt::format("metadata '{}'", key));
+  return Json::parse(text, nullptr, false);
 }
 
 std::string text_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
@@ -101,7 +110,7 @@ StatedStatistics stated_statistics(const onnx::Model& model) {
     if (words.find(variance_in_words(RunningVariance::kUnbiased)) != words.npos)
       stated.variance = RunningVariance::kUnbiased;
   }
-  const Json json = Json::parse(text_in(model, kStatistics), nullptr, false);
+  const Json json = json_in(model, kStatistics);
   if (!json.is_object() || !json.contains("estimate") || !json["estimate"].is_string()) return stated;
   stated.estimate = json["estimate"].get<std::string>();
   stated.variance = json.contains("variance") && json["variance"] == word_of(RunningVariance::kUnbiased)
@@ -127,7 +136,7 @@ void forget_statistics(onnx::Model& model) { model.metadata.erase(kStatistics); 
 
 std::set<std::string> stated_constants(const onnx::Model& model) {
   std::set<std::string> names;
-  const Json json = Json::parse(text_in(model, kConstants), nullptr, false);
+  const Json json = json_in(model, kConstants);
   if (!json.is_array()) return names;
   for (const Json& name : json) {
     if (name.is_string()) names.insert(name.get<std::string>());

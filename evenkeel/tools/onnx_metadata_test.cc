@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "evenkeel/core/error.h"
+
 namespace evenkeel::tools {
 namespace {
 
@@ -59,6 +61,15 @@ TEST(OnnxMetadata, statistics_are_those_of_training_until_others_are_stated) {
     model.metadata["evenkeel.statistics"] = words;
     EXPECT_EQ(stated_statistics(model).estimate, "ema") << words;
   }
+}
+
+TEST(OnnxMetadata, text_that_is_nested_deep_is_refused) {
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  onnx::Model model;
+  model.metadata["evenkeel.statistics"] = deep;
+  EXPECT_THROW(stated_statistics(model), FormatError);
+  model.metadata["evenkeel.constants"] = deep;
+  EXPECT_THROW(stated_constants(model), FormatError);
 }
 
 TEST(OnnxMetadata, names_of_data_lose_their_folders) {

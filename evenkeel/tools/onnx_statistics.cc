@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "evenkeel/core/parallel.h"
+#include "evenkeel/model_io/json_depth.h"
 #include "evenkeel/tools/fold_weights.h"
 #include "evenkeel/tools/norm_node.h"
 #include "evenkeel/train/batches.h"
@@ -358,6 +359,7 @@ namespace {
 // Calls f(name, object) for every norm of packed statistics.
 template <class F>
 void for_packed(const std::string& text, F&& f) {
+  require_shallow_json(text, fmt::format("metadata '{}'", kStatisticsBefore));
   try {
     const auto json = nlohmann::ordered_json::parse(text);
     for (const auto& norm : json) f(norm.at("name").get<std::string>(), norm);

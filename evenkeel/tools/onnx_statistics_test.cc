@@ -281,6 +281,7 @@ TEST(OnnxStatistics, ComeBackFromTextToTheBit) {
   EXPECT_EQ(back[1].name, s[1].name);
   EXPECT_THROW(unpacked("{\"a\": 3}"), FormatError);
   EXPECT_THROW(unpacked("nonsense"), FormatError);
+  EXPECT_THROW(unpacked(std::string(1000, '[') + std::string(1000, ']')), FormatError);
 }
 
 TEST(OnnxStatistics, BlendLiesBetween) {

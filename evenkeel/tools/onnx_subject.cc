@@ -6,6 +6,7 @@
 
 #include "evenkeel/tools/model_data.h"
 #include "evenkeel/core/error.h"
+#include "evenkeel/model_io/json_depth.h"
 #include "evenkeel/model_io/onnx_file.h"
 #include "evenkeel/tools/inference_mode.h"
 #include "evenkeel/tools/norm_node.h"
@@ -56,6 +57,7 @@ OnnxSubject OnnxSubject::load(const Asked& asked) {
   warn_of_standardizing_twice(asked, subject.model);
   const auto classes = subject.model.metadata.find("evenkeel.classes");
   if (classes == subject.model.metadata.end()) return subject;
+  require_shallow_json(classes->second, fmt::format("'{}': metadata 'evenkeel.classes'", asked.model));
   const auto names = nlohmann::json::parse(classes->second, nullptr, false);
   if (!names.is_array()) return subject;  // somebody else's words
   for (const auto& name : names)

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "evenkeel/core/rng.h"
+#include "evenkeel/model_io/json_depth.h"
 #include "evenkeel/model_io/tensor_convert.h"
 
 namespace evenkeel {
@@ -133,6 +134,7 @@ class MetadataReader {
     return it->second;
   }
   Json json(const std::string& key) const {
+    require_shallow_json(text(key), name_ + ": metadata '" + key + "'");
     Json value = Json::parse(text(key), nullptr, false);
     if (value.is_discarded()) fail("metadata '" + key + "' is not JSON");
     return value;

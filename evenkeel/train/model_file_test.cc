@@ -286,6 +286,30 @@ TEST(ModelFile, refuses_metadata_that_is_missing_or_lies) {
       << refusal_of(file);
 }
 
+// 200 KB of brackets, closed: JSON that is written again, here as a setting's text, by recursion through the stack.
+TEST(ModelFile, refuses_metadata_that_are_nested_deep) {
+  const TensorFile good = to_tensor_file(small_model());
+  constexpr size_t kDepth = 100'000;
+  const std::string deep = std::string(kDepth, '[') + std::string(kDepth, ']');
+  const std::string norm = good.metadata.at("norm");
+  const std::vector<std::pair<std::string, std::string>> lies = {
+      {"training", R"({"epochs":)" + deep + "}"},
+      {"norm", norm.substr(0, norm.size() - 1) + R"(,"made_from":{"data":)" + deep + "}}"},
+      {"classes", deep}};
+  for (const auto& [key, value] : lies) {
+    TensorFile file = copy_of(good);
+    file.metadata[key] = value;
+    const std::string message = refusal_of(file);
+    EXPECT_EQ(
+        message.rfind("m.safetensors: metadata '" + key + "': lists and objects are nested more than 200 deep", 0), 0u)
+        << message;
+  }
+  // Others' words of a usual depth are kept as their text.
+  TensorFile file = copy_of(good);
+  file.metadata["training"] = R"({"epochs":[[1,{"a":2}]]})";
+  EXPECT_EQ(model_from(file, "m").training.at("epochs"), R"([[1,{"a":2}]])");
+}
+
 TEST(ModelFile, refuses_tensors_that_do_not_belong_to_the_architecture) {
   const TensorFile good = to_tensor_file(small_model());
   TensorFile file = copy_of(good);
