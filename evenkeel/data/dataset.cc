@@ -279,7 +279,6 @@ bool same_source(const std::string& a, const std::string& b) {
 bool is_table(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".csv", ".tsv"}); }
 bool has_stated_layout(const std::string& spec) { return !is_folder(spec) && has_ending(spec, {".npy", ".npz"}); }
 
-
 void split_off_validation(Splits& splits, double fraction, uint64_t seed) {
   if (splits.validation.count > 0) {
     if (fraction == 0) return;
