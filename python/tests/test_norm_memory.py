@@ -61,6 +61,13 @@ def test_a_mask_is_not_lost(call):
         call(np.ma.array(X, mask=X > 3))
 
 
+def test_a_mask_of_weights_is_not_lost():
+    with pytest.raises(evenkeel.UsageError, match=r"weight: found a masked array.*weight.filled\(0\)"):
+        evenkeel.Network("mlp").fit(X.reshape(8, 12), np.arange(8) % 2, weight=np.ma.array(np.ones(8), mask=np.arange(8) < 2))
+    with pytest.raises(evenkeel.UsageError, match="weights is a masked array"):
+        evenkeel.batch_norm(X, training=True, weights=np.ma.array(np.ones(8), mask=np.arange(8) < 2))
+
+
 @pytest.mark.parametrize("mask", [np.ma.nomask, np.zeros(X.shape, bool)])
 def test_a_mask_of_nothing_is_none(mask):
     assert evenkeel.moments(np.ma.array(X, mask=mask)) == evenkeel.moments(X)
