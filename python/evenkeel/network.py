@@ -98,7 +98,8 @@ def _weighted(x: Any, y: Any, weight: Any) -> Tuple[Any, ...]:
     weight = _plain(weight)
     if str(getattr(weight, "dtype", "")) == "torch.bfloat16":
         weight = weight.float()
-    if numpy.ma.is_masked(weight):
+    masked: Any = numpy.ma
+    if masked.is_masked(weight):
         raise _core.UsageError("weight: found a masked array, whose mask would be lost; give weight.filled(0) where what is masked does not count")
     weights = numpy.asarray(weight)
     x, y = _rows(x), _rows(y)
