@@ -6,18 +6,31 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "evenkeel/tools/state_dict.h"
 
 namespace evenkeel::tools {
 namespace {
 
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
 
-// The name without the wrappers that training code puts around a network.
-std::string plain(std::string name) {
-  for (const std::string_view wrapper : {"module.", "model.", "/"}) {
-    if (name.starts_with(wrapper)) name.erase(0, wrapper.size());
+// The names without the wrappers that training code puts around a network, where they stay apart without them.
+std::vector<std::string> plain_names(const NormTable& table) {
+  std::vector<std::string> names;
+  std::set<std::string> different;
+  for (const NormRecord& norm : table.norms) {
+    std::string name = norm.name.substr(norm.name.starts_with("/") ? 1 : 0);
+    name.erase(0, wrapped_by({name}));
+    different.insert(name);
+    names.push_back(std::move(name));
   }
-  return name;
+  if (different.size() == names.size()) return names;
+  names.clear();
+  for (const NormRecord& norm : table.norms) names.push_back(norm.name);
+  return names;
 }
 
 // What is a float in one format (ONNX) is a double in another.
@@ -88,10 +101,12 @@ bool alike_in_order(const NormTable& a, const NormTable& b) {
 
 Pairs match(const NormTable& a, const NormTable& b, NormDiff& diff) {
   std::map<std::string, const NormRecord*> by_name;
-  for (const NormRecord& norm : b.norms) by_name.emplace(plain(norm.name), &norm);
+  const std::vector<std::string> names_a = plain_names(a), names_b = plain_names(b);
+  for (size_t i = 0; i < b.norms.size(); ++i) by_name.emplace(names_b[i], &b.norms[i]);
   Pairs pairs;
-  for (const NormRecord& norm : a.norms) {
-    const auto found = by_name.find(plain(norm.name));
+  for (size_t i = 0; i < a.norms.size(); ++i) {
+    const NormRecord& norm = a.norms[i];
+    const auto found = by_name.find(names_a[i]);
     if (found == by_name.end()) {
       diff.only_a.push_back(norm.name);
       continue;
@@ -105,9 +120,9 @@ Pairs match(const NormTable& a, const NormTable& b, NormDiff& diff) {
     diff.notes.push_back("no norm has the same name in both models: they are matched in their order");
     return pairs;
   }
-  for (const NormRecord& norm : b.norms) {
-    const auto left = by_name.find(plain(norm.name));
-    if (left != by_name.end() && left->second == &norm) diff.only_b.push_back(norm.name);
+  for (size_t i = 0; i < b.norms.size(); ++i) {
+    const auto left = by_name.find(names_b[i]);
+    if (left != by_name.end() && left->second == &b.norms[i]) diff.only_b.push_back(b.norms[i].name);
   }
   return pairs;
 }

@@ -118,6 +118,13 @@ void take_surroundings(NormRecord& norm, NormRecord& exported) {
   norm.padded_behind = std::move(exported.padded_behind);
 }
 
+void take_wrappers_off(NormTable& table) {
+  std::vector<std::string> names;
+  for (const NormRecord& norm : table.norms) names.push_back(norm.name);
+  const size_t length = wrapped_by(names);
+  for (NormRecord& norm : table.norms) norm.name.erase(0, length);
+}
+
 }  // namespace
 
 std::vector<double> NormRecord::scale() const {
@@ -158,7 +165,7 @@ NormTable norm_table_of_state_dict(const TensorFile& file) {
     const std::string other = prefix + std::string(ending == kVar ? kMean : kVar);
     const bool alone = !tensors.contains(other);
     if (ending == kVar && !alone) return;  // taken with its mean
-    NormRecord norm{.name = prefix.starts_with("module.") ? prefix.substr(7) : prefix};
+    NormRecord norm{.name = prefix};
     norm.eps_known = norm.weight_known = false;
     norm.variance_kind = RunningVariance::kUnbiased;
     norm.mean = values_of(tensors, prefix + ".running_mean");
@@ -187,6 +194,7 @@ NormTable norm_table_of_state_dict(const TensorFile& file) {
   if (norms_first) {  // a network is built in one way
     for (NormRecord& norm : table.norms) norm.bias_in_front.clear();
   }
+  take_wrappers_off(table);
   if (!table.norms.empty())
     table.notes.push_back("a state dict does not say eps and momentum: PyTorch's defaults, 1e-05 and 0.1, are assumed");
   return table;

@@ -281,7 +281,7 @@ TEST(NormTable, of_a_state_dict_finds_norms_by_their_names) {
   const NormTable table = norm_table_of_state_dict(file);
   ASSERT_THAT(table.norms, SizeIs(3));
   EXPECT_THAT(table.norms[2].missing, ElementsAre("lonely.running_var"));
-  EXPECT_EQ(table.norms[0].name, "layer1.0.bn1");
+  EXPECT_EQ(table.norms[0].name, "module.layer1.0.bn1");  // a wrapper's word stands in front of all names
   EXPECT_THAT(table.norms[0].gamma, ElementsAre(1, 2));
   EXPECT_THAT(table.norms[0].var, ElementsAre(7, 8));
   EXPECT_EQ(table.norms[0].bias_in_front, "module.layer1.0.conv1.bias");
@@ -292,6 +292,18 @@ TEST(NormTable, of_a_state_dict_finds_norms_by_their_names) {
   add("broken.running_mean", {1});
   add("broken.running_var", {1, 2});
   EXPECT_THROW(norm_table_of_state_dict(file), FormatError);
+}
+
+TEST(NormTable, of_a_state_dict_leaves_out_what_wrappers_put_in_front_of_all_names) {
+  for (const std::string prefix : {"module.", "model.", "state_dict.model.module.", "_orig_mod."}) {
+    TensorFile file;
+    for (const char* name : {"bn1.running_mean", "bn1.running_var", "layer1.bn.running_mean", "layer1.bn.running_var"})
+      file.tensors.emplace_back(prefix + name, Tensor(DType::kF32, {2}));
+    const NormTable table = norm_table_of_state_dict(file);
+    ASSERT_THAT(table.norms, SizeIs(2)) << prefix;
+    EXPECT_EQ(table.norms[0].name, "bn1") << prefix;
+    EXPECT_EQ(table.norms[1].name, "layer1.bn") << prefix;
+  }
 }
 
 TEST(NormTable, of_a_state_dict_pairs_a_bias_only_with_a_norm_that_stands_behind_it) {

@@ -47,11 +47,6 @@ bool has_shape(const AnyTensor& tensor, const Wanted& wanted) {
 
 // --- prefixes that wrappers of PyTorch put in front of all keys ---
 
-const std::vector<std::string>& wrappers() {
-  static const std::vector<std::string> words = {"module.", "model.", "_orig_mod.", "state_dict."};
-  return words;
-}
-
 Tensors without_prefix(const Tensors& tensors, const std::string& prefix) {
   Tensors stripped;
   for (const auto& [name, tensor] : tensors) {
@@ -426,6 +421,28 @@ Tensor taken(const AnyTensor& tensor, const std::string& name, const Wanted& wan
 }
 
 }  // namespace
+
+const std::vector<std::string>& wrappers() {
+  static const std::vector<std::string> words = {"module.", "model.", "_orig_mod.", "state_dict."};
+  return words;
+}
+
+size_t wrapped_by(const std::vector<std::string>& names) {
+  if (names.empty()) return 0;
+  size_t length = 0;
+  for (bool found = true; found;) {
+    found = false;
+    for (const std::string& word : wrappers()) {
+      found = std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+        return name.size() > length + word.size() && name.compare(length, word.size(), word) == 0;
+      });
+      if (!found) continue;
+      length += word.size();
+      break;
+    }
+  }
+  return length;
+}
 
 bool is_state_dict(const TensorFile& file) {
   const auto it = file.metadata.find("format");

@@ -27,7 +27,12 @@ struct StateDictOptions {
 // True for weights that carry no architecture of evenkeel's: what needs StateDictOptions.
 bool is_state_dict(const TensorFile& file);
 
-// The weights in the architecture. Leading "module.", "model." and "_orig_mod." of the keys are left out where that makes them fit;
+// What wrappers of PyTorch put in front of all keys: "module.", "model.", "_orig_mod.", "state_dict."; in any order, several at a time.
+const std::vector<std::string>& wrappers();
+// How many bytes of them all names begin with; 0 of no names. A name that is nothing else keeps the last.
+size_t wrapped_by(const std::vector<std::string>& names);
+
+// The weights in the architecture. Leading wrappers() of the keys are left out where that makes them fit;
 // num_batches_tracked may be absent (0); F64, F16 and BF16 become F32. Momentum, eps and the kind of the running variance are those of the
 // architecture (a zoo model's: PyTorch's). Throws UsageError for an unknown architecture or a mean or std that does not fit it; FormatError
 // with all missing, unexpected and misshapen keys, each with the nearest match.

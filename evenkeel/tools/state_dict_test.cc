@@ -105,6 +105,15 @@ TEST(StateDict, all_keys_that_do_not_fit_are_listed_with_the_nearest_match) {
   EXPECT_EQ(std::count(message.begin(), message.end(), '\n'), 6);
 }
 
+TEST(StateDict, wrappers_stand_in_front_of_all_names_or_of_none) {
+  EXPECT_EQ(wrapped_by({}), 0u);
+  EXPECT_EQ(wrapped_by({"bn1", "module.bn1"}), 0u);
+  EXPECT_EQ(wrapped_by({"module.bn1", "module.layer1.bn"}), 7u);
+  EXPECT_EQ(wrapped_by({"state_dict.model.module._orig_mod.bn"}), 34u);
+  EXPECT_EQ(wrapped_by({"model.model.bn", "model.bn"}), 6u);
+  EXPECT_EQ(wrapped_by({"model.module."}), 6u);  // a name is left
+}
+
 TEST(StateDict, a_prefix_that_all_keys_have_is_named_with_what_to_do) {
   TensorFile file = zoo_state_dict("lenet", {1, 28, 28}, 10);
   for (auto& [name, tensor] : file.tensors) name = "ema.net." + name;

@@ -59,10 +59,27 @@ def _empty_like(x: Array) -> Array:
     torch = _torch_of(x)
     if torch is not None:
         return torch.empty_like(x, requires_grad=False)
-    if not _core.is_array(x):
-        _core.describe_array(x)  # raises, and says why
+    dtype, shape, strides = _core.describe_array(x)[:3]
     numpy = _numpy()
-    return numpy.empty_like(numpy.asarray(x), subok=False)
+    if _has_buffer(x):
+        return numpy.empty_like(numpy.asarray(x), subok=False)
+    if dtype not in _NUMPY_TYPES:
+        raise _core.UsageError(f"an array of {dtype} is given by DLPack alone, and NumPy, in which results are, has no such type; give PyTorch's "
+                               "tensors (torch.from_dlpack)")
+    order = sorted(range(len(shape)), key=lambda axis: (-abs(strides[axis]), axis))  # of the axes in memory
+    y = numpy.empty([shape[axis] for axis in order], _NUMPY_TYPES[dtype])
+    return y.transpose([order.index(axis) for axis in range(len(shape))])
+
+
+_NUMPY_TYPES = {"fp32": "float32", "fp64": "float64", "fp16": "float16"}
+
+
+def _has_buffer(x: Array) -> bool:
+    try:
+        memoryview(x).release()
+    except TypeError:
+        return False
+    return True
 
 
 def _copy(x: Array) -> Array:
@@ -70,8 +87,18 @@ def _copy(x: Array) -> Array:
     y = _empty_like(x)
     if _torch_of(x) is not None:
         return y.copy_(x)
-    y[...] = _numpy().asarray(x)
+    numpy = _numpy()
+    y[...] = numpy.asarray(x) if _has_buffer(x) else numpy.from_dlpack(x)
     return y
+
+
+def _written(*outputs: Array) -> None:
+    """Tells autograd that these tensors were written, so that what has saved one for its gradient refuses to use it: an operation in place
+    on none of its elements counts as one on the tensor."""
+    for x in outputs:
+        if _torch_of(x) is not None and not x.is_inference():
+            x = x.detach()
+            (x if x.dim() else x.unsqueeze(0)).narrow(0, 0, 0).zero_()
 
 
 def _empty(like: Array, shape: tuple[int, ...]) -> Array:
@@ -111,10 +138,11 @@ def batch_norm(x: Array, gamma: Optional[Array] = None, beta: Optional[Array] = 
     y = _empty_like(x) if out is None else out
     _core.norm_forward(x, y, _plain(gamma), _plain(beta), running_mean, running_var, num_batches_tracked, residual, _plain_weights(weights),
                        axis, training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, None)
+    _written(out, *((running_mean, running_var, num_batches_tracked) if training else ()))
     return y
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Saved:
     """What batch_norm_backward needs of batch_norm_forward. Holds x, parameters, weights and residual themselves, not copies: leave them
     as they are until then. Of a residual that out overwrote it holds a copy, unless the gradient needs none."""
@@ -171,6 +199,7 @@ def batch_norm_forward(x: Array, gamma: Optional[Array] = None, beta: Optional[A
     y = _empty_like(x) if out is None else out
     scale, mask, kept = _core.norm_forward(x, y, gamma, beta, running_mean, running_var, num_batches_tracked, residual, weights, axis,
                                            training, new_batch_weight, eps, activation, slope, on_nonfinite, threads, _copy)
+    _written(out, *((running_mean, running_var, num_batches_tracked) if training else ()))
     return y, Saved(x, gamma, beta, kept, weights, axis, bool(training), activation, slope, threads, residual is not None, scale, mask)
 
 
@@ -187,13 +216,21 @@ def batch_norm_backward(dy: Array, saved: Saved, *, out: Optional[Array] = None)
     dresidual = _empty_like(saved.x) if saved.has_residual else None
     _core.norm_backward(saved.x, dy, saved.gamma, saved.beta, saved._scale, saved._mask, saved.residual, saved.weights, dx, dresidual,
                         dgamma, dbeta, saved.axis, saved.batch_statistics, saved.activation, saved.slope, saved.threads)
+    _written(out)
     return Gradients(dx, dgamma, dbeta, dresidual)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
-    """Count, mean and m2 = sum of (value - mean)^2 of each channel, as the rows of `table`: [3, C] of fp64."""
+    """Count, mean and m2 = sum of (value - mean)^2 of each channel, as the rows of `table`: [3, C] of fp64. Equal where all of them are."""
     table: Array
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        return [list(map(float, row)) for row in self.table] == [list(map(float, row)) for row in other.table]
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def count(self) -> Array:

@@ -5,9 +5,11 @@ import numbers
 import operator
 import os
 import tempfile
+import warnings
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from evenkeel import _core
+from evenkeel._given import naming_missing, plain as _plain, state_of, with_numbers
 
 if TYPE_CHECKING:  # importing evenkeel does not take the time of importing NumPy
     import numpy as np
@@ -15,19 +17,6 @@ if TYPE_CHECKING:  # importing evenkeel does not take the time of importing NumP
 
 Path = Union[str, "os.PathLike[str]"]
 Data = Tuple[Any, Any]
-
-
-def _plain(x: Any) -> Any:
-    """A tensor that autograd watches, without that; an array of what stands in lists."""
-    if isinstance(x, (list, tuple)):
-        import numpy
-        try:
-            return numpy.asarray(x)
-        except (TypeError, ValueError) as error:
-            raise _core.UsageError(f"found lists that make no array ({error}); expected rows of the same length, of numbers") from None
-    if str(getattr(x, "dtype", "")) == "torch.bool" and x.device.type == "cpu":
-        return x.numpy()  # DLPack of older versions has no booleans
-    return x.detach() if getattr(x, "requires_grad", False) else x
 
 
 def _path(name: str, value: Any) -> str:
@@ -109,6 +98,9 @@ def _weighted(x: Any, y: Any, weight: Any) -> Tuple[Any, ...]:
     weight = _plain(weight)
     if str(getattr(weight, "dtype", "")) == "torch.bfloat16":
         weight = weight.float()
+    masked: Any = numpy.ma
+    if masked.is_masked(weight):
+        raise _core.UsageError("weight: found a masked array, whose mask would be lost; give weight.filled(0) where what is masked does not count")
     weights = numpy.asarray(weight)
     x, y = _rows(x), _rows(y)
     n = x.shape[0] if len(x.shape) else 0
@@ -233,15 +225,13 @@ class Network:
                 safetensors file of a PyTorch state dict, which needs `architecture`. Pickles are refused; the message says how to convert.
             architecture: of a state dict: a zoo name or a TOML file.
             options: of a state dict: `input` (3, 32, 32), `classes`, and `mean` and `std` of pixels / 255, a number per
-                channel or one for all.
+                channel or one for all: a number, a list, an array or a tensor.
         """
         network = cls.__new__(cls)
         if architecture is not None:
             options["architecture"] = _path("architecture", architecture)
-        for name in ("mean", "std"):
-            if isinstance(options.get(name), (int, float)):
-                options[name] = [options[name]]
-        network._core = _core.Network.load(_path("path", path), options)
+        with naming_missing(_path("path", path), options.get("architecture")):
+            network._core = _core.Network.load(_path("path", path), with_numbers(options))
         return network
 
     def fit(self, x: Any, y: Any = None, *, weight: Any = None, validation: Any = None, test: Optional[Data] = None, epochs: int = 3,
@@ -298,7 +288,11 @@ class Network:
             run = os.path.join(scratch, "run") if out is None else os.path.abspath(os.fspath(out))
             if out is None:
                 options.setdefault("record_layers", 0)
-            facts = self._core.fit(data, validation, _pair(test, "test"), scratch, run, on_epoch, options)
+            with naming_missing(data):
+                facts = self._core.fit(data, validation, _pair(test, "test"), scratch, run, on_epoch, options)
+        for note in facts["notes"]:
+            if note.startswith("warning: "):
+                warnings.warn(note[len("warning: "):], stacklevel=2)
         return History(facts, None if out is None else run)
 
     def evaluate(self, x: Any, y: Any = None, *, weight: Any = None, statistics: str = "running", **options: Any) -> Dict[str, Any]:
@@ -318,7 +312,11 @@ class Network:
                 raise _core.UsageError("evaluate(): y is missing: the label of every example")
             _refuse_reading("evaluate()", options, ("data", "split", "label", "resize", "layout", "validation"))
             data = _weighted(_plain(x), _plain(y), weight)
-        return self._core.evaluate(data, statistics, options)
+        with naming_missing(data):
+            found: Dict[str, Any] = self._core.evaluate(data, statistics, with_numbers(options))
+        for warning in found.pop("warnings"):
+            warnings.warn(warning, stacklevel=2)
+        return found
 
     def predict(self, x: Any, *, batch_size: int = 256, threads: Optional[int] = None) -> Array:
         """The most likely class of each example: int64 [N]. Does not depend on the other examples, bit for bit."""
@@ -343,10 +341,23 @@ class Network:
         """A copy of parameters and buffers by PyTorch's names: "conv1.weight" [out, in, k, k], "bn1.running_mean" [C], ..."""
         return self._core.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, *, mean: Any = None, std: Any = None) -> None:
         """Takes all values from arrays by PyTorch's names. Raises evenkeel.FormatError with all keys that are missing, left over or misshapen;
-        "module." in front of all of them is left out, and num_batches_tracked may be missing."""
-        self._core.load_state_dict({name: _plain(value) for name, value in state.items()})
+        "module." in front of all of them is left out, and num_batches_tracked may be missing.
+
+        mean, std: as of load(): what the network standardizes its examples by from here on, pixels / 255 or features. A state dict does not
+            have them: of one alone the other is 0 or 1. Without both the network keeps what it has, and where that is nothing a warning says that
+            examples are taken as they are.
+        strict: True; there is no other way, and PyTorch's programs may say so.
+        """
+        if strict is not True:
+            raise _core.UsageError(f"load_state_dict(): strict is {strict!r}; expected True: the network takes all values or none, and only "
+                                   "num_batches_tracked may be missing")
+        given = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+        if not self._core.load_state_dict(state_of("state", state), with_numbers(given)):
+            warnings.warn("load_state_dict(): a state dict has no standardization, and this network none of its own: it takes examples as they are, "
+                          "pixels as pixels / 255; give the mean and std that the network was trained with (mean=0, std=1 if there were none)",
+                          stacklevel=2)
 
     def __reduce__(self) -> Tuple[Any, ...]:
         """pickle and copy.deepcopy: by what save() writes."""

@@ -1,14 +1,17 @@
 """Tools for trained models: on files, and on state dicts (a dict of names and arrays). `evenkeel.inspect` and the like."""
 from __future__ import annotations
 
+import collections
+import copy
 import json
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union, overload
 
 from evenkeel import _core
-from evenkeel.network import _path, _plain
+from evenkeel._given import naming_missing, plain as _plain, state_of, with_numbers
+from evenkeel.network import _path
 
 if TYPE_CHECKING:  # importing evenkeel does not take the time of importing NumPy
     import numpy as np
@@ -21,12 +24,12 @@ Model = Union[Path, Mapping[str, Any]]
 class Report:
     """What a tool found: print() shows its table, to_dict() is what the program prints with --json, and the keys of that are attributes."""
 
-    def __init__(self, answer: Dict[str, Any]):
+    def __init__(self, answer: Dict[str, Any], frames: int = 3):
         self._facts = json.loads(answer["json"])
         self._text: str = answer["text"]
         self.warnings: List[str] = list(answer["warnings"])
         for warning in self.warnings:
-            warnings.warn(warning, stacklevel=3)
+            warnings.warn(warning, stacklevel=frames)  # of the caller of the tool
 
     def __getattr__(self, name: str) -> Any:
         facts = self.__dict__.get("_facts", {})
@@ -36,8 +39,8 @@ class Report:
 
     def to_dict(self) -> Dict[str, Any]:
         """A copy of all that was found, of plain Python types."""
-        copy: Dict[str, Any] = json.loads(json.dumps(self._facts))
-        return copy
+        facts: Dict[str, Any] = json.loads(json.dumps(self._facts))
+        return facts
 
     def __str__(self) -> str:
         return self._text
@@ -89,29 +92,63 @@ class ModelReport(Report):
     """What inspect() found: format, norms (of Norm), findings (of Finding), totals, notes, data."""
 
     def __init__(self, answer: Dict[str, Any]):
-        super().__init__(answer)
+        super().__init__(answer, frames=4)
         self.norms: List[Norm] = [Norm(f, v) for f, v in zip(self._facts["norms"], answer["values"])]
         self.findings: List[Finding] = [Finding(f) for f in self._facts["findings"]]
 
+    def _found(self, name: Any) -> Optional[Norm]:
+        plain = name[_core.wrapped_by([name]):] if isinstance(name, str) else name
+        norms = {norm.name: norm for norm in self.norms}
+        return norms.get(name, norms.get(plain))
+
     def __getitem__(self, name: str) -> Norm:
-        """The norm of that name."""
-        for norm in self.norms:
-            if norm.name == name:
-                return norm
-        raise KeyError(name)
+        """The norm of that name; "module." and the like in front of it, as in the state dict that was given, may be left out or not."""
+        norm = self._found(name)
+        if norm is None:
+            raise KeyError(f"there is no norm {name!r}; there are {', '.join(self) or 'none'}")
+        return norm
+
+    def __contains__(self, name: object) -> bool:
+        return self._found(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the norms; the norms themselves are `norms`."""
+        return iter(norm.name for norm in self.norms)
+
+    def __len__(self) -> int:
+        return len(self.norms)
+
+    def __bool__(self) -> bool:  # a report of no norms is one
+        return True
 
 
 class StateDict(Dict[str, Any]):
-    """Arrays by name, or tensors where tensors were given; .report says how they came about."""
+    """Arrays by name, or tensors where tensors were given; .report says how they came about. Pickled it is an OrderedDict, as PyTorch's state
+    dicts are, which is read without evenkeel."""
     report: Report
 
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return collections.OrderedDict, (), None, None, iter(self.items())
 
-def _model(model: Model) -> Any:
+    def _with(self, items: Mapping[str, Any]) -> StateDict:
+        made = StateDict(items)
+        if hasattr(self, "report"):
+            made.report = self.report
+        return made
+
+    def __copy__(self) -> StateDict:
+        return self._with(self)
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> StateDict:
+        return self._with({name: copy.deepcopy(value, memo) for name, value in self.items()})
+
+
+def _model(model: Model, name: str = "model") -> Any:
     if isinstance(model, Mapping):
-        return {name: _plain(value) for name, value in model.items()}
+        return state_of(name, model)
     if hasattr(model, "state_dict"):
-        raise _core.UsageError(f"model: found a {type(model).__name__}, expected a path or a state dict: give model.state_dict()")
-    return _path("model", model)
+        raise _core.UsageError(f"{name}: found a {type(model).__name__}, expected a path or a state dict: give {name}.state_dict()")
+    return _path(name, model)
 
 
 def _data(data: Any) -> Any:
@@ -137,10 +174,11 @@ def _with_names_of(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict
     """The arrays under the names and in the order that `model` has for them: "module.bn1.weight"."""
     rest = dict(state)
     named: Dict[str, Array] = {}
+    words = _core.wrappers()
     for name in model:
         own, wrapped = name, True
         while own not in rest and wrapped:
-            word = next((word for word in ("module.", "model.", "_orig_mod.") if own.startswith(word)), "")
+            word = next((word for word in words if own.startswith(word)), "")
             own, wrapped = own[len(word):], bool(word)
         if own in rest:
             named[name] = rest.pop(own)
@@ -175,11 +213,11 @@ def _tensors_if(state: Mapping[str, Array], model: Mapping[str, Any]) -> Dict[st
     return {name: value if torch is None else torch.from_numpy(value) for name, value in state.items()}
 
 
-def _norms_of(model: Model) -> Any:
+def _norms_of(model: Model, name: str = "model") -> Any:
     """As _model(). The state dict of a single norm has bare names; it is the one that is then called "norm"."""
-    given = _model(model)
-    if isinstance(given, dict) and "running_mean" in given and not any("." in str(name) for name in given):
-        return {f"norm.{name}": value for name, value in given.items()}
+    given = _model(model, name)
+    if isinstance(given, dict) and "running_mean" in given and not any("." in str(key) for key in given):
+        return {f"norm.{key}": value for key, value in given.items()}
     return given
 
 
@@ -192,7 +230,17 @@ def inspect(model: Model, data: Any = None, **options: Any) -> ModelReport:
         data: also run the model on a data set by name, or on (x, y) or x: how far are the stored statistics from the actual ones?
         options: of `evenkeel inspect`: architecture="resnet20" (for a state dict with data), mean, std, corrupt, split, ...
     """
-    return ModelReport(_core.inspect(_norms_of(model), _data(data), options))
+    given, inputs = _norms_of(model), _data(data)
+    with naming_missing(given, inputs, options.get("architecture")):
+        return ModelReport(_core.inspect(given, inputs, with_numbers(options)))
+
+
+@overload
+def fold(model: Path, out: Optional[Path] = None, *, data: Any = None, **options: Any) -> Report: ...
+
+
+@overload
+def fold(model: Mapping[str, Any], out: None = None, *, data: Any = None, **options: Any) -> StateDict: ...
 
 
 def fold(model: Model, out: Optional[Path] = None, *, data: Any = None, **options: Any) -> Union[Report, StateDict]:
@@ -207,13 +255,23 @@ def fold(model: Model, out: Optional[Path] = None, *, data: Any = None, **option
     Returns the report: folded, left (with reasons) and proof. For a state dict: the tensors of the folded network by name, conv1.weight and
     conv1.bias and no norms, with the report as `.report`; tensors where tensors were given, float32, as they were proved. Raises evenkeel.Error, and writes nothing, where the outputs differ.
     """
-    answer = _core.fold(_model(model), _data(data), _out(out, model), options)
+    given, inputs = _model(model), _data(data)
+    with naming_missing(given, inputs, options.get("architecture")):
+        answer = _core.fold(given, inputs, _out(out, model), with_numbers(options))
     report = Report(answer)
     if answer["state"] is None:
         return report
     state = StateDict(_tensors_if(answer["state"], model))  # type: ignore[arg-type]
     state.report = report
     return state
+
+
+@overload
+def recalibrate(model: Path, data: Any = None, out: Optional[Path] = None, *, test: Any = None, **options: Any) -> Report: ...
+
+
+@overload
+def recalibrate(model: Mapping[str, Any], data: Any = None, out: None = None, *, test: Any = None, **options: Any) -> StateDict: ...
 
 
 def recalibrate(model: Model, data: Any = None, out: Optional[Path] = None, *, test: Any = None,
@@ -231,8 +289,9 @@ def recalibrate(model: Model, data: Any = None, out: Optional[Path] = None, *, t
     Returns the report: norms (how far each moved), before, after. For a state dict: a new one with the new running statistics, under the same
     names, with the report as `.report`: tensors where tensors were given, in their types; what did not change is a copy.
     """
-    given = _model(model)
-    answer = _core.recalibrate(given, _data(data), _data(test), _out(out, model), options)
+    given, inputs, judges = _model(model), _data(data), _data(test)
+    with naming_missing(given, inputs, judges, options.get("architecture")):
+        answer = _core.recalibrate(given, inputs, judges, _out(out, model), with_numbers(options))
     report = Report(answer)
     if answer["state"] is None:
         return report
@@ -253,14 +312,29 @@ def diff(a: Model, b: Model, *, data: Any = None, random: int = 0, **options: An
     Returns a report: norms (the most changed first, with effect, gamma, beta, ...), only_in_a, only_in_b, outputs,
     outputs_only_in_a, outputs_only_in_b.
     """
-    return Report(_core.diff(_norms_of(a), _norms_of(b), _data(data), int(random), options))
+    first, second, inputs = _norms_of(a, "a"), _norms_of(b, "b"), _data(data)
+    with naming_missing(first, second, inputs, options.get("architecture")):
+        return Report(_core.diff(first, second, inputs, int(random), with_numbers(options)))
 
 
 def convert(model: Path, out: Path, **options: Any) -> Dict[str, Any]:
     """Writes a model file as what the extension of `out` says: .onnx or .safetensors. Returns from, to, architecture, tensors (how many) and
     left_out. Options: of `evenkeel convert`: architecture, input, classes, mean, std, training, no_standardization."""
-    done: Dict[str, Any] = _core.convert(os.fspath(model), os.fspath(out), options)
+    if isinstance(model, Mapping):
+        raise _core.UsageError("model: found a state dict, expected the path of a model file: convert() writes a file as another; the network of a "
+                               "state dict is Network(...).load_state_dict(state), and its save() writes files")
+    given = _path("model", model)
+    with naming_missing(given, options.get("architecture")):
+        done: Dict[str, Any] = _core.convert(given, _path("out", out), with_numbers(options))
     return done
+
+
+@overload
+def explain(code: str) -> Dict[str, str]: ...
+
+
+@overload
+def explain(code: None = None) -> List[Dict[str, str]]: ...
 
 
 def explain(code: Optional[str] = None) -> Union[Dict[str, str], List[Dict[str, str]]]:

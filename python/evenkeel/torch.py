@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from typing import Any, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional
 
 import torch
 import torch.fx
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from evenkeel import _core
 from evenkeel._core import UsageError
+from evenkeel._torch_modes import watched
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm", "convert", "revert"]
 
@@ -189,6 +190,10 @@ class _Norm(torch.autograd.Function):
 def _gradient(ctx: Any, dy: Tensor, x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor],
               residual: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
     """(dx, dgamma, dbeta, dresidual), what is needed of it."""
+    if watched(dy, x, gamma, beta, residual):
+        raise RuntimeError("evenkeel.torch's gradient of a norm is asked for inside of a transform of PyTorch (vmap, is_grads_batched, forward-mode AD, "
+                           "make_fx, fake tensors or another mode that sees operations) that did not see the forward pass; give the model "
+                           "PyTorch's norms back: evenkeel.torch.revert(model)")
     need_x, need_gamma, need_beta, need_residual = ctx.needs_input_grad[:4]
     (n, c, space, layout, stride, number), affine_type, scale, mask, settings = ctx.rest
     dy = _dense(dy, layout)
@@ -237,19 +242,34 @@ def _expanded(residual: Tensor, x: Tensor) -> Tensor:
                          "to it") from None
 
 
+def _by_operations(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual: Optional[Tensor], mean: Optional[Tensor],
+                   var: Optional[Tensor], counter: Optional[Tensor], settings: _Settings) -> Tensor:
+    """As _apply, in operations of PyTorch."""
+    weight = settings.weight
+    if counter is not None:
+        counter.add_(1)
+        weight = 1 / float(counter) if weight is None else weight
+    y = F.batch_norm(x, mean, var, gamma, beta, settings.training, weight or 0.0, settings.eps)
+    name = next(name for name, number in _ACTIVATIONS.items() if number == settings.activation)
+    return _activated(y if residual is None else y + residual, name, settings.slope)
+
+
 def _apply(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], residual: Optional[Tensor], mean: Optional[Tensor],
            var: Optional[Tensor], counter: Optional[Tensor], settings: _Settings) -> Tensor:
     count = x.numel()
     if count == 0:
         return _of_nothing(x, gamma, beta)
     if settings.training and count == x.shape[1]:
-        raise UsageError(f"x {list(x.shape)} has one value per channel, and its variance is 0 whatever it is; expected at least 2 in "
-                         "training: take more examples, drop the last batch where it is short, or call model.eval()")
+        raise UsageError(f"x {list(x.shape)} has one value per channel, and its variance is 0 whatever it is; expected at least 2 " +
+                         ("where the norm has no running statistics: take more examples, or drop the last batch where it is short" if mean is None
+                          else "in training: take more examples, drop the last batch where it is short, or call model.eval()"))
     if residual is not None:
         if residual.dtype is not x.dtype and torch.is_autocast_cpu_enabled():
             residual = residual.to(x.dtype)
         if residual.shape != x.shape:
             residual = _expanded(residual, x)
+    if watched(x, gamma, beta, residual, mean, var):
+        return _by_operations(x, gamma, beta, residual, mean, var, counter, settings)
     if torch.is_grad_enabled() and (x.requires_grad or (gamma is not None and gamma.requires_grad) or
                                     (beta is not None and beta.requires_grad) or
                                     (residual is not None and residual.requires_grad)):
@@ -265,6 +285,11 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise UsageError(f"{name} is {value!r}; expected a number") from None
+
+
+def _eps(eps: Any) -> None:
+    if not 0 < _number("eps", eps) < float("inf"):
+        raise UsageError(f"eps is {eps}; expected a number above 0")
 
 
 def _weight(momentum: Any) -> float:
@@ -289,16 +314,18 @@ def _guard(name: str) -> int:
     return number
 
 
-def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Optional[Tensor] = None,
+def batch_norm(x: Optional[Tensor] = None, running_mean: Optional[Tensor] = None, running_var: Optional[Tensor] = None,
                weight: Optional[Tensor] = None, bias: Optional[Tensor] = None, training: bool = False, momentum: float = 0.1,
                eps: float = 1e-5, *, activation: str = "identity", slope: float = 0.01, residual: Optional[Tensor] = None,
-               on_nonfinite: str = "update") -> Tensor:
+               on_nonfinite: str = "update", input: Optional[Tensor] = None) -> Tensor:
     """torch.nn.functional.batch_norm by evenkeel, seen by autograd: y = activation(norm(x) + residual).
 
     x, residual: [N, C, *space]; running_mean, running_var, weight, bias: [C]. training assigns the running statistics, where given.
+    input: PyTorch's name of x.
     """
-    if not isinstance(x, Tensor) or x.dim() < 2:
-        _refuse_shape(x)
+    given: Tensor = _one_of(x, input)
+    if not isinstance(given, Tensor) or given.dim() < 2:
+        _refuse_shape(given)
     if (running_mean is None) != (running_var is None):
         raise UsageError("one of running_mean and running_var is given; expected both, or neither")
     if running_mean is None and not training:
@@ -309,9 +336,16 @@ def batch_norm(x: Tensor, running_mean: Optional[Tensor] = None, running_var: Op
     settings = _Settings(bool(training), _weight(momentum), _number("eps", eps), _activation(activation), _number("slope", slope),
                          _guard(on_nonfinite))
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
-        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        y = F.batch_norm(given, running_mean, running_var, weight, bias, training, momentum, eps)
         return _activated(y if residual is None else y + residual, activation, slope)
-    return _apply(x, weight, bias, residual, running_mean, running_var, None, settings)
+    return _apply(given, weight, bias, residual, running_mean, running_var, None, settings)
+
+
+def _one_of(x: Any, input: Any) -> Any:
+    """x under either of its names."""
+    if x is not None and input is not None and not isinstance(input, torch.fx.Proxy):  # type: ignore[attr-defined]
+        raise UsageError("x and input are both given; expected one of them, input is PyTorch's name of x")
+    return input if x is None else x
 
 
 def _refuse_shape(x: Any) -> None:
@@ -365,20 +399,23 @@ class _BatchNorm:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)  # type: ignore[call-arg]
         _activation(activation)
         _guard(on_nonfinite)
-        _number("eps", eps), _number("slope", slope)
+        _eps(eps)
+        _number("slope", slope)
         if momentum is not None:
             _weight(momentum)
         self.activation, self.slope, self.on_nonfinite = activation, slope, on_nonfinite
 
-    def forward(self: Any, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
-        """y = activation(norm(x) + residual). x, residual: [N, C, *space]."""
+    def forward(self: Any, x: Optional[Tensor] = None, residual: Optional[Tensor] = None, input: Optional[Tensor] = None) -> Tensor:
+        """y = activation(norm(x) + residual). x, residual: [N, C, *space]. input: PyTorch's name of x."""
         # TorchScript compiles one side of this only, and a trace records no more than PyTorch's own operations.
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            y: Tensor = self._by_pytorch(x, residual)
+            given = input if x is None else x
+            assert given is not None, "x is not given"
+            y: Tensor = self._by_pytorch(given, residual)
         elif torch.jit.is_tracing():  # type: ignore[attr-defined]
-            y = self._by_pytorch(x, residual)
+            y = self._by_pytorch(_one_of(x, input), residual)
         else:
-            y = self._by_evenkeel(x, residual)
+            y = self._by_evenkeel(_one_of(x, input), residual)
         return y
 
     def _by_pytorch(self: Any, x: Tensor, residual: Optional[Tensor]) -> Tensor:
@@ -442,15 +479,15 @@ class _BatchNorm:
         return text if self.activation == "identity" else f"{text}, activation={self.activation!r}"
 
 
-class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):  # type: ignore[misc]
     """torch.nn.BatchNorm1d by evenkeel. x: [N, C] or [N, C, L]."""
 
 
-class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):  # type: ignore[misc]
     """torch.nn.BatchNorm2d by evenkeel. x: [N, C, H, W], channels first or channels last."""
 
 
-class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):  # type: ignore[misc]
     """torch.nn.BatchNorm3d by evenkeel. x: [N, C, D, H, W], channels first or channels last."""
 
 
@@ -461,7 +498,22 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
     """A model of its own whose parameters and buffers are those of `model`."""
     memo = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a module keeps: results of torch.nn.utils.weight_norm, activations, locks
+        raise UsageError(f"the model cannot be copied ({error}); give inplace=True, which copies nothing: the class of its norms changes, and nothing "
+                         "else") from error
+
+
+def _require_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        hint = ": a state dict has no norms that could be changed; load it into the model" if isinstance(model, Mapping) else ""
+        raise UsageError(f"model is of type {type(model).__name__}; expected a torch.nn.Module{hint}")
+
+
+def _norm_of_script(module: nn.Module) -> bool:
+    script: Any = torch.jit.ScriptModule  # type: ignore[attr-defined]
+    return isinstance(module, script) and "BatchNorm" in str(module.original_name)
 
 
 def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -469,14 +521,18 @@ def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     inplace=False leaves `model` as it is and gives another that shares its tensors: both train the same weights. inplace=True changes
     the class of the modules and nothing else, so that optimizers, hooks and other references to them stay good.
-    SyncBatchNorm, lazy norms before their first batch and classes of others that derive from PyTorch's norms are left, with a warning.
+    SyncBatchNorm, lazy norms before their first batch, classes of others that derive from PyTorch's norms, norms in TorchScript and norms with an eps of 0
+    are left, with a warning.
     """
+    _require_model(model)
     model = model if inplace else _copy_sharing_tensors(model)
     left = []
     for name, module in model.named_modules():
-        if type(module) in _OURS:
+        if type(module) in _OURS and module.eps > 0:
             module.__class__ = _OURS[type(module)]
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in _THEIRS:
+        elif type(module) in _OURS:
+            left.append(f"{name or 'the model itself'} (eps is {module.eps})")
+        elif _norm_of_script(module) or isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, _BatchNorm):
             left.append(f"{name or 'the model itself'} ({type(module).__name__})")
     if left:
         warnings.warn(f"evenkeel.torch.convert left {len(left)} norms as they are: " + ", ".join(left), stacklevel=2)
@@ -486,14 +542,19 @@ def convert(model: nn.Module, inplace: bool = False) -> nn.Module:
 def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
     """The model with PyTorch's norms in the place of evenkeel's; convert() the other way round.
 
-    Throws UsageError for a norm with an activation, which PyTorch's norms do not have.
+    Throws UsageError for a norm with an activation, which PyTorch's norms do not have, and for one of a class that derives from ours.
     """
-    model = model if inplace else _copy_sharing_tensors(model)
-    ours = [(name, module) for name, module in model.named_modules() if type(module) in _THEIRS]
+    _require_model(model)
+    ours = [(name or "the model itself", module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     for name, module in ours:
+        if type(module) not in _THEIRS:
+            raise UsageError(f"{name} is a {type(module).__name__}, a class that derives from evenkeel's norms, of which nobody knows what PyTorch's class "
+                             "would be; put a norm of PyTorch in its place, or remove what changed its class (torch.nn.utils.parametrize)")
         if module.activation != "identity":
-            raise UsageError(f"{name or 'the model itself'} has the activation {module.activation}, which PyTorch's norms do not have; "
+            raise UsageError(f"{name} has the activation {module.activation}, which PyTorch's norms do not have; "
                              "put the activation behind a norm without one")
-    for _, module in ours:
-        module.__class__ = _THEIRS[type(module)]
+    model = model if inplace else _copy_sharing_tensors(model)
+    for norm in list(model.modules()):
+        if type(norm) in _THEIRS:
+            norm.__class__ = _THEIRS[type(norm)]
     return model

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <bit>
+#include <string_view>
 #include <utility>
 
 #include "dlpack.h"
@@ -283,6 +284,16 @@ void require_no_negative_bit(py::handle object, const char* name) {
                    std::string(name) + ".resolve_neg()");
 }
 
+// numpy.ma's arrays have a buffer, in which what is masked is a value like any other.
+void require_nothing_masked(py::handle object, const char* name) {
+  if (std::string_view(Py_TYPE(object.ptr())->tp_name) == "numpy.ndarray" || !py::hasattr(object, "mask") ||
+      !py::hasattr(object, "filled"))
+    return;
+  if (!py::cast<bool>(py::module_::import("numpy").attr("any")(object.attr("mask")))) return;
+  refuse(name, "is a masked array, and its mask would be lost; give " + std::string(name) +
+                   ".data, and weights, 0 for what is masked, where they can be given");
+}
+
 }  // namespace
 
 const char* name_of(DType dtype) { return kTypes[static_cast<size_t>(dtype)].name; }
@@ -313,7 +324,10 @@ std::string ArrayView::shape_text() const {
 bool is_array(py::handle object) { return object && (has_buffer(object) || has_dlpack(object)); }
 
 ArrayView view_of(py::handle object, const char* name) {
-  if (has_buffer(object)) return view_of_buffer(object, name);
+  if (has_buffer(object)) {
+    require_nothing_masked(object, name);
+    return view_of_buffer(object, name);
+  }
   if (has_dlpack(object)) {
     require_no_grad(object, name);
     require_no_negative_bit(object, name);

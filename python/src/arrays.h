@@ -41,7 +41,7 @@ struct ArrayView {
 bool is_array(pybind11::handle object);
 
 // A look at `object`. Throws UsageError with one sentence that begins with `name`: for what is no array, lies on another device than
-// the CPU, requires grad (a tensor that autograd watches), has PyTorch's negative bit, or has elements that no DType names (complex, structured, big-endian).
+// the CPU, requires grad (a tensor that autograd watches), has PyTorch's negative bit, is masked (numpy.ma), or has elements that no DType names (complex, structured, big-endian).
 ArrayView view_of(pybind11::handle object, const char* name);
 
 // The same, and throws UsageError for an array that is not writable.

@@ -254,30 +254,61 @@ class Arrays {
   std::vector<float> weights_;
 };
 
-// First byte and the one behind the last of c values, whatever the sign of their stride.
-std::pair<uintptr_t, uintptr_t> bytes_of(const ChannelValues& values, int64_t channels) {
-  const auto start = reinterpret_cast<uintptr_t>(values.data);
-  const int64_t reach = (channels - 1) * values.stride * static_cast<int64_t>(size_bytes(values.dtype));
-  const uintptr_t other = start + static_cast<uintptr_t>(reach);
-  return {std::min(start, other), std::max(start, other) + size_bytes(values.dtype)};
+// Pieces of memory of one size and so many bytes apart, in rising order: the values of channels, or examples.
+struct Pieces {
+  uintptr_t first = 0;
+  uintptr_t step = 0;
+  int64_t count = 0;
+  uintptr_t size = 0;
+
+  uintptr_t begin(int64_t i) const { return first + static_cast<uintptr_t>(i) * step; }
+  uintptr_t end(int64_t i) const { return begin(i) + size; }
+};
+
+Pieces pieces_of(const ChannelValues& values, int64_t channels) {
+  if (!values) return {};
+  const auto size = static_cast<int64_t>(size_bytes(values.dtype)), step = values.stride * size;
+  Pieces pieces{reinterpret_cast<uintptr_t>(values.data), static_cast<uintptr_t>(step < 0 ? -step : step), channels,
+                static_cast<uintptr_t>(size)};
+  if (step < 0) pieces.first += static_cast<uintptr_t>((channels - 1) * step);
+  if (step == 0) pieces.count = 1;  // one value for all
+  return pieces;
+}
+
+Pieces pieces_of(const void* data, int64_t example_stride, const NormDescriptor& shape) {
+  if (data == nullptr) return {};
+  const int64_t size = shape.type == NormType::kF64 ? 8 : shape.type == NormType::kF32 ? 4 : 2;
+  const int64_t example = shape.c * shape.d * shape.h * shape.w;
+  return {reinterpret_cast<uintptr_t>(data),
+          static_cast<uintptr_t>((example_stride == 0 ? example : example_stride) * size), shape.n,
+          static_cast<uintptr_t>(example * size)};
+}
+
+// Whether they have a byte in common; what lies between each other's pieces is apart.
+bool share(const Pieces& a, const Pieces& b) {
+  for (int64_t i = 0, j = 0; i < a.count && j < b.count;) {
+    if (a.begin(i) < b.end(j) && b.begin(j) < a.end(i)) return true;
+    const bool a_first = a.end(i) <= b.begin(j);
+    ++(a_first ? i : j);
+  }
+  return false;
 }
 
 // Running statistics are assigned behind the kernels, which know nothing of it.
-void require_apart(const ForwardCall& call, const NormOutput& y) {
+void require_apart(const ForwardCall& call) {
   const int64_t c = call.shape.c;
-  const auto mean = bytes_of(call.running.mean, c), var = bytes_of(call.running.var, c);
-  const int64_t example = call.shape.c * call.shape.d * call.shape.h * call.shape.w;
-  const int64_t stride = y.example_stride == 0 ? example : y.example_stride;
-  const auto begin = reinterpret_cast<uintptr_t>(y.data);
-  const auto elements = static_cast<uintptr_t>((call.shape.n - 1) * stride + example);
-  const auto end = begin + elements * (call.shape.type == NormType::kF64   ? 8u
-                                       : call.shape.type == NormType::kF32 ? 4u
-                                                                           : 2u);
-  const auto shared = [](const auto& a, const auto& b) { return a.first < b.second && b.first < a.second; };
-  if (shared(mean, var)) throw UsageError("running_mean and running_var share memory; expected two arrays");
-  const std::pair out{begin, end};
-  if (shared(mean, out) || shared(var, out))
-    throw UsageError("out overlaps the running statistics; expected arrays that share nothing");
+  const Pieces mean = pieces_of(call.running.mean, c), var = pieces_of(call.running.var, c);
+  if (share(mean, var)) throw UsageError("running_mean and running_var share memory; expected two arrays");
+  const std::array<std::pair<const char*, Pieces>, 5> others = {
+      {{"out", pieces_of(call.y.data, call.y.example_stride, call.shape)},
+       {"x", pieces_of(call.x.data, call.x.example_stride, call.shape)},
+       {"residual", pieces_of(call.residual.data, call.residual.example_stride, call.shape)},
+       {"gamma", pieces_of(call.gamma, c)},
+       {"beta", pieces_of(call.beta, c)}}};
+  for (const auto& [name, other] : others) {
+    if (!share(mean, other) && !share(var, other)) continue;
+    throw UsageError(std::string(name) + " overlaps the running statistics; expected arrays that share nothing");
+  }
 }
 
 struct ForwardArguments {
@@ -365,7 +396,7 @@ py::object forward(const ForwardArguments& a, int axis, bool training, std::opti
   call.activation = static_cast<NormActivation>(activation);
   call.slope = static_cast<float>(slope);
   call.threads = threads;
-  if (training && call.running.mean) require_apart(call, call.y);
+  if (training && call.running.mean) require_apart(call);
   py::object scale = py::none(), mask = py::none(), kept = py::none();
   if (!save.is_none()) {
     if (call.y.data == call.x.data)

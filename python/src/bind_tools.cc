@@ -35,6 +35,14 @@ std::string path_of(const py::object& model) {
   return py::str(py::module_::import("os").attr("fspath")(model));
 }
 
+constexpr const char* kArrays = "the arrays given";
+
+// What --data would say: options that are about examples ask for it.
+std::string name_of_data(const py::object& data) {
+  if (data.is_none()) return "";
+  return py::isinstance<py::tuple>(data) ? kArrays : std::string(py::str(data));
+}
+
 // None; a name; or arrays, as (x, y) or (x, None).
 void take_data(const py::object& data, const py::object& test, bool labels_judge, tools::Asked& asked) {
   if (data.is_none()) return;
@@ -46,7 +54,7 @@ void take_data(const py::object& data, const py::object& test, bool labels_judge
   const int64_t classes = 0;
   const data::Layout layout = asked.preprocess.layout;
   auto splits = std::make_shared<data::Splits>();
-  splits->train = dataset_of("the arrays given", pair[0], "x", pair[1], "y", classes, layout);
+  splits->train = dataset_of(kArrays, pair[0], "x", pair[1], "y", classes, layout);
   if (!test.is_none()) {
     const auto other = test.cast<py::tuple>();
     splits->test = dataset_of("the test arrays", other[0], "test x", other[1], "test y", classes, layout);
@@ -54,7 +62,7 @@ void take_data(const py::object& data, const py::object& test, bool labels_judge
     splits->test = data::first_examples(splits->train, splits->train.count);
     splits->one_set = true;
   }
-  asked.data = "the arrays given";
+  asked.data = kArrays;
   asked.examples = std::move(splits);
 }
 
@@ -71,7 +79,7 @@ py::array_t<double> column(const std::vector<double>& values) {
 }
 
 py::dict inspect(const py::object& model, const py::object& data, const py::dict& options) {
-  cli::Arguments asked = arguments_of("inspect()", "inspect", options, {path_of(model)});
+  cli::Arguments asked = arguments_of("inspect()", "inspect", options, {path_of(model)}, name_of_data(data));
   take_model(model, asked);
   take_data(data, py::none(), true, asked);
   const auto said = listen(asked);
@@ -113,7 +121,7 @@ py::dict folded_tensors(const onnx::Model& model) {
 }
 
 py::dict fold(const py::object& model, const py::object& data, const std::string& out, const py::dict& options) {
-  cli::Arguments asked = arguments_of("fold()", "fold", options, {path_of(model)});
+  cli::Arguments asked = arguments_of("fold()", "fold", options, {path_of(model)}, name_of_data(data));
   take_model(model, asked);
   take_data(data, py::none(), true, asked);
   asked.tools.fold.out = out;
@@ -131,7 +139,7 @@ py::dict recalibrate(const py::object& model, const py::object& data, const py::
                      const py::dict& options) {
   py::dict rest(options);
   if (py::isinstance<py::str>(test)) rest["test"] = test;
-  cli::Arguments asked = arguments_of("recalibrate()", "recalibrate", rest, {path_of(model)});
+  cli::Arguments asked = arguments_of("recalibrate()", "recalibrate", rest, {path_of(model)}, name_of_data(data));
   take_model(model, asked);
   const bool labelled = py::isinstance<py::tuple>(data) && !data.cast<py::tuple>()[1].is_none();
   take_data(data, py::isinstance<py::str>(test) ? py::none() : test, labelled, asked);
@@ -162,7 +170,7 @@ py::dict recalibrate(const py::object& model, const py::object& data, const py::
 
 py::dict diff(const py::object& a, const py::object& b, const py::object& data, int64_t random,
               const py::dict& options) {
-  cli::Arguments asked = arguments_of("diff()", "diff", options, {path_of(a), path_of(b)});
+  cli::Arguments asked = arguments_of("diff()", "diff", options, {path_of(a), path_of(b)}, name_of_data(data));
   take_model(a, asked);
   if (py::isinstance<py::dict>(b)) asked.tools.diff.other_tensors = tensors_of(b);
   take_data(data, py::none(), true, asked);
@@ -211,6 +219,8 @@ void bind_tools(py::module_& m) {
   m.def("diff", &diff);
   m.def("convert", &convert);
   m.def("explain", &explain);
+  m.def("wrappers", &tools::wrappers);
+  m.def("wrapped_by", &tools::wrapped_by);
 }
 
 }  // namespace evenkeel::python

@@ -114,6 +114,33 @@ class Watcher {
   std::atomic<bool> stop_{false};
 };
 
+// Assigns the mean and std that a dict has: a list of one number, or one for each channel.
+void standardize_as(const py::dict& stated, data::Standardization& standardization) {
+  const auto take = [&](const char* name, double usual, std::vector<double>& values) {
+    if (!stated.contains(name)) return;
+    const auto given = stated[name].cast<std::vector<double>>();
+    if (given.size() != 1 && given.size() != values.size()) {
+      throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels, or one for all", name,
+                                   given.size(), values.size()));
+    }
+    for (size_t c = 0; c < values.size(); ++c) {
+      values[c] = given.size() == 1 ? given[0] : given[c];
+      if (std::isfinite(values[c]) && (usual == 0 || values[c] > 0)) continue;
+      throw UsageError(
+          fmt::format("{}: found {}, expected {}", name, values[c], usual == 0 ? "a number" : "a number above 0"));
+    }
+  };
+  take("mean", 0, standardization.mean);
+  take("std", 1, standardization.std);
+}
+
+bool is_identity(const data::Standardization& standardization) {
+  const auto all = [](const std::vector<double>& values, double value) {
+    return std::all_of(values.begin(), values.end(), [&](double found) { return found == value; });
+  };
+  return all(standardization.mean, 0) && all(standardization.std, 1);
+}
+
 // What evaluate() is told of the standardization holds for that call, however it ends.
 class Restored {
  public:
@@ -161,7 +188,10 @@ std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& 
   for (const char* name : {"mean", "std"}) {
     if (rest.contains(name)) stated[name] = rest.attr("pop")(name);
   }
-  const cli::Arguments asked = arguments_of("Network.load()", "inspect", rest, {path});
+  cli::Arguments asked = arguments_of("Network.load()", "inspect", rest, {path});
+  asked.on_warning = [](const std::string& sentence) {  // of whoever calls load()
+    if (PyErr_WarnEx(PyExc_UserWarning, in_python_words(sentence).c_str(), 2) != 0) throw py::error_already_set();
+  };
   if (tools::is_onnx(asked)) {
     if (py::len(stated) > 0) {
       throw UsageError("mean and std are for files of weights alone, and '" + path +
@@ -175,26 +205,13 @@ std::unique_ptr<Network> Network::load(const std::string& path, const py::dict& 
   network->has_values_ = true;
   network->model_ = speaking_python([&] {
     Model model = tools::load_model_of(asked);
-    const auto take = [&](const char* name, double usual, std::vector<double>& values) {
-      if (!stated.contains(name)) return;
-      if (asked.weights.architecture.empty()) {
+    for (const char* name : {"mean", "std"}) {
+      if (stated.contains(name) && asked.weights.architecture.empty()) {
         throw UsageError(
             fmt::format("{}: '{}' has its standardization in it; {} is for files of weights alone", name, path, name));
       }
-      const auto given = stated[name].cast<std::vector<double>>();
-      if (given.size() != 1 && given.size() != values.size()) {
-        throw UsageError(fmt::format("{}: found {} numbers, expected one for each of {} channels, or one for all", name,
-                                     given.size(), values.size()));
-      }
-      for (size_t c = 0; c < values.size(); ++c) {
-        values[c] = given.size() == 1 ? given[0] : given[c];
-        if (std::isfinite(values[c]) && (usual == 0 || values[c] > 0)) continue;
-        throw UsageError(
-            fmt::format("{}: found {}, expected {}", name, values[c], usual == 0 ? "a number" : "a number above 0"));
-      }
-    };
-    take("mean", 0, model.standardization.mean);
-    take("std", 1, model.standardization.std);
+    }
+    standardize_as(stated, model.standardization);
     return model;
   });
   return network;
@@ -363,9 +380,10 @@ py::dict Network::fit(const py::object& data, const py::object& validation, cons
                   "examples_per_s"_a = result.images_per_s, "parameters"_a = result.parameters, "notes"_a = said);
 }
 
-EvalResult Network::answers(const data::Dataset& dataset, const EvalSettings& settings) {
+EvalResult Network::answers(const data::Dataset& dataset, const EvalSettings& settings,
+                            const std::function<void(const std::string&)>& warn) {
   if (!onnx_) return evenkeel::evaluate(*model_, dataset, settings);
-  return tools::evaluate(onnx_->model, onnx_->form, dataset, onnx_->shell.standardization, settings);
+  return tools::evaluate(onnx_->model, onnx_->form, dataset, onnx_->shell.standardization, settings, false, warn);
 }
 
 py::dict Network::evaluate(const py::object& data, const std::string& statistics, const py::dict& options) {
@@ -377,6 +395,8 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
   if (rest.contains("data")) name = rest.attr("pop")("data");
   cli::Arguments asked = arguments_of("evaluate()", "eval", rest, {"the network"});
   if (name) asked.data = py::str(*name);
+  std::vector<std::string> warnings;
+  asked.on_warning = [&warnings](const std::string& sentence) { warnings.push_back(in_python_words(sentence)); };
   if (statistics != "running" && statistics != "batch")
     throw UsageError("statistics: found '" + statistics + "', expected 'running' or 'batch'");
   Model& shell = onnx_ ? onnx_->shell : *model_;
@@ -399,14 +419,16 @@ py::dict Network::evaluate(const py::object& data, const std::string& statistics
     } else {
       dataset = tools::take_split(splits, asked.split, asked, shell);
     }
-    return answers(dataset, {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
-                             .batch_size = asked.batch_size,
-                             .threads = asked.threads,
-                             .corrupt = asked.corrupt,
-                             .seed = onnx_ ? asked.seed.value_or(1) : tools::seed_of(asked, shell)});
+    return answers(dataset,
+                   {.statistics = statistics == "batch" ? EvalStatistics::kBatch : EvalStatistics::kRunning,
+                    .batch_size = asked.batch_size,
+                    .threads = asked.threads,
+                    .corrupt = asked.corrupt,
+                    .seed = onnx_ ? asked.seed.value_or(1) : tools::seed_of(asked, shell)},
+                   asked.on_warning);
   });
   return py::dict("loss"_a = result.loss, "accuracy"_a = result.accuracy, "examples"_a = result.examples,
-                  "statistics"_a = statistics);
+                  "statistics"_a = statistics, "warnings"_a = warnings);
 }
 
 namespace {
@@ -486,7 +508,7 @@ py::dict Network::state_dict() {
   return state_of(tools::to_state_dict(own("state_dict()")));
 }
 
-void Network::load_state_dict(const py::dict& state) {
+bool Network::load_state_dict(const py::dict& state, const py::dict& stated) {
   const Turn::Hold hold = turn_.take();
   Model& model = own("load_state_dict()");
   const auto file = tensors_of(state);
@@ -494,10 +516,15 @@ void Network::load_state_dict(const py::dict& state) {
   tools::StateDictOptions options{.architecture = name};
   options.spec = &model.spec;
   Model loaded = speaking_python([&] { return tools::model_from_state_dict(*file, "load_state_dict()", options); });
+  loaded.standardization = model.standardization;
+  if (py::len(stated) > 0) loaded.standardization = none_for(model.spec.input.at(0));
+  standardize_as(stated, loaded.standardization);
+  model.standardization = std::move(loaded.standardization);
   model.store = std::move(loaded.store);
   model.running_statistics = "ema";
   model.statistics_made.clear();
   has_values_ = true;
+  return py::len(stated) > 0 || !is_identity(model.standardization);
 }
 
 py::dict Network::facts() {

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,7 +39,8 @@ class Network {
 
   void save(const std::string& path);
   pybind11::dict state_dict();
-  void load_state_dict(const pybind11::dict& state);
+  // `stated`: mean and std, lists of numbers. False: nothing standardizes the examples, and nobody said so.
+  bool load_state_dict(const pybind11::dict& state, const pybind11::dict& stated);
   // While fit() works: of the network as it was before, and "fitting".
   pybind11::dict facts();
   // What save() wrote, .onnx or .safetensors, as the network of this architecture that it was.
@@ -54,7 +56,9 @@ class Network {
                                           const pybind11::object& test);
   void require_fit(const data::Dataset& dataset, const char* name) const;
   void start_from(TrainSettings& settings, const std::string& folder);
-  EvalResult answers(const data::Dataset& dataset, const EvalSettings& settings);
+  // warn: is told what looks wrong; may be empty.
+  EvalResult answers(const data::Dataset& dataset, const EvalSettings& settings,
+                     const std::function<void(const std::string&)>& warn = {});
 
   std::string architecture_;
   std::optional<Model> model_;

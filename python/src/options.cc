@@ -68,7 +68,7 @@ std::string in_python_words(const std::string& message) {
 }
 
 cli::Arguments arguments_of(const std::string& function, const std::string& command, const py::dict& options,
-                            const std::vector<std::string>& positional) {
+                            const std::vector<std::string>& positional, const std::string& data) {
   std::vector<std::string> names;
   for (const cli::Option& option : cli::options_of(command)) {
     if (!option.positional && !option.hidden && !kept_back().contains(option.name))
@@ -91,6 +91,7 @@ cli::Arguments arguments_of(const std::string& function, const std::string& comm
     }
     words.push_back("--" + option + (value.is(py::bool_(true)) ? "" : "=" + text_of(value, name)));
   }
+  if (!data.empty()) words.push_back("--data=" + data);
   words.push_back("--");
   words.insert(words.end(), positional.begin(), positional.end());
   return speaking_python([&] { return cli::parse(words); });

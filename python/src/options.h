@@ -15,9 +15,10 @@ namespace evenkeel::python {
 
 // The arguments of `evenkeel COMMAND` for these options and positional words. True is a flag that is given; None and False are left out; lists
 // become "A,B,C" (sizes and shapes "HxW"). Throws UsageError: an option that the command does not have, or that Python's function has another
-// way to say, with the closest one; a value that the table refuses. `function` begins the messages.
+// way to say, with the closest one; a value that the table refuses. `function` begins the messages. `data` is what --data would be; "": left
+// out.
 cli::Arguments arguments_of(const std::string& function, const std::string& command, const pybind11::dict& options,
-                            const std::vector<std::string>& words);
+                            const std::vector<std::string>& words, const std::string& data = "");
 
 // Throws UsageError unless 0 (all cores) to 1024.
 void require_threads(int64_t threads);

@@ -415,7 +415,7 @@ def test_the_network_is_that_of_pytorch(trained):
     torch = pytest.importorskip("torch")
     state = {name: torch.from_numpy(value) for name, value in trained.state_dict().items()}
     network = evenkeel.Network("mlp", input_shape=(6,), classes=3)
-    network.load_state_dict(state)
+    network.load_state_dict(state, mean=0, std=1)
     x = torch.from_numpy(table()[0])
     F = torch.nn.functional
     h = x

@@ -108,7 +108,7 @@ def test_fold_a_state_dict_gives_the_same_network_in_numpy(small):
     assert sorted(folded) == ["fc1.bias", "fc1.weight", "fc2.bias", "fc2.weight", "fc3.bias", "fc3.weight"]
     assert folded.report.proof["worst"] < 1e-4 and len(folded.report.folded) == 2
     other = evenkeel.Network("mlp", input_shape=(5,), classes=2)
-    other.load_state_dict(network.state_dict())  # takes x as it is: the state dict has no standardization
+    other.load_state_dict(network.state_dict(), mean=0, std=1)  # takes x as it is
     h = x
     for layer in ("fc1", "fc2"):
         h = np.maximum(h @ folded[f"{layer}.weight"].T + folded[f"{layer}.bias"], 0)
