@@ -27,7 +27,8 @@ Asked in_silence(Asked asked) {
 }
 
 bool is_worse(const EvalResult& after, const EvalResult& before) {
-  return after.accuracy < before.accuracy || (after.accuracy == before.accuracy && after.loss > before.loss);
+  constexpr double kSame = 1.05;  // losses that differ by less are one loss
+  return after.accuracy < before.accuracy || (after.accuracy == before.accuracy && after.loss > kSame * before.loss);
 }
 
 // "91.80 %", as tables show it.
