@@ -196,7 +196,11 @@ class Lab(CommandLine):
         self.refuse(2, *self.words(seeds=3), says=("another lab", "seeds was '2' there and is '3' here", "--out"))
         self.refuse(2, *self.words("--model", "mlp"), says=("model was 'of each experiment'", "'mlp' here"))
         self.refuse(2, *self.words("--quick"), says="another lab: size was 'usual' there and is 'quick' here")
-        self.refuse(2, "lab", "identity", "--data", write_csv(self.folder / "more.csv", rows=410), "--seeds", 2, "--out", "lab", says="more.csv")
+        self.refuse(2, "lab", "identity", "--data", write_csv(self.folder / "more.csv", rows=410), "--seeds", 2, "--out", "lab",
+                    says="examples was '320 to train and 80 to test' there")
+        same = self.folder / "same.csv"  # what the data are called is no part of the lab
+        same.write_bytes(self.rows.read_bytes())
+        self.succeed("lab", "identity", "--data", same, "--seeds", 2, "--out", "lab")
         self.assertEqual(self.trials(), before)
 
     def test_data_that_were_edited_are_another_lab(self):
