@@ -126,6 +126,15 @@ class Weights(CommandLine):
         self.assertEqual(again["train_loss"], whole["train_loss"])
         self.assertEqual(self.tensors("whole"), self.tensors("parts"))
 
+    def test_data_info_and_plan_take_the_column_out_of_the_features(self):
+        table = self.table_with(lambda i, kind: i % 3)  # a third of the lines has weight 0
+        info = self.json_of("data", "info", table, "--label", "kind", "--weight", "importance")
+        self.assertEqual((info["example_shape"], info["train"]["examples"] + info["test"]["examples"]), ([2], 60))
+        self.assertEqual(self.json_of("data", "info", table, "--label", "kind")["example_shape"], [3])
+        plan = ["plan", "mlp", "--data", table, "--label", "kind", "--no-run"]
+        self.assertEqual(self.json_of(*plan, "--weight", "importance")["input"], [2])
+        self.refuse(2, "plan", "mlp", "--weight", "importance", says="--weight says how --data is read")
+
 
 if __name__ == "__main__":
     command_line.main()

@@ -71,6 +71,7 @@ std::string inputs_text(const data::DataInfo& info) {
 int run_data_info(const Arguments& arguments) {
   data::LoadOptions options;
   options.label_column = arguments.label.value_or("");
+  options.weight_column = arguments.weight.value_or("");
   options.preprocess = arguments.preprocess;
   const data::Splits splits = data::load(arguments.data, options);
   for (const std::string& doubt : splits.notes) print_warning(arguments, doubt);

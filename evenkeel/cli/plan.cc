@@ -24,7 +24,7 @@ bool is_trained(const std::string& model) {
 
 ModelSpec spec_of(const Arguments& arguments) {
   const PlanArguments& plan = arguments.plan;
-  for (const char* option : {"label", "resize", "layout"}) {
+  for (const char* option : {"label", "weight", "resize", "layout"}) {
     if (arguments.data.empty() && arguments.given.contains(option))
       throw UsageError(fmt::format("--{} says how --data is read: give --data D, or leave it out", option));
   }
@@ -38,8 +38,9 @@ ModelSpec spec_of(const Arguments& arguments) {
   if (!arguments.data.empty()) {
     if (plan.input)
       throw UsageError("--input and --data do not go together: both say what an example is; leave one out");
-    const data::Splits splits =
-        data::load(arguments.data, {.label_column = arguments.label.value_or(""), .preprocess = arguments.preprocess});
+    const data::Splits splits = data::load(arguments.data, {.label_column = arguments.label.value_or(""),
+                                                            .weight_column = arguments.weight.value_or(""),
+                                                            .preprocess = arguments.preprocess});
     input = splits.train.example_shape;
     if (!plan.classes) classes = std::max<int64_t>(1, splits.train.class_count());
   }
