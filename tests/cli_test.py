@@ -277,6 +277,7 @@ class Commands(CommandLine):
         self.assertIn("--momentum has no effect: --optimizer is adamw", lines[0])
         self.assertIn("no residual blocks", lines[1])
         self.assertNotIn("no effect", self.succeed(*words, "--quiet").stderr)
+        self.assertIn("--optimizer is sgd; give --optimizer momentum", self.succeed(*words, "--optimizer", "sgd").stderr)
 
     def test_statistics_of_a_network_without_a_norm_are_warned_about(self):
         self.succeed(*self.train_words("plain", "--norm", "none", epochs=1))

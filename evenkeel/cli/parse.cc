@@ -217,7 +217,8 @@ void find_without_effect(const TrainSettings& train, Warn warn) {
   const OptimizerKind kind = train.optimizer.kind;
   const bool adam = kind == OptimizerKind::kAdam || kind == OptimizerKind::kAdamW;
   const std::string optimizer = fmt::format("--optimizer is {}", name_of(kind));
-  if (kind != OptimizerKind::kMomentum && kind != OptimizerKind::kNesterov) warn("momentum", optimizer);
+  const char* const sgd_hint = kind == OptimizerKind::kSgd ? "; give --optimizer momentum or nesterov" : "";
+  if (kind != OptimizerKind::kMomentum && kind != OptimizerKind::kNesterov) warn("momentum", optimizer + sgd_hint);
   if (kind != OptimizerKind::kRmsprop) warn("rmsprop-alpha", optimizer);
   if (!adam) warn("beta1", optimizer);
   if (!adam) warn("beta2", optimizer);
