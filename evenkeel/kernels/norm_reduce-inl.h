@@ -42,14 +42,11 @@ class Reduction {
       } else {
         rows_along(from, tile, region, sum, square);
       }
-      return;
+    } else if (region.examples == kBlockExamples && term_.common_stride() > 0) {
+      run_across<true>(from, tile, region, sum, square);
+    } else {
+      run_across<false>(from, tile, region, sum, square);
     }
-    if constexpr (Term::kCommonStride) {
-      if (region.examples == kBlockExamples && term_.common_stride() > 0) {
-        return run_across<true>(from, tile, region, sum, square);
-      }
-    }
-    run_across<false>(from, tile, region, sum, square);
   }
 
  private:
@@ -423,7 +420,8 @@ class Reduction {
     } else if (tile.s == 1) {
       single_rows<kWhole>(from, tile, region, sum, square);
     } else {
-      rows_across<kWhole>(from, tile, region, sum, square);
+      // The largest function of all: not compiled for what is never called.
+      rows_across<(kWhole && Term::kCommonStride)>(from, tile, region, sum, square);
     }
   }
 
