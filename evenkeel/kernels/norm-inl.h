@@ -395,7 +395,6 @@ struct Arrays {
   const uint8_t* gate_mask = nullptr;
   uint8_t* out_mask = nullptr;
 
-  Arrays() = default;
   Arrays(const NormJob& job, int64_t example) {
     const auto in = [&](const NormInput& a) {
       return a.data ? static_cast<const T*>(a.data) + example * a.example_stride : nullptr;

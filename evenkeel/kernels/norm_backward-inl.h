@@ -43,7 +43,8 @@ struct Gradients {
   using R = Real<T>;
   using V = VecOf<R>;
   static constexpr bool kCompact = kGate == Gate::kAny;
-  static constexpr bool kCommonStride = kGate != Gate::kMask;  // the mask's is another: it has bits
+  static constexpr bool kCommonStride =
+      kGate != Gate::kMask;  // whether common_stride() may be above 0: a mask has one of its own
   struct Columns {
     V mean, scale, shift;
   };

@@ -37,7 +37,7 @@ struct Deviations {
   using R = Real<T>;
   using V = VecOf<R>;
   static constexpr bool kCompact = EK_LOOPS == 0;
-  static constexpr bool kCommonStride = true;
+  static constexpr bool kCommonStride = true;  // whether common_stride() may be above 0
   struct Columns {
     V shift;
   };
@@ -204,7 +204,7 @@ class PieceMoments {
   // s = 1: the shift is the mean of the at most 8 values itself, taken from the vectors just loaded, so that S holds
   // roundings only and m2 = Q - S^2 / count can be taken in the elements' precision.
   void single_positions(const Region& region, Partial out) {
-    const Arrays<T> first = Arrays<T>(term_.job, region.first_example);
+    const Arrays<T> first(term_.job, region.first_example);
     const T* x = first.x + tile_.offset;
     const int64_t stride = term_.job.x.example_stride;
     switch (region.examples) {

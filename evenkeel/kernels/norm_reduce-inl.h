@@ -420,7 +420,7 @@ class Reduction {
     } else if (tile.s == 1) {
       single_rows<kWhole>(from, tile, region, sum, square);
     } else {
-      // The largest function of all: not compiled for what is never called.
+      // Without a common stride kWhole is never true. This function is the largest of all, so it alone is not compiled for that.
       rows_across<(kWhole && Term::kCommonStride)>(from, tile, region, sum, square);
     }
   }
